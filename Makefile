@@ -1,0 +1,50 @@
+# Each target makes the virtual environment that it needs; a second call finds it made.
+# PIP_ARGS are passed to pip, say the index of your CUDA build:  make demo PIP_ARGS="--extra-index-url …"
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+ARGS ?=
+
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt $(PIP_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+demo: $(VENV)/runtime ## draw 16 scenes from long captions and write a report (options: ARGS="--seed 1")
+	$(bin)/longalign demo $(ARGS)
+
+test: $(VENV)/dev ## run the tests (options: ARGS="-k segments")
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 $(ARGS)
+
+check: $(VENV)/dev ## lint, formatting and types
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+
+bench: $(VENV)/dev ## run every benchmark
+	@for script in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do \
+		echo "$$script"; $(bin)/python $$script $(ARGS) || exit 1; \
+	done
+
+clean: ## remove the environment and the caches; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: touched last, so that a broken installation is taken up again.
+$(VENV)/runtime: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing longalign into $(VENV): a minute or two, once."
+	$(pip) --editable .
+	@touch $@
+
+# open-clip-torch asks for torchvision, which its vocabulary file does not need.
+$(VENV)/dev: $(VENV)/runtime
+	@echo "Installing what tests and benchmarks need."
+	$(pip) --editable '.[dev]'
+	$(pip) --no-deps open-clip-torch
+	@touch $@

@@ -1,0 +1,34 @@
+"""Segments → `Conditioning`: long prompts for Stable Diffusion 1.x, 2.x, XL and 3 (LongAlign, §3.1, §5.1,
+App. A).
+
+| file | holds |
+|---|---|
+| `encode.py` | `encode` and `encode_groups`, the two functions most users need |
+| `conditioning.py` | what they return |
+| `strategy.py` | which encoding: `plain`, `clip-cat`, `t5-mlp`, `clip+t5`, and the ablations of App. A |
+| `parts.py` | the tokenizers and text encoders of a pipeline, and the T5 branch |
+| `tokens.py` | text → token ids with character offsets |
+| `towers.py` | one CLIP text encoder: batches by length, pad* |
+| `layout.py` | which token of which segment goes where |
+| `t5.py` | T5 on whole prompts |
+| `plain.py` | the pipelines' own encoding |
+| `cache.py` | sentences remembered between calls |
+"""
+
+from longalign.encoding.cache import EncodingCache
+from longalign.encoding.conditioning import Conditioning, Truncation, TruncationWarning
+from longalign.encoding.encode import encode, encode_groups
+from longalign.encoding.parts import T5Branch, TextParts
+from longalign.encoding.strategy import ConcatRule
+
+__all__ = [
+    "ConcatRule",
+    "Conditioning",
+    "EncodingCache",
+    "T5Branch",
+    "TextParts",
+    "Truncation",
+    "TruncationWarning",
+    "encode",
+    "encode_groups",
+]

@@ -1,0 +1,123 @@
+"""What an encoding is: tensors for the denoiser, and what became of the text."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from longalign.segments import Segment
+
+_SHOWN_CHARACTERS = 300  # of one cut, in the warning; `Conditioning.truncation` has all of it
+
+
+class TruncationWarning(UserWarning):
+    """A part of a prompt did not fit and was left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """One piece of text that no token of the encoding has seen.
+
+    ``prompt_index`` is the prompt's place in the list given to `encode`; ``text`` is ``prompt[start:end]``
+    (of the negative prompt where ``negative``); ``where`` names the component whose limit cut it, or
+    ``max_length``.
+    """
+
+    prompt_index: int
+    text: str
+    start: int
+    end: int
+    where: str
+    negative: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """B encoded prompts of one padded length L, each with its negative prompt.
+
+    Attributes:
+        embeds: (B, L, D) token states for cross-attention (SD, SDXL) or joint attention (SD3).
+        pooled: (B, P) pooled text vectors; None for the family ``sd15``.
+        segment_of: (B, L) int64, which of the prompt's ``segments`` each position encodes. −1 where it
+            encodes none: pads, T5's end token, and the start and end tokens of ``plain``, which belong to the
+            prompt as a whole.
+        negative_embeds, negative_pooled, negative_segment_of: the same for the negative prompts.
+        truncation: one tuple a prompt, empty when nothing of it or of its negative prompt was cut.
+        segments: one tuple of segments a prompt.
+        family: ``sd15`` (any pipeline with one CLIP), ``sdxl`` or ``sd3``.
+    """
+
+    embeds: torch.Tensor
+    pooled: torch.Tensor | None
+    segment_of: torch.Tensor
+    negative_embeds: torch.Tensor
+    negative_pooled: torch.Tensor | None
+    negative_segment_of: torch.Tensor
+    truncation: tuple[tuple[Truncation, ...], ...]
+    segments: tuple[tuple[Segment, ...], ...]
+    family: str
+
+    def pipeline_kwargs(self) -> dict[str, torch.Tensor]:
+        """For the family's diffusers pipelines: ``pipe(**conditioning.pipeline_kwargs())``."""
+        kwargs = {"prompt_embeds": self.embeds, "negative_prompt_embeds": self.negative_embeds}
+        if self.pooled is not None and self.negative_pooled is not None:
+            kwargs["pooled_prompt_embeds"] = self.pooled
+            kwargs["negative_pooled_prompt_embeds"] = self.negative_pooled
+        return kwargs
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
+        """The same on another device, or with the floating-point tensors in another precision."""
+        changed: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                changed[name] = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        return replace(self, **changed)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embeds.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embeds.dtype
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+    def __getitem__(self, which: int | slice | Sequence[int]) -> Conditioning:
+        """The chosen prompts. A single index keeps the batch dimension."""
+        order = range(len(self))
+        if isinstance(which, int):
+            rows = [order[which]]  # IndexError beyond the end, so that iteration stops
+        elif isinstance(which, slice):
+            rows = list(order[which])
+        else:
+            rows = [order[i] for i in which]
+        chosen: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                chosen[name] = value[rows]
+            elif isinstance(value, tuple):
+                chosen[name] = tuple(value[i] for i in rows)
+        return replace(self, **chosen)
+
+
+def warn_of_cuts(truncation: Sequence[Sequence[Truncation]], stacklevel: int) -> None:
+    """One `TruncationWarning` for all that was cut, with the text; nothing when nothing was."""
+    cuts = [cut for of_prompt in truncation for cut in of_prompt]
+    if not cuts:
+        return
+    lines = []
+    for cut in cuts:
+        text = cut.text
+        if len(text) > _SHOWN_CHARACTERS:
+            text = f"{text[:_SHOWN_CHARACTERS]}… ({len(text):,} characters)"
+        which = "negative prompt" if cut.negative else "prompt"
+        lines.append(f"{which} {cut.prompt_index}, by {cut.where}: {text!r}")
+    prompts = sum(bool(of_prompt) for of_prompt in truncation)
+    message = f"{prompts} of {len(truncation)} prompts did not fit; left out:\n" + "\n".join(lines)
+    warnings.warn(message, TruncationWarning, stacklevel=stacklevel + 1)

@@ -1,0 +1,70 @@
+"""The settings of an encoding, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from longalign.encoding.cache import EncodingCache
+from longalign.encoding.parts import T5Branch, TextParts
+from longalign.encoding.strategy import ConcatRule, Strategy, check_choice
+from longalign.errors import LongalignError
+from longalign.segments import Mode, Segmenter
+
+Pooled = Literal["first", "mean", "whole"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keyword arguments of `encode`, which explains them.
+
+    Raises:
+        LongalignError: one of them is out of range or unknown.
+    """
+
+    strategy: str | ConcatRule | Strategy
+    length: int
+    max_length: int | None
+    segments: Mode | Segmenter
+    pooled: Pooled
+    language: str
+    t5: T5Branch | None
+    batch_size: int
+    cache: EncodingCache | None
+
+    def __post_init__(self) -> None:
+        for name in ("length", "max_length", "batch_size"):
+            number = getattr(self, name)
+            if number is None and name == "max_length":
+                continue
+            if not isinstance(number, int) or number < 1:
+                raise LongalignError(f"{name} must be a whole number above 0, not {number!r}")
+        check_choice("pooled", self.pooled, get_args(Pooled))
+        if not isinstance(self.segments, Segmenter):
+            check_choice("segments", self.segments, get_args(Mode))
+        Strategy.of(self.strategy)
+
+    def strategy_for(self, parts: TextParts) -> Strategy:
+        """The strategy, checked against what the model has."""
+        strategy = Strategy.of(self.strategy)
+        if strategy.t5 and parts.family == "sd3":
+            raise LongalignError(
+                f"strategy {strategy.kind!r} is for SD1.5 and SDXL; SD3 has T5 of its own: use 'clip-cat'"
+            )
+        if strategy.t5 and self.t5 is None:
+            raise LongalignError(
+                f"strategy {strategy.kind!r} needs the T5 branch: give t5=T5Branch.from_pretrained(folder)"
+            )
+        return strategy
+
+
+def check_texts(given: str | Sequence[str], what: str) -> list[str]:
+    """One text or several, as a list."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, Sequence) or isinstance(texts, bytes):
+        raise LongalignError(f"a {what} must be text or a list of texts, not {type(given).__name__}")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise LongalignError(f"{what} {i} must be text, not {type(text).__name__}")
+    return list(texts)

@@ -1,0 +1,98 @@
+"""Names of the encodings, and the rules of App. A for putting segments together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Literal, get_args
+
+from longalign.errors import LongalignError
+
+Kind = Literal["plain", "clip-cat", "t5-mlp", "clip+t5"]
+Sot = Literal["keep", "first", "drop", "replace"]
+Special = Literal["keep", "drop", "replace"]
+PadStar = Literal["paper", "released"]
+
+
+@dataclass(frozen=True)
+class ConcatRule:
+    """What becomes of each segment's special tokens (App. A, Figs. 10 and 11). The default is the paper's
+    choice.
+
+    Attributes:
+        sot: the start tokens: all kept, the ``first`` segment's only (the paper's `1-sot`), or none.
+        eot: the end tokens.
+        pad: what fills each segment up to the encoder's window. ``keep`` and ``replace`` make every segment a
+            whole window long.
+        pad_star: the vector that fills the row up to its length: the mean over ``paper``: all pad positions
+            of the empty prompt, ``released``: its last 60 positions, as the published weights were trained.
+
+    ``replace`` puts pad* in the token's place.
+    """
+
+    sot: Sot = "keep"
+    eot: Special = "drop"
+    pad: Special = "drop"
+    pad_star: PadStar = "paper"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+
+
+_CHOICES = {
+    "sot": get_args(Sot),
+    "eot": get_args(Special),
+    "pad": get_args(Special),
+    "pad_star": get_args(PadStar),
+}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """An encoding, and its concatenation rule where it has one."""
+
+    kind: Kind
+    rule: ConcatRule = field(default_factory=ConcatRule)
+
+    @property
+    def clip(self) -> bool:
+        return self.kind in ("clip-cat", "clip+t5")
+
+    @property
+    def t5(self) -> bool:
+        return self.kind in ("t5-mlp", "clip+t5")
+
+    @classmethod
+    def of(cls, strategy: str | ConcatRule | Strategy) -> Strategy:
+        """Reads ``"clip+t5"``, ``"clip-cat:sot=first,eot=keep"`` or a rule, which means clip-cat by it.
+
+        Raises:
+            LongalignError: an unknown name or value; the message has the nearest right one.
+        """
+        if isinstance(strategy, Strategy):
+            return strategy
+        if isinstance(strategy, ConcatRule):
+            return cls("clip-cat", strategy)
+        if not isinstance(strategy, str):
+            raise LongalignError(f"strategy must be a name or a ConcatRule, not {type(strategy).__name__}")
+        name, colon, settings = strategy.partition(":")
+        check_choice("strategy", name, get_args(Kind))
+        kind: Kind = name  # type: ignore[assignment]
+        if colon and kind not in ("clip-cat", "clip+t5"):
+            raise LongalignError(f"strategy {name!r} has no settings, so {':' + settings!r} means nothing")
+        chosen = {}
+        for setting in settings.split(",") if settings else ():
+            key, _, value = (part.strip() for part in setting.partition("="))
+            check_choice("setting of the strategy", key, [f.name for f in fields(ConcatRule)])
+            chosen[key] = value
+        return cls(kind, ConcatRule(**chosen))  # type: ignore[arg-type]
+
+
+def check_choice(name: str, given: object, choices: Sequence[str]) -> None:
+    """Raises a LongalignError that names the nearest choice, unless ``given`` is one."""
+    if given not in choices:
+        near = get_close_matches(str(given), choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise LongalignError(f"unknown {name} {given!r}: choose one of {', '.join(choices)}{hint}")

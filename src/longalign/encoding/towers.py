@@ -1,0 +1,178 @@
+"""One CLIP text encoder, and how it is run on many short texts at once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from longalign.encoding.cache import EncodingCache, States, fingerprint
+from longalign.encoding.parts import TextParts, run_device
+from longalign.encoding.strategy import PadStar
+from longalign.encoding.tokens import Ids, Tokens, pad_ids, tokenise
+from longalign.errors import LongalignError
+
+_RELEASED_PADS = 60  # the published weights were trained with the mean of the last 60 of the 77 positions
+
+# What one more call of an encoder costs, in tokens of padding that could be computed in the same time:
+# reading the weights once (CPU), or launching kernels that are too small to fill the device.
+_CALL_COST_TOKENS = {"cpu": 24, "accelerator": 1024}
+
+
+@dataclass(frozen=True)
+class Need:
+    """How much of a text's encoding is wanted: the first ``tokens`` states, and perhaps the pooled vector."""
+
+    tokens: int
+    pooled: bool = False
+
+    def __or__(self, other: Need) -> Need:
+        return Need(max(self.tokens, other.tokens), self.pooled or other.pooled)
+
+
+@dataclass(frozen=True, eq=False)
+class Tower:
+    """A CLIP text encoder with its tokenizer.
+
+    Attributes:
+        window: most tokens it takes, special tokens counted.
+        penultimate: its states are those before the last layer (SDXL, SD3), not the last ones behind the
+            final norm (SD1.5).
+    """
+
+    name: str
+    tokenizer: Any
+    model: Any
+    device: torch.device
+    window: int
+    penultimate: bool
+
+    @classmethod
+    def all_of(cls, parts: TextParts) -> list[Tower]:
+        """The CLIP encoders of a model."""
+        towers = []
+        for name, tokenizer, model in zip(parts.names, parts.tokenizers, parts.text_encoders, strict=True):
+            if name == "text_encoder_3":
+                continue
+            if len(tokenizer("")["input_ids"]) != 2:
+                raise LongalignError(
+                    f"the tokenizer of {name} does not put one start and one end token around a text"
+                )
+            window = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+            device = run_device(model, parts.device)
+            towers.append(cls(name, tokenizer, model, device, window, penultimate=parts.family != "sd15"))
+        return towers
+
+    def tokenise(self, texts: list[str]) -> dict[str, Tokens]:
+        return tokenise(self.tokenizer, texts, before=1)
+
+    def call(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, T) ids → (B, T, D) states and (B, P) pooled vectors, by the operations of diffusers' pipelines.
+
+        The mask is used only by the few models whose configuration asks for it: the others see their pads.
+            That
+        changes nothing to the left of a pad, since CLIP's text model is causal.
+        """
+        masked = getattr(self.model.config, "use_attention_mask", False)
+        kwargs = {"attention_mask": mask.to(self.device)} if masked else {}
+        output = self.model(ids.to(self.device), output_hidden_states=self.penultimate, **kwargs)
+        states = output.hidden_states[-2] if self.penultimate else output[0]
+        return states, output[0] if output[0].ndim == 2 else None
+
+    def encode(
+        self, needs: Mapping[Ids, Need], batch_size: int, cache: EncodingCache | None = None
+    ) -> dict[Ids, States]:
+        """Encodes each text once, texts of like length together.
+
+        Args:
+            needs: the texts, as token ids with start and end token, and what is needed of each. An end token
+                that nobody needs is not computed: nothing to its left depends on it.
+        """
+        found: dict[Ids, States] = {}
+        key = (fingerprint(self.model), self.penultimate) if cache is not None and needs else None
+        if cache is not None:
+            for ids, need in needs.items():
+                if states := cache.get((key, ids), need.tokens, need.pooled, self.device):
+                    found[ids] = states
+        if any(need.pooled for need in needs.values()):
+            self._check_pooling()
+
+        # The pooled vector is read at the end token. Beyond it stand pads.
+        missing = [ids for ids in needs if ids not in found]
+        length = {ids: max(needs[ids].tokens, len(ids) if needs[ids].pooled else 0) for ids in missing}
+        for batch in self._batches(sorted(missing, key=length.__getitem__), length, batch_size):
+            longest = length[batch[-1]]
+            token_ids, mask = pad_ids([ids[:longest] for ids in batch], longest, self.tokenizer.pad_token_id)
+            hidden, pooled = self.call(token_ids, mask)  # (B, T, D), (B, P)
+            for row, ids in enumerate(batch):
+                if needs[ids].pooled and pooled is None:
+                    raise LongalignError(f"{self.name} has no projection, so it gives no pooled vector")
+                vector = pooled[row] if needs[ids].pooled and pooled is not None else None
+                found[ids] = States(hidden[row, : needs[ids].tokens], vector)
+                if cache is not None:
+                    cache.put((key, ids), found[ids])
+        return found
+
+    def _batches(self, texts: list[Ids], length: Mapping[Ids, int], batch_size: int) -> Iterator[list[Ids]]:
+        """Batches of texts sorted by length: a new one where more padding would cost more than a call."""
+        call_cost = _CALL_COST_TOKENS["cpu" if self.device.type == "cpu" else "accelerator"]
+        batch: list[Ids] = []
+        for ids in texts:
+            if batch:
+                padding = len(batch) * (length[ids] - length[batch[-1]])
+                if padding > call_cost or len(batch) == batch_size:
+                    yield batch
+                    batch = []
+            batch.append(ids)
+        if batch:
+            yield batch
+
+    def pad_star(self, variant: PadStar) -> torch.Tensor:
+        """(D,) pad*: the mean state over the pad positions of the empty prompt (App. A).
+
+        Remembered on the CPU for as long as the encoder lives and its weights stay.
+        """
+        remembered = _PADS.setdefault(self.model, {})
+        key = (fingerprint(self.model), self.penultimate, self.window, self.tokenizer.pad_token_id, variant)
+        if key not in remembered:
+            if len(remembered) >= 8:  # of an encoder in training, whose weights change again and again
+                remembered.clear()
+            empty = tuple(self.tokenizer("")["input_ids"])
+            states = self.encode({empty: Need(self.window)}, 1)[empty].tokens  # (window, D)
+            first = len(empty) if variant == "paper" else max(len(empty), self.window - _RELEASED_PADS)
+            remembered[key] = states[first:].float().mean(dim=0).to(states.dtype).cpu()
+        return remembered[key].to(self.device)
+
+    def _check_pooling(self) -> None:
+        end = self.model.config.eos_token_id
+        # 2 is what old configurations say; the model then pools at the highest id, which is the end token's.
+        if end not in (2, self.tokenizer.eos_token_id):
+            warnings.warn(
+                f"{self.name} pools at token id {end}, but its tokenizer ends a text with "
+                f"{self.tokenizer.eos_token_id}: every text gets the same pooled vector. Set eos_token_id in "
+                "its configuration",
+                stacklevel=2,
+            )
+
+
+_PADS: WeakKeyDictionary[nn.Module, dict[tuple, torch.Tensor]] = WeakKeyDictionary()
+
+
+@contextmanager
+def inference(*modules: nn.Module) -> Iterator[None]:
+    """No gradients and no dropout; each submodule's training mode is put back afterwards."""
+    training = [m for module in modules for m in module.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for m in training:
+            m.training = True

@@ -1,0 +1,231 @@
+"""`longalign generate`: long prompts in, pictures and a sentence-by-sentence report out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from longalign.encoding import T5Branch, Truncation, encode_groups
+from longalign.judging import sentence_rows, sentences_of, window_of
+from longalign.pipelines import ModelSettings, load_pipeline, resolve, settings_of
+from longalign.report import Case, Panel, Report, SentenceRow, write_report
+from longalign.runs import RunFolder
+from longalign.sampling import sample, set_scheduler
+from longalign.versions import versions
+
+ON_STEP = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """The settings of a run, as they go into its `config.yaml`. None: what suits the model."""
+
+    model: str = "stickers"
+    strategy: str = "clip-cat"
+    segments: str = "sentence"
+    pooled: str = "whole"
+    negative_prompt: str | None = None
+    length: int | None = None
+    max_length: int | None = None
+    steps: int = 25
+    guidance: float | None = None
+    scheduler: str = "auto"
+    seed: int = 0
+    num: int = 1
+    width: int | None = None
+    height: int | None = None
+    batch_size: int = 16
+    language: str = "en"
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: of which prompt, from which seed."""
+
+    prompt_index: int
+    seed: int
+    image: Image.Image
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """All that `generate` made."""
+
+    prompts: list[str]
+    pictures: list[Picture]
+    rows: list[list[SentenceRow]]
+    truncation: list[tuple[Truncation, ...]]
+    folder: Path
+    settings: ModelSettings = field(default_factory=ModelSettings)
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`: paths, seeds, sentences with their marks, and what was cut."""
+        return {
+            "folder": str(self.folder),
+            "report": str(self.folder / "report.html"),
+            "prompts": [
+                {
+                    "prompt": prompt,
+                    "images": [
+                        {"seed": p.seed, "file": str(self.folder / p.file)}
+                        for p in self.pictures
+                        if p.prompt_index == i
+                    ],
+                    "sentences": [
+                        {"text": r.text, "beyond_window": r.beyond, "marks": dict(r.marks)} for r in self.rows[i]
+                    ],
+                    "truncation": [asdict(t) for t in self.truncation[i]],
+                }
+                for i, prompt in enumerate(self.prompts)
+            ],
+        }
+
+
+def draw(
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    strategy: str = "clip-cat",
+    negative_prompt: str | None = None,
+    length: int = 240,
+    max_length: int | None = None,
+    segments: Any = "sentence",
+    pooled: Any = "whole",
+    language: str = "en",
+    t5: T5Branch | None = None,
+    on_step: ON_STEP = lambda pictures: None,
+    **sampling: Any,
+) -> tuple[list[Image.Image], list[tuple[Truncation, ...]]]:
+    """Encodes prompts and draws one picture of each; the thin path through the house.
+
+    Args:
+        pipe, prompts: the pipeline, and B prompts of any length.
+        seeds: B seeds.
+        sampling: further arguments of `longalign.sampling.sample`.
+
+    Returns:
+        B pictures, and what was cut of each prompt.
+    """
+    groups = encode_groups(
+        pipe,
+        list(prompts),
+        negative_prompt,
+        strategy=strategy,
+        length=length,
+        max_length=max_length,
+        segments=segments,
+        pooled=pooled,
+        language=language,
+        t5=t5,
+    )
+    images: list[Any] = [None] * len(prompts)
+    cut: list[tuple[Truncation, ...]] = [()] * len(prompts)
+    for members, conditioning in groups:
+        drawn = sample(pipe, conditioning, [seeds[i] for i in members], on_step=on_step, **sampling)
+        for i, image, lost in zip(members, drawn, conditioning.truncation, strict=True):
+            images[i], cut[i] = image, lost
+    return images, cut
+
+
+def t5_branch(model: str, strategy: str, device: Any) -> T5Branch | None:
+    """The T5 branch beside a model, where the strategy asks for one."""
+    return T5Branch.from_pretrained(resolve(model)).to(device) if "t5" in strategy else None
+
+
+def generate(
+    prompts: Sequence[str],
+    config: GenerateConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    pipe: Any = None,
+    on_step: ON_STEP = lambda pictures: None,
+) -> Generation:
+    """Draws `config.num` pictures of each prompt and writes a run folder with images and `report.html`.
+
+    Picture k of every prompt comes from seed `config.seed + k`. Same seed and prompt, same picture.
+
+    Args:
+        prompts: of any length.
+        config: the settings.
+        out: the run folder; None makes `runs/generate-<date>-NNN`.
+        overwrite: replace an earlier run in `out`.
+        pipe: a pipeline that is loaded already; `config.model` then only names it.
+        on_step: called after each sampling step with the number of pictures in the batch.
+    """
+    config = config or GenerateConfig()
+    pipe = pipe or load_pipeline(config.model, device=config.device, dtype=config.dtype)
+    settings = settings_of(config.model, pipe)
+    guidance = settings.guidance if config.guidance is None else config.guidance
+    length = config.length or settings.length if config.length is None else config.length
+    scheduler = set_scheduler(pipe, config.scheduler)
+    jobs = [(i, config.seed + k) for i in range(len(prompts)) for k in range(config.num)]
+    resolved = {**asdict(config), "guidance": guidance, "length": length, "scheduler": scheduler}
+    size = (config.width, config.height) if config.width and config.height else None
+    images, cut = draw(
+        pipe,
+        [prompts[i] for i, _ in jobs],
+        [seed for _, seed in jobs],
+        strategy=config.strategy,
+        negative_prompt=config.negative_prompt,
+        length=length,
+        max_length=config.max_length,
+        segments=config.segments,
+        pooled=config.pooled,
+        language=config.language,
+        t5=t5_branch(config.model, config.strategy, pipe.device),
+        on_step=on_step,
+        steps=config.steps,
+        guidance=guidance,
+        size=size,
+        batch_size=config.batch_size,
+    )
+    recorded = {"command": "generate", **resolved, "prompts": list(prompts)}
+    run = RunFolder(out, recorded, overwrite=overwrite) if out else RunFolder.new("generate", recorded)
+    pictures = [
+        Picture(i, seed, image, str(run.save_image(f"{i:04d}-{seed}", image).relative_to(run.path)))
+        for (i, seed), image in zip(jobs, images, strict=True)
+    ]
+    sentences = sentences_of(pipe, prompts, config.language)
+    rows = []
+    for i, prompt in enumerate(prompts):
+        mine = [p for p in pictures if p.prompt_index == i]
+        rows.append(sentence_rows(sentences[i], {f"seed {p.seed}": p.image for p in mine}, settings.oracle))
+        run.log({"prompt": prompt, "images": [p.file for p in mine], "sentences": rows[-1]})
+    truncation = [cut[i * config.num] for i in range(len(prompts))]
+    made = Generation(list(prompts), pictures, rows, truncation, run.path, settings)
+    write_report(_report(made, resolved, window_of(pipe)), run.report, jsonl=run.path / "report.jsonl")
+    return made
+
+
+def _report(made: Generation, resolved: dict[str, Any], window: int) -> Report:
+    cases = [
+        Case(
+            title=f"Prompt {i + 1}",
+            prompt=prompt,
+            panels=[
+                Panel(f"seed {p.seed}", p.image, file=p.file) for p in made.pictures if p.prompt_index == i
+            ],
+            sentences=made.rows[i],
+        )
+        for i, prompt in enumerate(made.prompts)
+    ]
+    shown = ("model", "strategy", "steps", "guidance", "scheduler", "seed", "length", "negative_prompt")
+    facts = {k.replace("_", " "): str(resolved[k]) for k in shown if resolved[k] is not None}
+    return Report(
+        title=made.prompts[0] if len(made.prompts) == 1 and len(made.prompts[0]) < 80 else "Generated pictures",
+        facts={"command": shlex.join(["longalign", *sys.argv[1:]]), **facts, **versions()},
+        cases=cases,
+        truncation=[f"Prompt {t.prompt_index + 1}, by {t.where}: {t.text}" for cut in made.truncation for t in cut],
+        window_tokens=window,
+    )

@@ -1,0 +1,131 @@
+"""Pipelines by name: ``stickers`` (embedded), a diffusers folder, or a hub name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longalign.errors import LongalignError
+
+if TYPE_CHECKING:
+    import torch
+
+STICKERS = "stickers"
+SETTINGS_FILE = "longalign.json"  # what a model folder may say about itself
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Defaults that suit a model. A folder's `longalign.json` may state them; else they follow its family.
+
+    Attributes:
+        guidance: classifier-free guidance scale; None keeps the pipeline's own default.
+        length: padded length in tokens of one encoder's text (240 in the published models).
+        oracle: name of the judge that knows the truth of sentences about the model's pictures, or None.
+    """
+
+    guidance: float | None = None
+    length: int = 240
+    oracle: str | None = None
+
+
+# FACTS §1.7, §2.2: what the papers sample with.
+_FAMILY_GUIDANCE = {"StableDiffusionPipeline": 7.5, "StableDiffusionXLPipeline": 7.0, "StableDiffusion3Pipeline": 4.0}
+
+
+def resolve(name: str) -> str:
+    """The folder or hub name that a model name stands for."""
+    if name == STICKERS:
+        from longalign.stickers import folder
+
+        return str(folder())
+    return name
+
+
+def settings_of(name: str, pipe: Any = None) -> ModelSettings:
+    """The defaults of a model, from its folder or its family."""
+    path = Path(resolve(name)) / SETTINGS_FILE
+    if path.is_file():
+        return ModelSettings(**json.loads(path.read_text()))
+    return ModelSettings(guidance=_FAMILY_GUIDANCE.get(type(pipe).__name__))
+
+
+def pick_device(device: str = "auto") -> str:
+    """``auto``: CUDA, else Apple's MPS, else the CPU."""
+    import torch
+
+    if device != "auto":
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise LongalignError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def pick_dtype(dtype: str, device: str) -> torch.dtype:
+    """``auto``: float16 on CUDA (what the published models are used in), float32 elsewhere."""
+    import torch
+
+    if dtype not in DTYPES:
+        raise LongalignError(f"dtype {dtype!r} is unknown; one of {', '.join(DTYPES)}")
+    if dtype == "auto":
+        return torch.float16 if device.startswith("cuda") else torch.float32
+    return getattr(torch, dtype)
+
+
+def load_pipeline(name: str = STICKERS, *, device: str = "auto", dtype: str = "auto") -> Any:
+    """A diffusers pipeline, on its device, quiet, with weights from safetensors only.
+
+    Raises:
+        LongalignError: the folder is no pipeline, or lacks a part (which is named), or the hub has no such model.
+    """
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+
+    where = resolve(name)
+    check_folder(where)
+    device = pick_device(device)
+    logging.disable_progress_bar()
+    logging.get_logger("diffusers").setLevel(logging.ERROR)
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            where, torch_dtype=pick_dtype(dtype, device), use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LongalignError(f"model {name!r} cannot be loaded: {reason}") from error
+    pipe.to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def check_folder(where: str) -> None:
+    """Says of a local folder which part of the pipeline is missing, if one is.
+
+    Raises:
+        LongalignError: `where` looks like a path and is none, or is a folder without `model_index.json`, or without one
+            of the parts that this file lists.
+    """
+    folder = Path(where)
+    if not folder.is_dir():
+        if folder.exists() or where.startswith((".", "/", "~")) or where.count("/") > 1:
+            raise LongalignError(f"{where}: no such model folder")
+        return  # a hub name
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise LongalignError(f"{where}: no model_index.json, so this is no diffusers pipeline folder")
+    try:
+        parts = json.loads(index.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LongalignError(f"{index}: is no JSON: {error}") from None
+    for part, entry in parts.items():
+        if part.startswith("_") or not isinstance(entry, list) or entry[0] is None:
+            continue
+        if not (folder / part).is_dir() or not any((folder / part).iterdir()):
+            raise LongalignError(f"{where}: the part {part!r} ({entry[1]}) is missing; the pipeline needs it")

@@ -1,0 +1,74 @@
+"""Prompts from a command line: text, ``@file``, or ``-`` for standard input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from longalign.errors import LongalignError
+
+
+def read_prompts(given: Iterable[str]) -> list[str]:
+    """The prompts that the arguments stand for, in order.
+
+    A plain argument is one prompt; ``@file`` and ``-`` (standard input) hold one prompt a line, or one JSON object
+    a line with a key ``prompt`` (or ``text`` or ``caption``). Blank lines are passed over.
+
+    Raises:
+        LongalignError: an empty prompt, a file that is missing, empty or no text, or a JSON line without a prompt.
+    """
+    prompts: list[str] = []
+    for argument in given:
+        if argument == "-":
+            prompts += parse_prompts(sys.stdin.buffer.read(), "standard input")
+        elif argument.startswith("@"):
+            prompts += read_prompt_file(Path(argument[1:]))
+        else:
+            prompts.append(argument)
+    if not prompts:
+        raise LongalignError("no prompt given: write one, or @file, or - for standard input")
+    for i, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise LongalignError(f"prompt {i} is empty: write what the picture should show")
+    return prompts
+
+
+def read_prompt_file(path: Path) -> list[str]:
+    """The prompts in a file; see `read_prompts`."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise LongalignError(f"{path}: no such file (a prompt that begins with @ names a file)") from None
+    except OSError as error:
+        raise LongalignError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse_prompts(data, str(path))
+
+
+def parse_prompts(data: bytes, name: str) -> list[str]:
+    """The prompts in the bytes of a text or JSONL file; `name` is for messages."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise LongalignError(f"{name}: is not UTF-8 text; give one prompt a line, or JSONL") from None
+    if "\0" in text:
+        raise LongalignError(f"{name}: is a binary file; give one prompt a line, or JSONL")
+    # Not splitlines(): it also cuts at characters such as U+2028, which may stand inside a prompt.
+    lines = [(i, line.strip("\r")) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise LongalignError(f"{name}: is empty; give one prompt a line, or JSONL")
+    return [_prompt_of(line, f"{name}, line {i}") for i, line in lines]
+
+
+def _prompt_of(line: str, where: str) -> str:
+    if not line.lstrip().startswith("{"):
+        return line
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return line  # a prompt may begin with a brace
+    for key in ("prompt", "text", "caption"):
+        if isinstance(row.get(key), str):
+            return row[key]
+    raise LongalignError(f'{where}: no "prompt" in this JSON object (it has: {", ".join(row) or "nothing"})')

@@ -1,0 +1,141 @@
+"""What a report is made of. Plain frozen data: no HTML, no drawing, no judging happens here.
+
+`Report` ⊃ `Table` ⊃ `Estimate`, and `Report` ⊃ `Case` ⊃ (`Panel`, `SentenceRow`). A *column* is one way of
+making the picture ("reference", "plain, 77 tokens", "segments"); its name joins panels, marks and tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Mark = Literal["true", "false", "unclear", "unjudged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A measured number with its interval.
+
+    Attributes:
+        value: the estimate; NaN where there was nothing to measure, which prints as "—".
+        low, high: ends of the interval.
+        n: how many observations stand behind it.
+        format: format specification of the three numbers; with a ``%`` a plot's axis runs from 0 to 100 %.
+        level: coverage that the interval is meant to have.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    format: str = ".1%"
+    level: float = 0.95
+
+    def __str__(self) -> str:
+        return format(self.value, self.format) if math.isfinite(self.value) else "—"
+
+    @property
+    def interval(self) -> str:
+        """``"79.2–87.9%"``; empty where there is no estimate."""
+        if not math.isfinite(self.value):
+            return ""
+        low, high = format(self.low, self.format), format(self.high, self.format)
+        return f"{low.removesuffix('%')}–{high}"
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceRow:
+    """One sentence of a caption and what each column made of it.
+
+    Attributes:
+        text: the sentence.
+        beyond: it lies, at least in part, past what the plain encoding can read.
+        marks: column → verdict; a column that is left out was not judged.
+        scores: column → score of this sentence against the column's picture, printed beside the mark.
+    """
+
+    text: str
+    beyond: bool = False
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One picture. ``file`` is its path in the run folder, for the JSONL; the page carries the pixels."""
+
+    column: str
+    image: Image
+    note: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One prompt: its pictures and its sentences. ``note`` says what was cut, or whatever should be known."""
+
+    title: str
+    prompt: str
+    panels: Sequence[Panel]
+    sentences: Sequence[SentenceRow] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of texts and estimates.
+
+    Attributes:
+        caption: what the numbers are.
+        columns: headings; the first one heads the row names and may be empty.
+        rows: each begins with its name and has as many cells as there are columns.
+        plot: draw it: a group for every row, in it a dot and an interval for every column. The numbers stand
+            beside the dots, so nothing is printed twice.
+        baseline: the column that the others are to be held against (chance); drawn hollow, with a line
+            through the group.
+        note: how the numbers were got, printed below.
+    """
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | Estimate]]
+    plot: bool = False
+    baseline: str | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"table {self.caption!r}: {len(self.columns)} columns, a row of {len(row)}")
+        if self.baseline is not None and self.baseline not in self.columns[1:]:
+            raise ValueError(
+                f"table {self.caption!r}: baseline {self.baseline!r} is none of {self.columns[1:]}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A whole report.
+
+    Attributes:
+        title: the headline.
+        intro: a sentence or two under it; an empty line parts paragraphs.
+        facts: command line, seed, model, date, versions: name → value.
+        tables: printed in order before the cases; those with ``plot`` come before the facts.
+        cases: one a prompt.
+        truncation: what was cut from which prompt, one entry each; empty when nothing was.
+        window_tokens: how far the plain encoding reads.
+    """
+
+    title: str
+    intro: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    tables: Sequence[Table] = ()
+    cases: Sequence[Case] = ()
+    truncation: Sequence[str] = ()
+    window_tokens: int = 77

@@ -1,0 +1,194 @@
+"""Report → one HTML file that needs nothing from outside, and its JSONL twin.
+
+The page is put together by the templates beside this file: `report.html.j2` is the page, the other
+``.html.j2`` files are macros for its parts, `style.css` is set into it. It has no script, and its content
+security policy forbids the browser to fetch or to run anything, whatever a prompt contains.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+import longalign
+from longalign.report.data import Case, Estimate, Report, SentenceRow
+from longalign.report.plot import plot_groups
+from longalign.runs import atomic_write_text, json_line
+
+LARGEST_PX = 768  # longer sides are shrunk for the page: sixteen 1,024 px PNGs would make it 30 MB
+SMALL_PX = 128  # up to this side a picture is shown enlarged, pixel by pixel
+
+# Control characters have no business in HTML; each shows as � instead, so that it is not silently gone.
+_CONTROL = dict.fromkeys(
+    [c for c in range(32) if chr(c) not in "\t\n\r"] + [127], "\N{REPLACEMENT CHARACTER}"
+)
+
+
+def write_report(
+    report: Report, path: str | os.PathLike[str], *, jsonl: str | os.PathLike[str] | None = None
+) -> Path:
+    """Write `report` as HTML to `path`, and as JSONL to `jsonl` when it is given; both all or nothing.
+
+    The JSONL has a line ``{"kind": "report", …}`` and then a line ``{"kind": "case", …}`` for each case, with
+    the sizes and files of the pictures in place of their pixels. The same report gives the same bytes.
+
+    Raises:
+        LongalignError: a file cannot be written.
+    """
+    html = _environment().get_template("report.html.j2").render(report=report)
+    written = atomic_write_text(path, html)
+    if jsonl is not None:
+        atomic_write_text(jsonl, "".join(json_line(line) for line in _records(report)))
+    return written
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("longalign.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=_printable,
+    )
+    environment.filters.update(
+        data_uri=data_uri,
+        extent=_extent,
+        kinds=_kinds,
+        layout=layout,
+        paragraphs=lambda text: [part for part in text.split("\n\n") if part.strip()],
+        plot_groups=plot_groups,
+        runs=_runs,
+        says_more=_says_more,
+        tally=_tally,
+    )
+    environment.tests.update(estimate=lambda cell: isinstance(cell, Estimate), judged=judged)
+    environment.globals.update(version=longalign.__version__, largest_px=LARGEST_PX)
+    return environment
+
+
+def data_uri(image: Image.Image) -> str:
+    """The picture as a PNG in a ``data:`` address, shrunk to `LARGEST_PX` when it is larger."""
+    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        image = image.convert("RGB")
+    if max(image.size) > LARGEST_PX:
+        image = image.copy()
+        image.thumbnail((LARGEST_PX, LARGEST_PX), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def layout(case: Case) -> str:
+    """CSS classes of a case: how many pictures, whether they are small, and where they stand.
+
+    A single picture stands at the ``side`` of its text. A few small ones stand at the head of the columns of
+    marks, ``beside`` the sentences. Large or many ones get the whole width ``above`` them.
+    """
+    small = all(max(panel.image.size) <= SMALL_PX for panel in case.panels)
+    n = len(case.panels)
+    beside = small and 2 <= n <= 4 and judged(case)
+    place = "side" if n == 1 else "beside" if beside else "above"
+    return f"{place} n{min(n, 5)}" + (" small" if small else "")
+
+
+def judged(case: Case) -> bool:
+    """Does any sentence have a verdict or a score?"""
+    return any(row.scores or any(mark != "unjudged" for mark in row.marks.values()) for row in case.sentences)
+
+
+def _kinds(cases: Sequence[Case]) -> set[str]:
+    """What a legend has to explain: the marks that are drawn, and ``"beyond"``."""
+    found: set[str] = set()
+    for case in filter(judged, cases):
+        for row in case.sentences:
+            columns = {panel.column for panel in case.panels}
+            found.update(row.marks.get(column, "unjudged") for column in columns - row.scores.keys())
+            found.update(row.marks[column] for column in columns & row.marks.keys())
+            found.update({"beyond"} if row.beyond else ())
+    return found
+
+
+def _runs(rows: Sequence[SentenceRow]) -> list[tuple[bool, list[SentenceRow]]]:
+    """Neighbouring sentences on the same side of the window: [(beyond, rows), …]."""
+    return [(beyond, list(group)) for beyond, group in groupby(rows, key=lambda row: row.beyond)]
+
+
+def _tally(rows: Sequence[SentenceRow], column: str, wording: str = "{} of {} true") -> str:
+    """``"9 of 12 true"``, the unclear ones among the twelve; empty when nothing was judged in that column."""
+    marks = [row.marks[column] for row in rows if row.marks.get(column, "unjudged") != "unjudged"]
+    return wording.format(marks.count("true"), len(marks)) if marks else ""
+
+
+def _extent(rows: Sequence[SentenceRow], window_tokens: int) -> str:
+    """``"12 sentences, 5 beyond token 77"``."""
+    beyond = sum(row.beyond for row in rows)
+    text = f"{len(rows)} sentence{'' if len(rows) == 1 else 's'}"
+    return f"{text}, {beyond} beyond token {window_tokens}" if beyond else text
+
+
+def _says_more(case: Case) -> bool:
+    """Is there anything in the prompt that its sentences do not print already?"""
+    return "".join(case.prompt.split()) != "".join("".join(row.text for row in case.sentences).split())
+
+
+def _printable(value: Any) -> Any:
+    return value.translate(_CONTROL) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _records(report: Report) -> Iterator[dict[str, Any]]:
+    def cell(value: str | Estimate) -> Any:
+        if isinstance(value, str):
+            return value
+        return {name: getattr(value, name) for name in ("value", "low", "high", "n", "level")}
+
+    yield {
+        "kind": "report",
+        "title": report.title,
+        "intro": report.intro,
+        "facts": report.facts,
+        "window_tokens": report.window_tokens,
+        "truncation": report.truncation,
+        "tables": [
+            {
+                "caption": table.caption,
+                "columns": table.columns,
+                "rows": [[cell(value) for value in row] for row in table.rows],
+                "baseline": table.baseline,
+                "note": table.note,
+            }
+            for table in report.tables
+        ],
+    }
+    for case in report.cases:
+        yield {
+            "kind": "case",
+            "title": case.title,
+            "prompt": case.prompt,
+            "note": case.note,
+            "panels": [
+                {
+                    "column": panel.column,
+                    "width_px": panel.image.width,
+                    "height_px": panel.image.height,
+                    "file": panel.file,
+                    "note": panel.note,
+                }
+                for panel in case.panels
+            ],
+            "sentences": [
+                {"text": row.text, "beyond": row.beyond, "marks": row.marks, "scores": row.scores}
+                for row in case.sentences
+            ],
+        }

@@ -1,0 +1,251 @@
+"""Run folders, and writing that leaves either the whole file or none.
+
+A run folder holds what one command made::
+
+    config.yaml      the settings as resolved; its first line marks the folder as ours
+    metrics.jsonl    one JSON object a line, appended while the run goes on
+    images/          PNG files
+    report.html      the report (`longalign.report.write_report`)
+
+This module imports neither torch nor Pillow.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from longalign.errors import LongalignError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_MARK = "# longalign run folder\n"
+# What a run writes at the top of its folder, and therefore all that overwriting removes.
+_OURS = ("config.yaml", "metrics.jsonl", "report.html", "report.jsonl", "images", "checkpoints")
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the body ends, what it wrote there gets the final name.
+
+    The temporary file has the same suffix (many writers choose a format by it), is flushed to the disk before
+    it is renamed, and is removed when anything goes wrong, so that an old file stays as it was. Missing
+    folders are made. A device or a pipe (``/dev/stdout``) cannot be renamed over: the body gets it as it is.
+
+    Raises:
+        LongalignError: the file cannot be written (no space, no permission, …).
+    """
+    path = Path(path)
+    final = Path(os.path.realpath(path))  # a symbolic link keeps pointing: its target is replaced
+    # Not tempfile.mkstemp: its files are private (0600), and renaming keeps that.
+    temporary = final.parent / f".{final.stem[:40]}-{secrets.token_hex(4)}{final.suffix}"
+    with _writing(path, final, temporary):
+        if path.is_dir():
+            raise LongalignError(f"Cannot write {path}: it is a folder. Name a file.")
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, final)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        with suppress(OSError):  # so that the rename, too, survives a power cut, where folders can be flushed
+            folder = os.open(final.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write `data` to `path`, all or nothing. Raises `LongalignError` like `atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
+    r"""Write `text` as UTF-8 with its line ends as they are, all or nothing.
+
+    A lone surrogate (undecodable bytes of a command line become such) has no UTF-8; it is written as
+    ``\udc80``, which inside a JSON string is even the right escape.
+    """
+    return atomic_write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def json_line(value: Any) -> str:
+    """One line of strict JSON with its line end. NaN and ±∞, which JSON does not have, become null."""
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+class RunFolder:
+    """The folder of one run: ``RunFolder("runs/mine", config)``.
+
+    Args:
+        path: the folder; made with its parents. It may exist when it is empty.
+        config: the settings as resolved, written to ``config.yaml`` at once.
+        overwrite: replace an earlier run in `path`. Only what runs write is removed, and only from a folder
+            whose ``config.yaml`` a run wrote; other files stay.
+
+    Raises:
+        LongalignError: `path` holds files (and no `overwrite`), is no run folder (but `overwrite`), or
+            cannot be made.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any] | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        with _writing(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise LongalignError(f"{self.path} is a file; a run needs a folder. Choose another name.")
+            self.path.mkdir(parents=True, exist_ok=True)
+            if any(self.path.iterdir()):
+                self._clear(overwrite)
+        self.write_config(config or {})  # first, since it marks the folder as ours
+        with _writing(self.images):
+            self.images.mkdir()
+
+    @classmethod
+    def new(
+        cls, command: str, config: Mapping[str, Any] | None = None, *, root: str | os.PathLike[str] = "runs"
+    ) -> RunFolder:
+        """A fresh folder ``<root>/<command>-<date>-NNN``, from 001 on; several runs may start at once."""
+        stem = f"{command}-{datetime.date.today().isoformat()}"
+        root = Path(root)
+        with _writing(root):
+            root.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 1_000_000):
+            path = root / f"{stem}-{number:03d}"
+            with _writing(path):
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    continue
+            return cls(path, config)
+        raise LongalignError(f"{root} holds a million runs of today. Remove some.")
+
+    @property
+    def images(self) -> Path:
+        return self.path / "images"
+
+    @property
+    def report(self) -> Path:
+        """Where the report belongs; nothing is there until `longalign.report.write_report` wrote it."""
+        return self.path / "report.html"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def write_config(self, config: Mapping[str, Any]) -> Path:
+        """Write ``config.yaml``, keys in the order given."""
+        text = yaml.safe_dump(_plain(config, keep_nan=True), sort_keys=False, allow_unicode=True)
+        return atomic_write_text(self.path / "config.yaml", _MARK + text)
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``. When there is no room for it, no part of it stays."""
+        data = json_line(metrics).encode("utf-8", errors="backslashreplace")
+        # Unbuffered, so that a line is with the system when this returns and a failed one can be taken back.
+        with _writing(self.metrics), open(self.metrics, "ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                file.truncate(before)
+                raise
+
+    def save_image(self, name: str, image: Image) -> Path:
+        """Save as PNG ``images/<name>.png``; `name` may have folders in it."""
+        path = self.images / (name if name.endswith(".png") else f"{name}.png")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"image name {name!r} leaves the run folder")
+        with atomic_path(path) as temporary:
+            image.save(temporary, format="PNG")
+        return path
+
+    def _clear(self, overwrite: bool) -> None:
+        if not overwrite:
+            raise LongalignError(f"{self.path} already holds files. Choose another folder, or overwrite it.")
+        if not _is_run(self.path):
+            raise LongalignError(
+                f"{self.path} is no run folder, so its files are left alone. Choose another."
+            )
+        for name in _OURS:
+            entry = self.path / name
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        with open(folder / "config.yaml", encoding="utf-8", errors="replace") as file:
+            return file.readline() == _MARK
+    except OSError:
+        return False
+
+
+@contextmanager
+def _writing(path: Path, *also: Path) -> Iterator[None]:
+    """Turn the system's refusal to write `path` into a `LongalignError` that names it.
+
+    An error about a file that is none of `path` and `also`, nor above or below them, is not ours to tell.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or (
+            isinstance(error.filename, str) and not _near(Path(error.filename), path, *also)
+        ):
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "No space left on the disk. Free some, or write elsewhere."
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            advice = "No permission. Choose another place."
+        else:
+            advice = f"{error.strerror}."
+        raise LongalignError(f"Cannot write {path}: {advice}") from error
+
+
+def _near(named: Path, *paths: Path) -> bool:
+    return any(named == path or named in path.parents or path in named.parents for path in paths)
+
+
+def _plain(value: Any, keep_nan: bool = False) -> Any:
+    """Mappings, sequences, paths and 0-d arrays → what JSON and YAML can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, keep_nan) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, keep_nan) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # numpy scalars, tensors of one number
+        value = value.item()
+    if isinstance(value, float) and not keep_nan and not math.isfinite(value):
+        return None
+    return value

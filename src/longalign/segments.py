@@ -1,0 +1,261 @@
+"""Text → segments, the pieces of a prompt that are encoded each on its own (LongAlign, §3.1 and App. A).
+
+A *blank* is what ``str.isspace`` calls so. Modes ``sentence`` and ``packed`` tile the prompt: every character
+that is no blank lies in exactly one segment, segments are in order, none begins or ends with a blank, and
+``prompt[s.start:s.end] == s.text``. Nothing is dropped and nothing rewritten. Mode ``released`` rewrites the
+text, as the published weights expect, and tiles by its offsets alone.
+
+What is too long for the encoder is cut in three steps: find the tokens of the whole text, cut greedily at the
+best places that they allow, and count each piece again by itself, because it may have other tokens there than
+within the text. Pieces that came out too long go round again. Each round is one call of the tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, zip_longest
+from typing import TYPE_CHECKING, Literal, get_args
+
+import regex
+import sentencex
+
+from longalign.errors import LongalignError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Mode = Literal["sentence", "packed", "released"]
+Span = tuple[int, int]  # start and end, in characters
+
+# Where a text that is too long may be cut, best first; a cut is made at the end of a match.
+# The first group of marks needs a blank behind it, or "3,500", "16:9" and "1939–45" would be cut.
+_CLAUSE = re.compile(r"""(?:[,;:!?…–]|\.{3})[)\]}»”’"']*(?=\s)|[—\n、，；：。！？،؛؟۔।][）」』】》”’]*""")
+_WORD = re.compile(r"\S+(?!\S)")
+_GRAPHEME = regex.compile(r"\X")
+
+_RELEASED_CUT = re.compile(r'([.?]|"!|;")')
+
+# Time and memory of sentencex grow with the square of a paragraph (1 MB of Chinese: minutes), so it reads the
+# text through a window of this many characters, and a sentence end counts only this far from a cut edge.
+_READ_CHARS = 4096
+_MARGIN_CHARS = 512
+# sentencex 1.0 panics on "A", a blank of several bytes and a full stop, so it gets ordinary blanks instead.
+_WIDE_BLANK = re.compile(r"[^\S\x00-\x7F]")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One piece of a prompt. ``start`` and ``end`` are its place in the prompt, in characters."""
+
+    text: str
+    start: int
+    end: int
+
+
+class Segmenter:
+    """Cuts a prompt into segments: ``Segmenter()("A cat sits. A dog runs.")`` gives two.
+
+    Args:
+        mode: ``sentence`` gives one segment a sentence. ``packed`` fills each segment with as many whole
+            sentences as the window holds (App. A, ``multi``); what is left of a sentence that had to be cut
+            goes with the next ones. ``released`` is the rule by which the published weights were trained: cut
+            at every ``.`` and ``?`` and at ``"!`` and ``;"``, then end each piece with a full stop. It
+            ignores the window, and its segments together hold the whole prompt, blanks and all.
+        tokenizer: the encoder's tokenizer, any of transformers'. None counts words (whatever stands between
+            blanks) in place of tokens; a word is then never cut.
+        window: most tokens a segment may have, counting the special tokens that the tokenizer adds: CLIP's 77
+            leave 75, since it adds two. A sentence longer than that is cut behind clause punctuation, else
+            between words, else within a word, between graphemes. Only a grapheme that is itself too long is
+            cut, between characters.
+        language: language of the prompt, as in ``en``, ``de`` or ``pt-BR`` (the region plays no part). It
+            chooses the abbreviations that do not end a sentence. For a language that it lacks, sentencex
+            takes a related one; for a code that it does not know, English, without saying so.
+
+    Raises:
+        LongalignError: unknown mode; a window that holds no text at all, or is too small for some single
+            character of the prompt (the message names the smallest that works); a prompt that is not valid
+            Unicode.
+    """
+
+    def __init__(
+        self,
+        mode: Mode = "sentence",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        window: int = 77,
+        language: str = "en",
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise LongalignError(f"unknown segment mode {mode!r}: choose one of {', '.join(get_args(Mode))}")
+        special_tokens = 0 if tokenizer is None else tokenizer.num_special_tokens_to_add()
+        if window <= special_tokens:
+            raise LongalignError(
+                f"a window of {window} tokens holds no text: use at least {special_tokens + 1} "
+                f"(the tokenizer adds {special_tokens} special tokens)"
+            )
+        self.mode = mode
+        self.tokenizer = tokenizer
+        self.window = window
+        self.language = language
+        self._special_tokens = special_tokens
+        self._room_tokens = window - special_tokens
+
+    def __call__(self, prompt: str) -> list[Segment]:
+        """Cuts ``prompt``. A prompt without text is one empty segment, so the list is never empty."""
+        _check_unicode(prompt)
+        if self.mode == "released":
+            return _released(prompt)
+        ends = _sentence_ends(prompt, self.language)
+        if self.mode == "sentence":
+            spans = self._fit(prompt, _spans_between(prompt, [0, *ends, len(prompt)]))
+        else:
+            spans = self._fit(prompt, _spans_between(prompt, [0, len(prompt)]), ends)
+        return [Segment(prompt[start:end], start, end) for start, end in spans] or [Segment("", 0, 0)]
+
+    def _fit(self, text: str, spans: list[Span], sentence_ends: Sequence[int] = ()) -> list[Span]:
+        """Cuts the spans that the window does not hold. Every round cuts each of them at least once."""
+        fitting: list[Span] = []
+        while spans:
+            too_long: list[Span] = []
+            starts_of = token_starts([text[start:end] for start, end in spans], self.tokenizer)
+            for (start, end), starts in zip(spans, starts_of, strict=True):
+                if len(starts) <= self._room_tokens:
+                    fitting.append((start, end))
+                elif end - start == 1:
+                    raise self._window_too_small(text)
+                else:
+                    tokens_at = [start + offset for offset in starts]
+                    cuts = _cuts(text, start, tokens_at, self._room_tokens, sentence_ends)
+                    too_long += _spans_between(text, [start, *cuts, end])
+            spans = too_long
+        return sorted(fitting)
+
+    def _window_too_small(self, text: str) -> LongalignError:
+        characters = sorted({c for c in text if not c.isspace()})
+        tokens = [len(starts) for starts in token_starts(characters, self.tokenizer)]
+        needed, character = max(zip(tokens, characters, strict=True))
+        return LongalignError(
+            f"a window of {self.window} tokens is too small for this prompt: {character!r} alone "
+            f"takes {needed}, and {self._special_tokens} more are special tokens; use a window of at least "
+            f"{needed + self._special_tokens}"
+        )
+
+
+def token_starts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> list[list[int]]:
+    """For each text, the character at which each of its tokens begins, in ascending order, no special tokens.
+
+    So ``len(starts)`` is the number of tokens, and ``text[starts[n]:]`` is what the first n of them do not
+    hold whole. Without a tokenizer, words stand for tokens. Tokenizers that know no offsets (the slow ones)
+    get their tokens spread evenly over the text, which is good enough to aim by.
+    """
+    if tokenizer is None:
+        return [[word.start() for word in _WORD.finditer(text)] for text in texts]
+    encoded = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_offsets_mapping=tokenizer.is_fast,
+        verbose=False,  # no warning that a text is longer than the model: that is what we are here for
+    )
+    if not tokenizer.is_fast:
+        counts = map(len, encoded["input_ids"])
+        return [[i * len(text) // n for i in range(n)] for text, n in zip(texts, counts, strict=True)]
+    return [[start for start, _ in offsets] for offsets in encoded["offset_mapping"]]
+
+
+def _cuts(
+    text: str, start: int, tokens_at: Sequence[int], room: int, sentence_ends: Sequence[int]
+) -> Iterator[int]:
+    """Greedy cuts, ``room`` tokens a piece, of what begins at ``start`` and has tokens at ``tokens_at``."""
+    first = 0
+    while first + room < len(tokens_at):
+        # The first token that does not fit begins where its character does, so no character is ever split.
+        start = _best_cut(text, start, tokens_at[first + room], sentence_ends)
+        yield start
+        first = bisect_left(tokens_at, start, lo=first)
+
+
+def _best_cut(text: str, start: int, reach: int, sentence_ends: Sequence[int]) -> int:
+    """The last cut of the best kind with start < cut <= reach."""
+    at = bisect_right(sentence_ends, reach) - 1
+    if at >= 0 and sentence_ends[at] > start:
+        return sentence_ends[at]
+    # One character more than allowed, so that a match that goes on beyond `reach` is seen to do so. A slice,
+    # since `regex` would look back from `start` over a whole run of flags to find its graphemes.
+    near = text[start : reach + 1]
+    for pattern in (_CLAUSE, _WORD, _GRAPHEME):
+        cuts = [match.end() for match in pattern.finditer(near)]
+        if cut := max((cut for cut in cuts if cut <= reach - start), default=0):
+            return start + cut
+    return max(reach, start + 1)
+
+
+def _spans_between(text: str, cuts: Sequence[int]) -> list[Span]:
+    """What lies between the cuts, without the blanks around it; blank pieces are left out."""
+    spans = []
+    for left, right in pairwise(cuts):
+        piece = text[left:right]
+        if core := piece.strip():
+            begin = left + len(piece) - len(piece.lstrip())
+            spans.append((begin, begin + len(core)))
+    return spans
+
+
+def _sentence_ends(text: str, language: str) -> list[int]:
+    """Where the sentences of ``text`` end, ascending.
+
+    A text longer than _READ_CHARS is read in overlapping windows. Each begins at the last sentence end that
+    is far enough from the edge of the window before. Where there is none, it moves on and no cut is made.
+    """
+    text = _WIDE_BLANK.sub(" ", text)
+    language = re.split("[-_]", language)[0].lower()
+    ends: list[int] = []
+    start = settled = 0  # the window's first character; sentence ends up to `settled` are known
+    while (stop := start + _READ_CHARS) < len(text):
+        edge = stop - _MARGIN_CHARS
+        found = [end for end in _read_ends(text, start, stop, language) if settled < end <= edge]
+        ends += found
+        settled = found[-1] if found else edge
+        start = settled if found else edge - _MARGIN_CHARS
+    return ends + [end for end in _read_ends(text, start, len(text), language) if end > settled]
+
+
+def _read_ends(text: str, start: int, stop: int, language: str) -> Iterator[int]:
+    """Sentence ends in ``text[start:stop]`` by sentencex, found again in the text.
+
+    Its sentences join up to the text today. Should it ever drop or change a character, only that cut is lost.
+    """
+    for sentence in sentencex.segment(language, text[start:stop]):
+        core = sentence.strip()
+        at = text.find(core, start, stop)
+        if core and at >= 0:
+            start = at + len(core)
+            yield start
+
+
+def _released(prompt: str) -> list[Segment]:
+    """The rule of the published weights. The offsets give each piece what was cut off behind it."""
+    parts = _RELEASED_CUT.split(prompt)  # piece, mark, piece, mark, ..., piece
+    texts, starts = [], []
+    start = 0
+    for piece, mark in zip_longest(parts[::2], parts[1::2], fillvalue=""):
+        if piece:
+            texts.append(piece + ".")
+            starts.append(start)
+        start += len(piece) + len(mark)
+    if not texts:  # empty, or nothing but marks: stays as it is
+        return [Segment(prompt, 0, len(prompt))]
+    bounds = pairwise([0, *starts[1:], len(prompt)])
+    return [Segment(text, left, right) for text, (left, right) in zip(texts, bounds, strict=True)]
+
+
+def _check_unicode(prompt: str) -> None:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise LongalignError(
+            f"the prompt is not valid Unicode: character {error.start} is half of a surrogate pair; "
+            "was the text read with the wrong encoding? Use UTF-8"
+        ) from None

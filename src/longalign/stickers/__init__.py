@@ -1,0 +1,23 @@
+"""The sticker world: the embedded default of every command, and the test bed of every claim.
+
+| file | holds |
+|---|---|
+| `world.py` | scenes on a 3 × 3 grid and their pictures |
+| `captions.py` | sentences with the facts they state, lies, and the way back from text |
+| `oracle.py` | reads pixels: is a fact true, false, or unclear? |
+| `tokenizers.py` | real CLIP and T5 tokenizers over the words of this world |
+| `models.py` | the tiny models, by their configurations |
+| `training.py` | how the weights were made |
+| `check.py` | how far the oracle and the models can be trusted |
+| `weights/` | the trained models, in fp16, with their curves |
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+
+def folder() -> Path:
+    """The embedded model: a diffusers `StableDiffusionPipeline` folder."""
+    return Path(str(files("longalign.stickers") / "weights" / "sd15"))
