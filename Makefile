@@ -27,7 +27,7 @@ check: $(VENV)/dev ## lint, formatting and types
 	$(bin)/mypy
 
 bench: $(VENV)/dev ## run every benchmark
-	@for script in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do \
+	@for script in $(shell grep -l __main__ benchmarks/*.py); do \
 		echo "$$script"; $(bin)/python $$script $(ARGS) || exit 1; \
 	done
 
@@ -36,15 +36,18 @@ clean: ## remove the environment and the caches; runs/ stays
 	find src tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: touched last, so that a broken installation is taken up again.
+# Compiling all of torch and transformers takes half a minute, most of it for modules that the demo never loads:
+# Python compiles what it imports. The tests start many processes, so for them everything is compiled.
 $(VENV)/runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing longalign into $(VENV): a minute or two, once."
-	$(pip) --editable .
+	@$(pip) --no-compile --editable .
 	@touch $@
 
 # open-clip-torch asks for torchvision, which its vocabulary file does not need.
 $(VENV)/dev: $(VENV)/runtime
 	@echo "Installing what tests and benchmarks need."
-	$(pip) --editable '.[dev]'
-	$(pip) --no-deps open-clip-torch
+	@$(pip) --editable '.[dev]'
+	@$(pip) --no-deps open-clip-torch
+	@$(bin)/python -m compileall -qq -j 0 $(VENV)/lib || true  # some packages carry files for other Pythons
 	@touch $@

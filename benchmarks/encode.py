@@ -34,6 +34,7 @@ from statistics import median
 from typing import Any
 
 import torch
+import transformers
 
 import longalign
 from encode_sides import TOKENS, Grammar, compel_of, make_parts, plain
@@ -149,7 +150,7 @@ def cpu_name() -> str:
 
 def speed(row: dict[str, Any]) -> str:
     times = row["seconds"]
-    return f"{row['prompts_per_s']:8.3f} prompts/s  {median(times):7.2f} s ({min(times):.2f} to {max(times):.2f})"
+    return f"{row['prompts_per_s']:8.3f} /s {median(times):7.2f} s ({min(times):.2f} to {max(times):.2f})"
 
 
 def parse() -> argparse.Namespace:
@@ -169,15 +170,14 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
+    transformers.logging.set_verbosity_error()  # compel's tokenizer warns of long prompts
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     repeats = arguments.repeats or (1 if arguments.quick else 3)
     alone = (8 if arguments.quick else 256) if arguments.alone is None else arguments.alone
     machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     say: Callable[..., None] = (lambda *_: None) if arguments.json else print
-    say(
-        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, ~{TOKENS} tokens a prompt"
-    )
+    say(f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}; {TOKENS} tokens a prompt")
 
     against: list[dict[str, Any]] = []
     again: list[dict[str, Any]] = []
@@ -194,9 +194,7 @@ def main() -> None:
                 ratio = "" if row["side"] == "ours" else f"  ours is {row['ours_is_faster']:.2f}x as fast"
                 say(f"{family}  {n_prompts:3} prompts  {row['side']:38} {speed(row)}{ratio}")
             worst = max(rows[-1]["difference"], rows[-1].get("pooled_difference", 0.0))
-            say(
-                f"{family}  {n_prompts:3} prompts  ours differs from plain by {worst:.1e} of the largest value"
-            )
+            say(f"{family}  {n_prompts:3} prompts  largest difference from plain {worst:.1e}, relative")
         if alone and family == "sd15":
             [row] = compare(parts, alone, 1, peers=False)
             against.append(row)

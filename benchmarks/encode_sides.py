@@ -1,4 +1,4 @@
-"""What the encoding benchmark compares: prompts, text encoders of true size, and the other ways of encoding."""
+"""What the encoding benchmark compares: prompts, text encoders of true size, other ways of encoding."""
 
 from __future__ import annotations
 

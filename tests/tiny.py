@@ -143,7 +143,7 @@ def tiny_sd15() -> StableDiffusionPipeline:
         text_encoder=text_encoder(),
         tokenizer=clip_tokenizer(),
         unet=_unet(WIDTH),
-        scheduler=DDIMScheduler(clip_sample=False),
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from longalign.encoding import T5Branch, Truncation, encode_groups
 from longalign.judging import sentence_rows, sentences_of, window_of
-from longalign.pipelines import ModelSettings, load_pipeline, resolve, settings_of
+from longalign.pipelines import ModelSettings, load_pipeline, quiet, resolve, settings_of
 from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.runs import RunFolder
 from longalign.sampling import sample, set_scheduler
@@ -80,14 +80,17 @@ class Generation:
                         for p in self.pictures
                         if p.prompt_index == i
                     ],
-                    "sentences": [
-                        {"text": r.text, "beyond_window": r.beyond, "marks": dict(r.marks)} for r in self.rows[i]
-                    ],
+                    "sentences": [row_json(r) for r in self.rows[i]],
                     "truncation": [asdict(t) for t in self.truncation[i]],
                 }
                 for i, prompt in enumerate(self.prompts)
             ],
         }
+
+
+def row_json(row: SentenceRow) -> dict[str, Any]:
+    """A sentence as the machine-readable outputs have it."""
+    return {"text": row.text, "beyond_window": row.beyond, "marks": dict(row.marks)}
 
 
 def draw(
@@ -137,9 +140,12 @@ def draw(
     return images, cut
 
 
-def t5_branch(model: str, strategy: str, device: Any) -> T5Branch | None:
-    """The T5 branch beside a model, where the strategy asks for one."""
-    return T5Branch.from_pretrained(resolve(model)).to(device) if "t5" in strategy else None
+def t5_branch(model: str, strategy: str, pipe: Any) -> T5Branch | None:
+    """The T5 branch beside a model, on its pipeline's device, where the strategy asks for one."""
+    if "t5" not in strategy:
+        return None
+    with quiet():
+        return T5Branch.from_pretrained(resolve(model), dtype=pipe.dtype, device=pipe.device)
 
 
 def generate(
@@ -167,7 +173,7 @@ def generate(
     pipe = pipe or load_pipeline(config.model, device=config.device, dtype=config.dtype)
     settings = settings_of(config.model, pipe)
     guidance = settings.guidance if config.guidance is None else config.guidance
-    length = config.length or settings.length if config.length is None else config.length
+    length = settings.length if config.length is None else config.length
     scheduler = set_scheduler(pipe, config.scheduler)
     jobs = [(i, config.seed + k) for i in range(len(prompts)) for k in range(config.num)]
     resolved = {**asdict(config), "guidance": guidance, "length": length, "scheduler": scheduler}
@@ -183,7 +189,7 @@ def generate(
         segments=config.segments,
         pooled=config.pooled,
         language=config.language,
-        t5=t5_branch(config.model, config.strategy, pipe.device),
+        t5=t5_branch(config.model, config.strategy, pipe),
         on_step=on_step,
         steps=config.steps,
         guidance=guidance,
@@ -201,7 +207,8 @@ def generate(
     for i, prompt in enumerate(prompts):
         mine = [p for p in pictures if p.prompt_index == i]
         rows.append(sentence_rows(sentences[i], {f"seed {p.seed}": p.image for p in mine}, settings.oracle))
-        run.log({"prompt": prompt, "images": [p.file for p in mine], "sentences": rows[-1]})
+        found = [row_json(row) for row in rows[-1]]
+        run.log({"prompt": prompt, "images": [p.file for p in mine], "sentences": found})
     truncation = [cut[i * config.num] for i in range(len(prompts))]
     made = Generation(list(prompts), pictures, rows, truncation, run.path, settings)
     write_report(_report(made, resolved, window_of(pipe)), run.report, jsonl=run.path / "report.jsonl")
@@ -223,9 +230,13 @@ def _report(made: Generation, resolved: dict[str, Any], window: int) -> Report:
     shown = ("model", "strategy", "steps", "guidance", "scheduler", "seed", "length", "negative_prompt")
     facts = {k.replace("_", " "): str(resolved[k]) for k in shown if resolved[k] is not None}
     return Report(
-        title=made.prompts[0] if len(made.prompts) == 1 and len(made.prompts[0]) < 80 else "Generated pictures",
+        title=made.prompts[0]
+        if len(made.prompts) == 1 and len(made.prompts[0]) < 80
+        else "Generated pictures",
         facts={"command": shlex.join(["longalign", *sys.argv[1:]]), **facts, **versions()},
         cases=cases,
-        truncation=[f"Prompt {t.prompt_index + 1}, by {t.where}: {t.text}" for cut in made.truncation for t in cut],
+        truncation=[
+            f"Prompt {t.prompt_index + 1}, by {t.where}: {t.text}" for cut in made.truncation for t in cut
+        ],
         window_tokens=window,
     )

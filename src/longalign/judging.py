@@ -57,9 +57,7 @@ def judge(texts: Sequence[str], image: Image, oracle: str | None) -> list[Mark]:
     return ["unjudged" if fact is None else reading.judge(fact) for fact in parse_all(list(texts))]
 
 
-def sentence_rows(
-    sentences: Sentences, images: Mapping[str, Image], oracle: str | None
-) -> list[SentenceRow]:
+def sentence_rows(sentences: Sentences, images: Mapping[str, Image], oracle: str | None) -> list[SentenceRow]:
     """One row a sentence, with the verdict on each column's picture."""
     texts = [s.text for s in sentences.segments]
     marks = {column: judge(texts, image, oracle) for column, image in images.items()}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +36,11 @@ class ModelSettings:
 
 
 # FACTS §1.7, §2.2: what the papers sample with.
-_FAMILY_GUIDANCE = {"StableDiffusionPipeline": 7.5, "StableDiffusionXLPipeline": 7.0, "StableDiffusion3Pipeline": 4.0}
+_FAMILY_GUIDANCE = {
+    "StableDiffusionPipeline": 7.5,
+    "StableDiffusionXLPipeline": 7.0,
+    "StableDiffusion3Pipeline": 4.0,
+}
 
 
 def resolve(name: str) -> str:
@@ -61,7 +68,9 @@ def pick_device(device: str = "auto") -> str:
         try:
             torch.zeros(1, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise LongalignError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+            raise LongalignError(
+                f"device {device!r} cannot be used here: {str(error).splitlines()[0]}"
+            ) from None
         return device
     if torch.cuda.is_available():
         return "cuda"
@@ -86,23 +95,43 @@ def load_pipeline(name: str = STICKERS, *, device: str = "auto", dtype: str = "a
         LongalignError: the folder is no pipeline, or lacks a part (which is named), or the hub has no such model.
     """
     from diffusers import DiffusionPipeline
-    from diffusers.utils import logging
 
     where = resolve(name)
     check_folder(where)
     device = pick_device(device)
-    logging.disable_progress_bar()
-    logging.get_logger("diffusers").setLevel(logging.ERROR)
+    kind = pick_dtype(dtype, device)
     try:
-        pipe = DiffusionPipeline.from_pretrained(
-            where, torch_dtype=pick_dtype(dtype, device), use_safetensors=True, trust_remote_code=False
-        )
+        with quiet():
+            pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=kind, use_safetensors=True)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LongalignError(f"model {name!r} cannot be loaded: {reason}") from error
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Loading without bars and advice: neither says anything that a user of this package can act on."""
+    import diffusers.utils.logging as of_diffusers
+    import transformers.utils.logging as of_transformers
+
+    before = of_diffusers.get_verbosity(), of_transformers.get_verbosity()
+    of_diffusers.set_verbosity_error()
+    of_transformers.set_verbosity_error()
+    of_diffusers.disable_progress_bar()
+    of_transformers.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # `torch_dtype` is what diffusers 0.36 knows; 0.42 would rather have it called `dtype`.
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        of_diffusers.enable_progress_bar()
+        of_transformers.enable_progress_bar()
+        of_diffusers.set_verbosity(before[0])
+        of_transformers.set_verbosity(before[1])
 
 
 def check_folder(where: str) -> None:
@@ -129,3 +158,19 @@ def check_folder(where: str) -> None:
             continue
         if not (folder / part).is_dir() or not any((folder / part).iterdir()):
             raise LongalignError(f"{where}: the part {part!r} ({entry[1]}) is missing; the pipeline needs it")
+
+
+def load_tokenizer(name: str = STICKERS) -> Any:
+    """The (first) tokenizer of a model, without its weights.
+
+    Raises:
+        LongalignError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    where = resolve(name)
+    check_folder(where)
+    try:
+        return AutoTokenizer.from_pretrained(where, subfolder="tokenizer")
+    except (OSError, ValueError) as error:
+        raise LongalignError(f"no tokenizer of {name!r}: {str(error).strip().splitlines()[0]}") from error

@@ -42,7 +42,9 @@ def set_scheduler(pipe: Any, name: str = "auto") -> str:
         raise LongalignError(f"scheduler {name!r} is unknown; one of auto, own, {', '.join(SCHEDULERS)}")
     if flow:
         raise LongalignError(f"scheduler {name!r} does not fit a flow model: use auto")
-    pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(pipe.scheduler.config)
+    # Without Runge-Kutta steps, as the published pipelines use it.
+    config = {**pipe.scheduler.config, **({"skip_prk_steps": True} if name == "pndm" else {})}
+    pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(config)
     return SCHEDULERS[name]
 
 

@@ -38,8 +38,8 @@ _GRAPHEME = regex.compile(r"\X")
 
 _RELEASED_CUT = re.compile(r'([.?]|"!|;")')
 
-# Time and memory of sentencex grow with the square of a paragraph (1 MB of Chinese: minutes), so it reads the
-# text through a window of this many characters, and a sentence end counts only this far from a cut edge.
+# The time of sentencex grows with the square of a paragraph (160,000 characters of Chinese: 5 s), so it reads
+# the text through a window of this many characters, and a sentence end counts only this far from a cut edge.
 _READ_CHARS = 4096
 _MARGIN_CHARS = 512
 # sentencex 1.0 panics on "A", a blank of several bytes and a full stop, so it gets ordinary blanks instead.

@@ -8,9 +8,12 @@ App. A).
 | `strategy.py` | which encoding: `plain`, `clip-cat`, `t5-mlp`, `clip+t5`, and the ablations of App. A |
 | `parts.py` | the tokenizers and text encoders of a pipeline, and the T5 branch |
 | `tokens.py` | text → token ids with character offsets |
-| `towers.py` | one CLIP text encoder: batches by length, pad* |
+| `towers.py` | one CLIP text encoder, pad* |
+| `batching.py` | which texts it runs on, and which together |
+| `reading.py` | what is to be encoded of each text, and what does not fit |
 | `layout.py` | which token of which segment goes where |
 | `t5.py` | T5 on whole prompts |
+| `job.py`, `banks.py` | one encoding from beginning to end |
 | `plain.py` | the pipelines' own encoding |
 | `cache.py` | sentences remembered between calls |
 """

@@ -52,6 +52,12 @@ class Job:
         if self.branch is None:
             self.t5 = T5Encoder.of(parts)
         else:
+            width = sum(tower.model.config.hidden_size for tower in self.towers)
+            if self.branch.adapter.config.out_dim != width:
+                raise LongalignError(
+                    f"the adapter gives states of width {self.branch.adapter.config.out_dim}, but this model's "
+                    f"text states have {width}"
+                )
             device = run_device(self.branch.encoder, parts.device)
             self.t5 = T5Encoder("t5", self.branch.tokenizer, self.branch.encoder, device)
 

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from longalign.encoding.batching import batches, hosts
 from longalign.encoding.cache import EncodingCache, States, fingerprint
 from longalign.encoding.parts import TextParts, run_device
 from longalign.encoding.strategy import PadStar
@@ -22,7 +23,7 @@ _RELEASED_PADS = 60  # the published weights were trained with the mean of the l
 
 # What one more call of an encoder costs, in tokens of padding that could be computed in the same time:
 # reading the weights once (CPU), or launching kernels that are too small to fill the device.
-_CALL_COST_TOKENS = {"cpu": 24, "accelerator": 1024}
+_CALL_COST_TOKENS = {"cpu": 16, "accelerator": 1024}
 
 
 @dataclass(frozen=True)
@@ -103,35 +104,37 @@ class Tower:
         if any(need.pooled for need in needs.values()):
             self._check_pooling()
 
-        # The pooled vector is read at the end token. Beyond it stand pads.
-        missing = [ids for ids in needs if ids not in found]
-        length = {ids: max(needs[ids].tokens, len(ids) if needs[ids].pooled else 0) for ids in missing}
-        for batch in self._batches(sorted(missing, key=length.__getitem__), length, batch_size):
-            longest = length[batch[-1]]
-            token_ids, mask = pad_ids([ids[:longest] for ids in batch], longest, self.tokenizer.pad_token_id)
-            hidden, pooled = self.call(token_ids, mask)  # (B, T, D), (B, P)
-            for row, ids in enumerate(batch):
-                if needs[ids].pooled and pooled is None:
-                    raise LongalignError(f"{self.name} has no projection, so it gives no pooled vector")
-                vector = pooled[row] if needs[ids].pooled and pooled is not None else None
-                found[ids] = States(hidden[row, : needs[ids].tokens], vector)
-                if cache is not None:
-                    cache.put((key, ids), found[ids])
+        missing = {ids: need for ids, need in needs.items() if ids not in found}
+        for ids, states in self._run(missing, batch_size):
+            found[ids] = states
+            if cache is not None:
+                cache.put((key, ids), states)
         return found
 
-    def _batches(self, texts: list[Ids], length: Mapping[Ids, int], batch_size: int) -> Iterator[list[Ids]]:
-        """Batches of texts sorted by length: a new one where more padding would cost more than a call."""
+    def _run(self, needs: Mapping[Ids, Need], batch_size: int) -> Iterator[tuple[Ids, States]]:
+        # What goes into the model of each text. The pooled vector is read at the end token.
+        length = {ids: max(need.tokens, len(ids) if need.pooled else 0) for ids, need in needs.items()}
+        read = {ids: ids[: length[ids]] for ids in needs}
+        alone = {read[ids] for ids, need in needs.items() if need.pooled or need.tokens > len(ids)}
+        host = hosts(read.values(), alone)
+        guests: dict[Ids, list[Ids]] = {}
+        for ids in needs:
+            guests.setdefault(host[read[ids]], []).append(ids)
+        n_tokens = {text: max(length[ids] for ids in of_text) for text, of_text in guests.items()}
+
+        texts = sorted(guests, key=n_tokens.__getitem__)
         call_cost = _CALL_COST_TOKENS["cpu" if self.device.type == "cpu" else "accelerator"]
-        batch: list[Ids] = []
-        for ids in texts:
-            if batch:
-                padding = len(batch) * (length[ids] - length[batch[-1]])
-                if padding > call_cost or len(batch) == batch_size:
-                    yield batch
-                    batch = []
-            batch.append(ids)
-        if batch:
-            yield batch
+        for batch in batches([n_tokens[text] for text in texts], call_cost, batch_size):
+            longest = n_tokens[texts[batch.stop - 1]]
+            token_ids, mask = pad_ids(texts[batch], longest, self.tokenizer.pad_token_id)
+            hidden, pooled = self.call(token_ids, mask)  # (B, T, D), (B, P)
+            for row, text in enumerate(texts[batch]):
+                for ids in guests[text]:
+                    need = needs[ids]
+                    if need.pooled and pooled is None:
+                        raise LongalignError(f"{self.name} has no projection, so it gives no pooled vector")
+                    vector = pooled[row] if need.pooled and pooled is not None else None
+                    yield ids, States(hidden[row, : need.tokens], vector)
 
     def pad_star(self, variant: PadStar) -> torch.Tensor:
         """(D,) pad*: the mean state over the pad positions of the empty prompt (App. A).

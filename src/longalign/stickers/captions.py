@@ -42,18 +42,18 @@ class Sentence:
 
 
 PLAIN = (
-    "A {kind} is in the {place}.",
-    "In the {place} there is a {kind}.",
-    "The {place} shows a {kind}.",
-    "There is a {kind} in the {place}.",
-    "You can see a {kind} in the {place}.",
+    "{A} {kind} is in the {place}.",
+    "In the {place} there is {a} {kind}.",
+    "The {place} shows {a} {kind}.",
+    "There is {a} {kind} in the {place}.",
+    "You can see {a} {kind} in the {place}.",
 )
 ON_DISC = (
-    "A {kind} on a {disc} disc is in the {place}.",
-    "In the {place} there is a {kind} on a {disc} disc.",
-    "The {place} shows a {kind} on a {disc} disc.",
-    "There is a {kind} on a {disc} disc in the {place}.",
-    "You can see a {kind} on a {disc} disc in the {place}.",
+    "{A} {kind} on a {disc} disc is in the {place}.",
+    "In the {place} there is {a} {kind} on a {disc} disc.",
+    "The {place} shows {a} {kind} on a {disc} disc.",
+    "There is {a} {kind} on a {disc} disc in the {place}.",
+    "You can see {a} {kind} on a {disc} disc in the {place}.",
 )
 # The second split refers across sentences: these stand after a PLAIN sentence about the same sticker.
 REFERRING = (
@@ -77,8 +77,11 @@ def sentence(fact: Fact, rng: np.random.Generator) -> Sentence:
     if fact.background is not None:
         return Sentence(_choose(rng, BACKGROUND).format(background=fact.background), fact)
     assert fact.kind is not None and fact.cell is not None
-    phrasing = _choose(rng, ON_DISC if fact.disc else PLAIN)
-    return Sentence(phrasing.format(kind=fact.kind, place=POSITIONS[fact.cell], disc=fact.disc), fact)
+    article = "an" if fact.kind[0] in "aeiou" else "a"
+    text = _choose(rng, ON_DISC if fact.disc else PLAIN).format(
+        a=article, A=article.capitalize(), kind=fact.kind, place=POSITIONS[fact.cell], disc=fact.disc
+    )
+    return Sentence(text, fact)
 
 
 def facts(scene: Scene) -> list[Fact]:
@@ -205,7 +208,5 @@ def parse_all(texts: list[str]) -> list[Fact | None]:
 def swap(scene: Scene, first: int, second: int) -> Scene:
     """The scene with the contents of two cells exchanged."""
     exchange = {first: second, second: first}
-    moved = tuple(
-        Sticker(s.kind, exchange.get(s.cell, s.cell), s.disc) for s in scene.stickers
-    )
+    moved = tuple(Sticker(s.kind, exchange.get(s.cell, s.cell), s.disc) for s in scene.stickers)
     return replace(scene, stickers=moved)

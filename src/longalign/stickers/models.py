@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPConfig, CLIPModel, CLIPTextModel, T5Config, T5EncoderModel, T5ForConditionalGeneration
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextModel,
+    T5Config,
+    T5EncoderModel,
+    T5ForConditionalGeneration,
+)
 
 from longalign.adapter import TextAdapter
 from longalign.stickers.tokenizers import CLIP_WINDOW, make_clip_tokenizer, make_t5_tokenizer

@@ -46,7 +46,9 @@ class Reading:
         """Is the fact true of the picture?"""
         if fact.background is not None:
             by_background = np.median(self.distance.min(axis=(2, 3)), axis=0)  # (backgrounds,)
-            return _decide(by_background, np.arange(len(BACKGROUND_NAMES)) == BACKGROUND_NAMES.index(fact.background))
+            return _decide(
+                by_background, np.arange(len(BACKGROUND_NAMES)) == BACKGROUND_NAMES.index(fact.background)
+            )
         cell = self.distance[fact.cell].min(axis=0)  # (kinds + 1, discs + 1)
         agrees = np.ones(cell.shape, bool)
         if fact.kind is not None:
@@ -73,7 +75,9 @@ def _shrunk(cells: np.ndarray) -> np.ndarray:
     """uint8 or float cells (…, 32, 32, 3) → float32 (…, 16·16·3) in [0, 1], by 2 × 2 means."""
     lead, px = cells.shape[:-3], cells.shape[-2]
     step = px // COMPARED_PX
-    small = cells.reshape(*lead, COMPARED_PX, step, COMPARED_PX, step, 3).mean(axis=(-4, -2), dtype=np.float32)
+    small = cells.reshape(*lead, COMPARED_PX, step, COMPARED_PX, step, 3).mean(
+        axis=(-4, -2), dtype=np.float32
+    )
     return small.reshape(*lead, -1) / 255
 
 

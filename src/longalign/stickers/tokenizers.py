@@ -6,6 +6,7 @@ ASCII characters.
 
 from __future__ import annotations
 
+import re
 import string
 
 from longalign.stickers import captions
@@ -19,14 +20,17 @@ def words() -> list[str]:
     """All words of all captions, lower case, in a fixed order."""
     phrasings = (*captions.PLAIN, *captions.ON_DISC, *captions.REFERRING, *captions.BACKGROUND)
     text = " ".join((*phrasings, *KIND_NAMES, *DISC_NAMES, *BACKGROUND_NAMES, *POSITIONS)).lower()
-    for field in ("{kind}", "{disc}", "{place}", "{background}"):
-        text = text.replace(field, " ")
-    return sorted(set(text.replace(".", " ").split()))
+    text = re.sub(r"\{\w+\}|\.", " ", text)  # fields and full stops
+    return sorted({"a", "an", *text.split()})
 
 
 def _byte_symbols() -> list[str]:
     """GPT-2's printable stand-ins for the 256 bytes, in byte order of its published table."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [b for b in range(256) if b not in printable]
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
 
@@ -90,4 +94,3 @@ def make_t5_tokenizer(sentinels: int = 20, model_max_length: int = 512):
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     vocab = special + list(dict(scores).items())
     return T5Tokenizer(vocab=vocab, extra_ids=sentinels, model_max_length=model_max_length)
-

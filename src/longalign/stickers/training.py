@@ -1,10 +1,10 @@
-"""Training of the tiny models: one loop, and one small class for each model.
+"""Training of the tiny models: one loop, and one small class for each part.
 
-    longalign stickers train vae|clip|unet|t5|adapter --minutes 15
+    longalign stickers train all --out runs/stickers
 
-Every part draws scenes from the `train` split, whose captions fit 77 tokens (1–5 stickers), but for the VAE, which
-reads no captions and sees 0–9. Progress goes to `<out>/<part>.jsonl`, the state to `<out>/<part>.pt` every two
-minutes; calling again resumes.
+Every part draws scenes from the `train` split whose captions fit 77 tokens (1–5 stickers), but for the VAE, which
+reads no captions and sees 2–9. The learning curve goes to `<out>/<part>.jsonl`, the state to `<out>/<part>.pt`
+every two minutes; calling again resumes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from longalign.stickers import models
+from longalign.stickers import models, patch_code
 from longalign.stickers.captions import Sentence, caption, lie, sentence, text_of
-from longalign.stickers.tokenizers import make_clip_tokenizer, make_t5_tokenizer
+from longalign.stickers.tokenizers import CLIP_WINDOW, make_clip_tokenizer, make_t5_tokenizer
 from longalign.stickers.world import CELL_PX, Scene, render_array, scene
 
 CHECKPOINT_EVERY_S = 120.0
@@ -48,6 +48,19 @@ class Part(Protocol):
         ...
 
 
+def fits(said: list[Sentence]) -> bool:
+    """Do the sentences fit CLIP's window? Words and full stops are one token each."""
+    return sum(s.text.count(" ") + 2 for s in said) + 2 <= CLIP_WINDOW
+
+
+def short_caption(scene: Scene, rng: np.random.Generator, most: int | None = None) -> list[Sentence]:
+    """A caption that fits CLIP's window; the few of five stickers that do not are drawn again."""
+    while True:
+        said = caption(scene, rng, most=most)
+        if fits(said):
+            return said
+
+
 def pixels(scenes: list[Scene]) -> Tensor:
     """(B, 3, 96, 96) in [−1, 1]."""
     stacked = torch.from_numpy(np.stack([render_array(s) for s in scenes]))
@@ -60,44 +73,41 @@ def autocast(device: torch.device, enabled: bool = True) -> Any:
 
 
 class VAE:
-    """L1 and L2 reconstruction with a little KL, which keeps the latents smooth.
+    """The encoder learns the patch code (Gaussian likelihood), the decoder its inverse (L1 and L2).
 
-    Most steps see 2 × 2 cells of a scene, the last ones whole scenes: early on it is the number of steps
-    that counts, and a network of convolutions does not mind.
+    The first half of the steps sees single cells, then 2 × 2 of them, at last whole scenes: early on it is the
+    number of steps that counts, and a network of convolutions does not mind.
     """
 
     batch_size = 8
     learning_rate = 1.2e-3
     l2_weight = 2.0
-    kl_weight = 1e-3
+    encoder_weight = 0.05
+    jitter = 0.05  # deviation of the noise on the decoder's input: denoisers are not exact
+    crops = ((0.5, 1), (0.85, 2), (1.0, 3))  # until this share of the steps, so many cells a side
 
     def __init__(self, device: torch.device, out: Path, steps: int) -> None:
-        self.device = device
-        self.crop_until = 0.88 * steps * self.batch_size
+        self.device, self.samples = device, steps * self.batch_size
         self.module = models.make_vae().to(device)
-        # Untrained posteriors have a deviation of one and drown what little the means say; begin at e^-2.
-        nn.init.constant_(self.module.quant_conv.bias[models.LATENT_CHANNELS :], -4.0)
 
     def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        x = pixels([scene(i, objects=(0, 9)) for i in range(first, first + self.batch_size)])
-        if first < self.crop_until:
-            top, left = CELL_PX * rng.integers(0, 2, size=2)
-            x = x[:, :, top : top + 2 * CELL_PX, left : left + 2 * CELL_PX].contiguous()
-        x = x.to(self.device)
+        side = next(cells for until, cells in self.crops if first < until * self.samples)
+        x = pixels([scene(i, objects=(2, 9)) for i in range(first, first + self.batch_size)])
+        top, left = CELL_PX * rng.integers(0, 4 - side, size=2)
+        x = x[:, :, top : top + side * CELL_PX, left : left + side * CELL_PX].contiguous().to(self.device)
+        code = patch_code.encode(x)
         with autocast(self.device):
             posterior = self.module.encode(x).latent_dist
-            decoded = self.module.decode(posterior.sample()).sample
+            decoded = self.module.decode(code + self.jitter * torch.randn_like(code)).sample
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        nll = ((code - mean).square() * (-logvar).exp() + logvar).mean() / 2
         error = decoded.float() - x
         l1, l2 = error.abs().mean(), error.square().mean()
-        kl = posterior.kl().float().mean() / posterior.mean[0].numel()
-        return l1 + self.l2_weight * l2 + self.kl_weight * kl, {"l1": l1.item(), "kl": kl.item()}
+        logged = {"l1": l1.item(), "code_error": (code - mean).square().mean().sqrt().item()}
+        return l1 + self.l2_weight * l2 + self.encoder_weight * nll, logged
 
-    @torch.no_grad()
     def save(self, module: nn.Module, out: Path) -> None:
-        # One factor for all channels: whitening them apart gives flat areas no weight (DESIGN's pilot b).
-        x = pixels([scene(i, objects=(1, 5)) for i in range(512)]).to(self.device)
-        means = torch.cat([module.encode(b).latent_dist.mean for b in x.split(64)])
-        module.register_to_config(scaling_factor=round(1 / float(means.std()), 4))
+        module.register_to_config(scaling_factor=1.0)  # the patch code has deviation one already
         module.save_pretrained(out / "vae")
 
 
@@ -122,10 +132,12 @@ class CLIP:
         true, false = [], []
         for s in scenes:
             most = int(rng.integers(2, 4)) if rng.random() < self.partial else None
-            said = caption(s, rng, most=most)
+            said = short_caption(s, rng, most=most)
             liar = int(rng.integers(len(said)))
-            lied: list[Sentence] = list(said)
+            lied = list(said)
             lied[liar] = sentence(lie(s, said[liar].fact, rng), rng)
+            while not fits(lied):
+                lied[liar] = sentence(lied[liar].fact, rng)
             true.append(text_of(said))
             false.append(text_of(lied))
         return true, false
@@ -169,49 +181,35 @@ class CLIP:
 
 
 class UNet:
-    """v-prediction on VAE latents under the frozen CLIP text states of captions that fit 77 tokens."""
+    """v-prediction on the patch code under the frozen CLIP text states of captions that fit 77 tokens."""
 
     batch_size = 128
     learning_rate = 8e-4
     caption_dropout = 0.1
 
-    def __init__(self, device: torch.device, out: Path, steps: int, scenes: int = 60_000) -> None:
-        from diffusers import AutoencoderKL
+    def __init__(self, device: torch.device, out: Path, steps: int) -> None:
         from transformers import CLIPTextModel
 
         self.device = device
-        self.module = models.make_unet().to(device)
+        self.module: nn.Module = models.make_unet().to(device)
         self.scheduler = models.make_scheduler()
         self.tokenizer = make_clip_tokenizer()
         self.text_encoder = CLIPTextModel.from_pretrained(out / "text_encoder").to(device).eval()
-        vae = AutoencoderKL.from_pretrained(out / "vae").to(device).eval()
-        self.scenes = [scene(i) for i in range(scenes)]
-        self.latents = self._latents(vae)
-
-    @torch.no_grad()
-    def _latents(self, vae: Any) -> Tensor:
-        """Scaled posterior means of all scenes, (N, 8, 6, 6)."""
-        chunks = []
-        for start in range(0, len(self.scenes), 64):
-            x = pixels(self.scenes[start : start + 64]).to(self.device)
-            with autocast(self.device):
-                chunks.append(vae.encode(x).latent_dist.mean.float() * vae.config.scaling_factor)
-        return torch.cat(chunks)
 
     @torch.no_grad()
     def condition(self, scenes: list[Scene], rng: np.random.Generator) -> Tensor:
         """(B, 77, 128) text states, one caption in ten left empty."""
         texts = [
-            "" if rng.random() < self.caption_dropout else text_of(caption(s, rng)) for s in scenes
+            "" if rng.random() < self.caption_dropout else text_of(short_caption(s, rng)) for s in scenes
         ]
         ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with autocast(self.device):
             return self.text_encoder(ids.to(self.device)).last_hidden_state
 
     def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        chosen = rng.integers(len(self.scenes), size=self.batch_size)
-        x0 = self.latents[torch.from_numpy(chosen).to(self.device)]
-        states = self.condition([self.scenes[i] for i in chosen], rng)
+        scenes = [scene(i) for i in range(first, first + self.batch_size)]
+        x0 = patch_code.encode(pixels(scenes).to(self.device))  # (B, 8, 6, 6)
+        states = self.condition(scenes, rng)
         # Stratified timesteps: the same expectation, less noise in the gradient.
         strata = (np.arange(self.batch_size) + rng.random(self.batch_size)) / self.batch_size
         t = torch.from_numpy((strata * 1000).astype(np.int64)).to(self.device)
@@ -243,7 +241,9 @@ class T5:
     def corrupt(self, ids: list[int], rng: np.random.Generator) -> tuple[list[int], list[int]]:
         """Source with spans replaced by sentinels, target with the spans (Raffel et al., §3.1.4)."""
         spans = max(1, round(0.15 * len(ids) / 3))
-        starts = np.sort(rng.choice(np.arange(0, max(len(ids) - 3, 1), 4), min(spans, max(len(ids) // 4, 1)), False))
+        starts = np.sort(
+            rng.choice(np.arange(0, max(len(ids) - 3, 1), 4), min(spans, max(len(ids) // 4, 1)), False)
+        )
         source, target, at = [], [], 0
         for sentinel, start in zip(self.sentinels, starts, strict=False):
             source += [*ids[at:start], sentinel]
@@ -254,13 +254,15 @@ class T5:
 
     def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         scenes = [scene(i) for i in range(first, first + self.batch_size)]
-        said = [text_of(caption(s, rng)) for s in scenes]
+        said = [text_of(short_caption(s, rng)) for s in scenes]
         pairs = [self.corrupt(i, rng) for i in self.tokenizer(said, add_special_tokens=False).input_ids]
         source, mask = _pad([p[0] for p in pairs], 0)
         labels, _ = _pad([p[1] for p in pairs], -100)
         with autocast(self.device):
             loss = self.module(
-                input_ids=source.to(self.device), attention_mask=mask.to(self.device), labels=labels.to(self.device)
+                input_ids=source.to(self.device),
+                attention_mask=mask.to(self.device),
+                labels=labels.to(self.device),
             ).loss
         return loss, {}
 
@@ -274,18 +276,20 @@ class Adapter(UNet):
 
     learning_rate = 1.5e-3
 
-    def __init__(self, device: torch.device, out: Path, steps: int, scenes: int = 60_000) -> None:
+    def __init__(self, device: torch.device, out: Path, steps: int) -> None:
         from diffusers import UNet2DConditionModel
         from transformers import T5EncoderModel
 
-        super().__init__(device, out, steps, scenes)
+        super().__init__(device, out, steps)
         unet = UNet2DConditionModel.from_pretrained(out / "unet").to(device)
         self.t5 = T5EncoderModel.from_pretrained(out / "t5").to(device).eval()
         self.t5_tokenizer = make_t5_tokenizer()
         self.module = _Adapted(models.make_adapter().to(device), unet.requires_grad_(False).eval())
 
     def condition(self, scenes: list[Scene], rng: np.random.Generator) -> Tensor:
-        texts = ["" if rng.random() < self.caption_dropout else text_of(caption(s, rng)) for s in scenes]
+        texts = [
+            "" if rng.random() < self.caption_dropout else text_of(short_caption(s, rng)) for s in scenes
+        ]
         encoded = self.t5_tokenizer(
             texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
         ).to(self.device)
@@ -315,10 +319,14 @@ def _pad(rows: list[list[int]], value: int) -> tuple[Tensor, Tensor]:
 PARTS: dict[str, Callable[[torch.device, Path, int], Part]] = {
     "vae": VAE,
     "clip": CLIP,
-    "unet": UNet,
     "t5": T5,
+    "unet": UNet,
     "adapter": Adapter,
 }
+
+
+# How long the shipped weights were trained.
+STEPS: dict[str, int] = {"vae": 6000, "clip": 700, "t5": 800, "unet": 3200, "adapter": 600}
 
 
 def schedule(progress: float, warmup: float = 0.02) -> float:
@@ -337,6 +345,7 @@ def fit(
     device: str = "cpu",
     ema: float = 0.998,
     say: Callable[[dict[str, Any]], None] = lambda row: None,
+    on_step: Callable[[int], None] = lambda steps: None,
 ) -> None:
     """Train one part for a number of steps, resuming from `<out>/<name>.pt` where there is one."""
     torch.manual_seed(seed)
@@ -351,6 +360,7 @@ def fit(
         part.module.load_state_dict(saved["module"])
         optimizer.load_state_dict(saved["optimizer"])
         average, step, spent = saved["average"], saved["step"], saved["seconds"]
+        on_step(step)
     began = time.monotonic() - spent
     saved_at = time.monotonic()
     with (out / f"{name}.jsonl").open("a") as curve:
@@ -366,6 +376,7 @@ def fit(
             if torch.isfinite(norm):
                 optimizer.step()
             step += 1
+            on_step(1)
             decay = min(ema, step / (step + 10))
             torch._foreach_lerp_(average, [p.detach() for p in trainable], 1 - decay)
             if step % LOG_EVERY_STEPS == 0 or step == steps:

@@ -27,7 +27,7 @@ KINDS: dict[str, str] = {
     "apple": "red-apple",
     "banana": "banana",
     "carrot": "carrot",
-    "grapes": "grapes",
+    "grape": "grapes",
     "doughnut": "doughnut",
     "mushroom": "mushroom",
     "sunflower": "sunflower",

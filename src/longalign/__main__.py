@@ -1,0 +1,5 @@
+"""`python -m longalign`, and what `accelerate launch -m longalign` runs."""
+
+from longalign.cli import main
+
+main()

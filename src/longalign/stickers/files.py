@@ -1,0 +1,95 @@
+"""The sticker world on disk: scenes as an image folder, trained parts as one pipeline folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from longalign.errors import LongalignError
+from longalign.runs import atomic_path, atomic_write_text, json_line
+from longalign.stickers.captions import caption, text_of
+from longalign.stickers.world import CELL_PX, MAX_OBJECTS, SPLITS, render, scene
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """``"1-5"`` or ``"9"`` → (1, 5) or (9, 9)."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if not 0 <= low <= high <= MAX_OBJECTS:
+        raise LongalignError(f"objects must be a range within 0-{MAX_OBJECTS}, such as 1-5, not {text!r}")
+    return low, high
+
+
+def render_folder(
+    out: Path,
+    count: int,
+    objects: str = "1-5",
+    *,
+    split: str = "train",
+    seed: int = 0,
+    referring: bool = False,
+    scale: int = 1,
+) -> int:
+    """Writes scenes as PNG files and `metadata.jsonl` with `file_name`, `text` and the facts; returns how many."""
+    low_high = parse_range(objects)
+    if split not in SPLITS:
+        raise LongalignError(f"split {split!r} is unknown; one of {', '.join(SPLITS)}")
+    lines = []
+    for i in range(count):
+        drawn = scene(i, objects=low_high, split=split, seed=seed)
+        said = caption(drawn, i, referring=referring)
+        name = f"{i:06d}.png"
+        with atomic_path(out / name) as temporary:
+            render(drawn, CELL_PX * scale).save(temporary, format="PNG")
+        sentences = [{"text": s.text, **{k: getattr(s.fact, k) for k in s.fact.__slots__}} for s in said]
+        lines.append(json_line({"file_name": name, "text": text_of(said), "sentences": sentences}))
+    atomic_write_text(out / "metadata.jsonl", "".join(lines))
+    return count
+
+
+def pack(source: Path, out: Path, *, guidance: float | None = None) -> int:
+    """Puts trained parts together as one `StableDiffusionPipeline` folder in fp16; returns its size in bytes.
+
+    Beside the pipeline's own parts go `clip`, `t5`, `t5_tokenizer` and `adapter`, the training curves, and
+    `longalign.json` with the defaults that suit the model.
+
+    Raises:
+        LongalignError: a part has not been trained yet (it is named).
+    """
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, T5EncoderModel
+
+    from longalign.adapter import TextAdapter
+
+    parts = ("vae", "clip", "text_encoder", "tokenizer", "unet", "scheduler", "t5", "t5_tokenizer", "adapter")
+    missing = [p for p in parts if not (source / p).is_dir()]
+    if missing:
+        raise LongalignError(
+            f"{source}: not trained yet: {', '.join(missing)} (longalign stickers train all --out …)"
+        )
+    half = torch.float16
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(source / "vae").to(half),
+        text_encoder=CLIPTextModel.from_pretrained(source / "text_encoder").to(half),
+        tokenizer=CLIPTokenizer.from_pretrained(source / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(source / "unet").to(half),
+        scheduler=DDIMScheduler.from_pretrained(source / "scheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    pipe.save_pretrained(out)
+    CLIPModel.from_pretrained(source / "clip").to(half).save_pretrained(out / "clip")
+    T5EncoderModel.from_pretrained(source / "t5").to(half).save_pretrained(out / "t5")
+    TextAdapter.from_pretrained(source / "adapter").to(half).save_pretrained(out / "adapter")
+    shutil.copytree(source / "t5_tokenizer", out / "t5_tokenizer", dirs_exist_ok=True)
+    (out / "curves").mkdir(exist_ok=True)
+    for curve in sorted(source.glob("*.jsonl")):
+        shutil.copy(curve, out / "curves" / curve.name)
+    settings = {"guidance": guidance, "length": 77, "oracle": "stickers"}
+    atomic_write_text(out / "longalign.json", json.dumps(settings, indent=2) + "\n")
+    return sum(f.stat().st_size for f in out.rglob("*") if f.is_file())

@@ -1,0 +1,115 @@
+"""The command line as a user meets it: help, output, errors and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import longalign
+
+PROMPT = "A fox is in the top left. The background is navy."
+
+
+def run(*arguments: str, cwd: Path | None = None, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "longalign", *arguments]
+    environment = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, timeout=300, env=environment)
+    return subprocess.CompletedProcess(
+        command, done.returncode, done.stdout.decode(), done.stderr.decode()
+    )
+
+
+def refused(*arguments: str, stdin: bytes = b"") -> str:
+    """The message of a command that is given wrong input: one status, no traceback, nothing on stdout."""
+    done = run(*arguments, stdin=stdin)
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr, done
+    return done.stderr
+
+
+def test_import_is_free_of_torch() -> None:
+    code = "import sys, longalign, longalign.cli; print([m for m in ('torch', 'diffusers') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_lazy_names_are_there_and_others_are_not() -> None:
+    assert set(longalign.__all__) <= set(dir(longalign))
+    assert longalign.Segmenter()("One. Two.")[1].text == "Two."
+    with pytest.raises(AttributeError, match="nothing_here"):
+        _ = longalign.nothing_here
+
+
+@pytest.mark.parametrize("command", [[], ["segment"], ["generate"], ["demo"], ["stickers"], ["stickers", "train"]])
+def test_help_teaches(command: list[str]) -> None:
+    done = run(*command, "--help")
+    assert done.returncode == 0 and "Usage" in done.stdout and len(done.stdout.split()) > 30
+
+
+def test_segment_as_a_table_and_as_json() -> None:
+    shown = run("segment", "Dr. Fox is 3.5 m long. [bold]It[/bold] sits.", "--model", "stickers").stdout
+    assert "Dr. Fox is 3.5 m long." in shown and "[bold]It[/bold] sits." in shown and "tokens" in shown
+    [found] = json.loads(run("segment", PROMPT, "--json").stdout)
+    assert [s["text"] for s in found["segments"]] == PROMPT.replace(". ", ".|").split("|")
+    assert [s["tokens"] for s in found["segments"]] == [7, 4]  # words, since no model is named
+
+
+def test_generate_json_is_alone_on_stdout(tmp_path: Path) -> None:
+    done = run("generate", "-", "--steps", "1", "--json", cwd=tmp_path, stdin=PROMPT.encode())
+    made = json.loads(done.stdout)
+    assert done.returncode == 0 and done.stderr == ""
+    assert Path(tmp_path, made["report"]).is_file()
+    assert Path(tmp_path, made["folder"]).parent.name == "runs"
+    assert [s["text"] for s in made["prompts"][0]["sentences"]] == PROMPT.replace(". ", ".|").split("|")
+
+
+def test_what_is_cut_is_said_in_one_line(tmp_path: Path) -> None:
+    long = "A fox is in the top left. " * 12
+    done = run("generate", long, "--strategy", "plain", "--steps", "1", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0
+    assert done.stderr.startswith("longalign: 1 of 1 prompts did not fit") and ".py" not in done.stderr
+
+
+def test_stickers_render_writes_an_image_folder(tmp_path: Path) -> None:
+    out = tmp_path / "images"
+    done = run("stickers", "render", "--out", str(out), "--count", "3", "--objects", "7-9", "--referring")
+    rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+    assert done.returncode == 0 and len(rows) == 3
+    assert all((out / row["file_name"]).is_file() for row in rows)
+    assert rows[0]["text"] == " ".join(s["text"] for s in rows[0]["sentences"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["generate", ""], "prompt 0 is empty"),
+        (["generate", "@/nowhere.txt"], "no such file"),
+        (["generate", "-"], "standard input: is empty"),
+        (["generate", "a fox", "--model", "/nowhere"], "no such model folder"),
+        (["generate", "a fox", "--length", "-5"], "length must be a whole number above 0"),
+        (["generate", "a fox", "--strategy", "clip-dog"], "clip-cat"),
+        (["generate", "a fox", "--scheduler", "magic"], "unipc"),
+        (["generate", "a fox", "--steps", "0"], "steps"),
+        (["segment", "a fox", "--mode", "haiku"], "sentence"),
+        (["segment", "a fox", "--window", "0"], "window"),
+        (["segment", "a fox", "--model", "stickers", "--window", "2"], "window"),
+        (["stickers", "render", "--out", "x", "--objects", "5-1"], "range within 0-9"),
+        (["stickers", "train", "gan", "--out", "x"], "one of all, vae"),
+    ],
+)
+def test_wrong_input_is_said_in_words(arguments: list[str], says: str) -> None:
+    assert says in refused(*arguments)
+
+
+def test_a_binary_prompt_file(tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00")
+    assert "not UTF-8" in refused("generate", f"@{tmp_path}/picture.png")
+
+
+def test_pack_names_what_is_not_trained_yet(tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    message = refused("stickers", "pack", str(tmp_path), str(tmp_path / "out"))
+    assert "unet" in message and "vae," not in message
