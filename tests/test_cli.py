@@ -19,9 +19,7 @@ def run(*arguments: str, cwd: Path | None = None, stdin: bytes = b"") -> subproc
     command = [sys.executable, "-m", "longalign", *arguments]
     environment = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, timeout=300, env=environment)
-    return subprocess.CompletedProcess(
-        command, done.returncode, done.stdout.decode(), done.stderr.decode()
-    )
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def refused(*arguments: str, stdin: bytes = b"") -> str:
@@ -32,7 +30,9 @@ def refused(*arguments: str, stdin: bytes = b"") -> str:
 
 
 def test_import_is_free_of_torch() -> None:
-    code = "import sys, longalign, longalign.cli; print([m for m in ('torch', 'diffusers') if m in sys.modules])"
+    code = (
+        "import sys, longalign, longalign.cli; print([m for m in ('torch', 'diffusers') if m in sys.modules])"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
@@ -43,7 +43,9 @@ def test_lazy_names_are_there_and_others_are_not() -> None:
         _ = longalign.nothing_here
 
 
-@pytest.mark.parametrize("command", [[], ["segment"], ["generate"], ["demo"], ["stickers"], ["stickers", "train"]])
+@pytest.mark.parametrize(
+    "command", [[], ["segment"], ["generate"], ["demo"], ["stickers"], ["stickers", "train"]]
+)
 def test_help_teaches(command: list[str]) -> None:
     done = run(*command, "--help")
     assert done.returncode == 0 and "Usage" in done.stdout and len(done.stdout.split()) > 30

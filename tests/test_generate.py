@@ -104,13 +104,13 @@ def test_accuracy_table_by_hand() -> None:
 
     Before: 1 of 2 true. Beyond: 1 of 2. Chance judges each scene's sentences on the other's picture: 0 of 4.
     """
-    drawn = [Scene("navy", (Sticker("fox", 0), Sticker("star", 1))), Scene("pink", (Sticker("pig", 2), Sticker("car", 3)))]
+    drawn = Scene("navy", (Sticker("fox", 0), Sticker("star", 1)))
     texts = [
         ["A fox is in the top left.", "A star is in the top centre."],
         ["A pig is in the top right.", "A car is in the middle left."],
     ]
     sentences = [Sentences([Segment(t, 0, len(t)) for t in of_scene], [False, True]) for of_scene in texts]
-    images = {"model": [render(drawn[0]), render(Scene("pink", ()))]}
+    images = {"model": [render(drawn), render(Scene("pink", ()))]}
     table = accuracy_table(sentences, images, "stickers")
     values = [[c.value for c in row[1:] if isinstance(c, Estimate)] for row in table.rows]
     assert values == [[0.5, 0.0], [0.5, 0.0], [0.5, 0.0]]

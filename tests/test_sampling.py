@@ -74,7 +74,7 @@ def test_unknown_solver_and_wrong_numbers(pipe) -> None:
 def test_nan_is_said_and_not_drawn() -> None:
     pixels = torch.zeros(1, 3, 4, 4)
     pixels[0, 0, 0, 0] = torch.nan
-    with pytest.raises(LongalignError, match="NaN.*float32"):
+    with pytest.raises(LongalignError, match=r"NaN.*float32"):
         to_images(pixels)
 
 

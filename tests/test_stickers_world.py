@@ -35,7 +35,9 @@ def test_a_scene_depends_on_its_number_split_and_seed() -> None:
 
 def test_scenes_of_different_splits_are_different() -> None:
     """Of 300 crowded scenes a split, none is in another: there are about 10^15 of seven stickers or more."""
-    splits = [{scene(i, objects=(7, 9), split=s) for i in range(300)} for s in ("train", "validation", "test")]
+    splits = [
+        {scene(i, objects=(7, 9), split=s) for i in range(300)} for s in ("train", "validation", "test")
+    ]
     assert not (splits[0] & splits[1] or splits[0] & splits[2] or splits[1] & splits[2])
 
 

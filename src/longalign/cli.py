@@ -9,14 +9,26 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from longalign.errors import LongalignError
+from longalign.stickers.cli import app as stickers
+from longalign.terminal import (
+    Device,
+    Dtype,
+    Json,
+    Language,
+    Model,
+    Out,
+    Overwrite,
+    Prompts,
+    SegmentsOption,
+    plain_text,
+    print_table,
+    progress,
+)
 
 app = typer.Typer(
     name="longalign",
@@ -26,31 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Prompts = Annotated[
-    list[str], typer.Argument(help="Prompts: text, @file (one a line, or JSONL), or - for standard input.")
-]
-Model = Annotated[str, typer.Option(help="'stickers' (embedded), a diffusers folder, or a hub name.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder to write; else runs/<command>-<date>-NNN.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on standard output.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")]
-Language = Annotated[str, typer.Option(help="Language of the prompts, for cutting sentences (ISO 639-1).")]
-SegmentsOption = Annotated[str, typer.Option(help="How to cut prompts: sentence, packed or released.")]
-
-
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error (none where that is no terminal); yields the function that advances it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 @app.command()
@@ -103,7 +90,7 @@ def segment(
         table = Table("", "segment", unit, "characters", title=f"prompt {i + 1}" if len(rows) > 1 else None)
         for k, row in enumerate(of_prompt, 1):
             table.add_row(
-                str(k), _plain_text(row["text"]), str(row["tokens"]), f"{row['start']}–{row['end']}"
+                str(k), plain_text(str(row["text"])), str(row["tokens"]), f"{row['start']}–{row['end']}"
             )
         Console().print(table)
 
@@ -209,127 +196,19 @@ def demo(
 
     Needs nothing but the package: the models of the sticker world are inside.
     """
-    from longalign.demo import COLUMNS, demo_steps
     from longalign.demo import demo as run
+    from longalign.demo import demo_steps
 
     with progress("drawing", demo_steps(scenes, steps)) as advance:
         made = run(scenes=scenes, steps=steps, seed=seed, out=out, overwrite=overwrite, on_step=advance)
     if as_json:
         print(json.dumps(made.to_json(), ensure_ascii=False))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        "sentences", *COLUMNS, "chance", title=f"sentences that are true of the picture ({scenes} scenes)"
-    )
-    for row in made.accuracy.rows:
-        table.add_row(*[c if isinstance(c, str) else f"{c} ({c.interval})" for c in row])
-    Console().print(table)
+    print_table(made.accuracy)
     print(f"report: {made.folder / 'report.html'}")
 
 
-stickers = typer.Typer(
-    no_args_is_help=True, help="The embedded sticker world: its pictures, models and oracle."
-)
 app.add_typer(stickers, name="stickers")
-
-
-@stickers.command("render")
-def stickers_render(
-    out: Annotated[Path, typer.Option(help="Folder for PNG files and metadata.jsonl (image folder layout).")],
-    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 16,
-    objects: Annotated[str, typer.Option(help="Least and greatest number of stickers.")] = "1-5",
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the series of scenes.")] = 0,
-    referring: Annotated[bool, typer.Option(help="Captions that refer across sentences.")] = False,
-    scale: Annotated[int, typer.Option(min=1, max=8, help="Pixels are 96 times this.")] = 1,
-) -> None:
-    """Write scenes with captions as an image folder that datasets and trainers read."""
-    from longalign.stickers.files import render_folder
-
-    count = render_folder(out, count, objects, split=split, seed=seed, referring=referring, scale=scale)
-    print(f"{count} scenes in {out}")
-
-
-@stickers.command("train")
-def stickers_train(
-    part: Annotated[str, typer.Argument(help="vae, clip, unet, t5 or adapter; or all, in this order.")],
-    out: Annotated[Path, typer.Option(help="Folder for weights, curves and checkpoints; resumes from it.")],
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps; else the shipped weights' number.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: Device = "auto",
-) -> None:
-    """Train the tiny models from nothing, as the shipped ones were (hours on two cores)."""
-    from longalign.pipelines import pick_device
-    from longalign.stickers.training import PARTS, STEPS, fit
-
-    if part not in (*PARTS, "all"):
-        raise LongalignError(f"no part {part!r}; one of all, {', '.join(PARTS)}")
-    for name in PARTS if part == "all" else [part]:
-        total = steps or STEPS[name]
-        with progress(name, total) as advance:
-            fit(name, out, steps=total, seed=seed, device=pick_device(device), on_step=advance)
-    print(f"weights in {out}")
-
-
-@stickers.command("pack")
-def stickers_pack(
-    source: Annotated[Path, typer.Argument(help="Folder that `stickers train` wrote.")],
-    out: Annotated[Path, typer.Argument(help="Folder to make: a diffusers pipeline in fp16.")],
-) -> None:
-    """Put trained parts together as one Stable Diffusion folder in fp16."""
-    from longalign.stickers.files import pack
-
-    size_bytes = pack(source, out)
-    print(f"{out}: {size_bytes / 1e6:.1f} MB")
-
-
-@stickers.command("check")
-def stickers_check(
-    sentences: Annotated[int, typer.Option(min=100, help="True ones, and as many lies.")] = 10_000,
-    scenes: Annotated[
-        int, typer.Option(min=0, help="Held-out scenes to draw with the model; 0: none.")
-    ] = 200,
-    model: Model = "stickers",
-    as_json: Json = False,
-) -> None:
-    """Measure the oracle on clean and on spoilt pictures, and the base model on held-out scenes."""
-    from longalign.stickers.check import check_model, check_oracle
-
-    with progress("oracle", 6) as advance:
-        tables = [check_oracle(sentences, model=model, on_step=advance)]
-    if scenes:
-        with progress("drawing", scenes * 25 * 3) as advance:
-            tables += [check_model(scenes, model=model, on_step=advance)]
-    if as_json:
-        print(
-            json.dumps([{"caption": t.caption, "columns": t.columns, "rows": _plain_rows(t)} for t in tables])
-        )
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    for table in tables:
-        shown = Table(*table.columns, title=table.caption, caption=table.note or None)
-        for row in table.rows:
-            shown.add_row(*[c if isinstance(c, str) else f"{c} ({c.interval})" for c in row])
-        Console().print(shown)
-
-
-def _plain_rows(table: Any) -> list[list[Any]]:
-    return [
-        [c if isinstance(c, str) else {"value": c.value, "low": c.low, "high": c.high, "n": c.n} for c in row]
-        for row in table.rows
-    ]
-
-
-def _plain_text(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)  # not as rich's markup: a prompt may hold [brackets]
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

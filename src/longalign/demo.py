@@ -112,7 +112,7 @@ def accuracy_table(
         ]
         for name, column in pictures.items()
     }
-    rows = []
+    rows: list[list[str | Estimate]] = []
     for label, chosen in (
         ("before token 77", [~b for b in beyond]),
         ("beyond token 77", beyond),

@@ -11,14 +11,15 @@ SHOWN = ("longalign", "torch", "diffusers", "transformers")
 
 def versions() -> dict[str, str]:
     """Names and versions for a report's head: the date, the software, the machine."""
-    found = {}
-    for package in SHOWN:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
     return {
         "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "versions": ", ".join(f"{k} {v}" for k, v in found.items()),
+        "versions": ", ".join(f"{package} {_version(package)}" for package in SHOWN),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"

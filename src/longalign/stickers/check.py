@@ -1,4 +1,4 @@
-"""How far the sticker world can be trusted: the oracle on clean and spoilt pictures, the base model on its own scenes."""
+"""How far the sticker world can be trusted: the oracle on clean and spoilt pictures, the base model on its scenes."""
 
 from __future__ import annotations
 

@@ -40,7 +40,9 @@ def principal_components() -> tuple[Tensor, Tensor]:
     centred = patches - mean
     variance, vectors = np.linalg.eigh((centred * weights[:, None]).T @ centred)
     basis = vectors[:, ::-1][:, :CHANNELS]
-    basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(CHANNELS)])  # eigenvectors' signs are free
+    basis = basis * np.sign(
+        basis[np.abs(basis).argmax(axis=0), np.arange(CHANNELS)]
+    )  # eigenvectors' signs are free
     scale = np.sqrt(variance[::-1][:CHANNELS].mean())
     return torch.from_numpy(mean).float(), torch.from_numpy(basis / scale).float()
 

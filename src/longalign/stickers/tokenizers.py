@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+from typing import Any
 
 from longalign.stickers import captions
 from longalign.stickers.world import BACKGROUND_NAMES, DISC_NAMES, KIND_NAMES, POSITIONS
@@ -65,7 +66,7 @@ def _apply(pieces: list[str], pair: tuple[str, str]) -> list[str]:
     return out
 
 
-def make_clip_tokenizer(pad_token: str = EOT):
+def make_clip_tokenizer(pad_token: str = EOT) -> Any:
     """A `CLIPTokenizer` over `clip_vocabulary`; pads with the end token, as SD1.5's does."""
     from transformers import CLIPTokenizer
 
@@ -81,7 +82,7 @@ def make_clip_tokenizer(pad_token: str = EOT):
     )
 
 
-def make_t5_tokenizer(sentinels: int = 20, model_max_length: int = 512):
+def make_t5_tokenizer(sentinels: int = 20, model_max_length: int = 512) -> Any:
     """A `T5Tokenizer` (unigram) over the words of the world and the printable ASCII characters."""
     from transformers import T5Tokenizer
 

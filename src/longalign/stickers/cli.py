@@ -1,0 +1,99 @@
+"""`longalign stickers …`: the embedded world from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from longalign.errors import LongalignError
+from longalign.terminal import Device, Json, Model, print_table, progress
+
+app = typer.Typer(no_args_is_help=True, help="The embedded sticker world: its pictures, models and oracle.")
+
+
+@app.command("render")
+def render(
+    out: Annotated[Path, typer.Option(help="Folder for PNG files and metadata.jsonl (image folder layout).")],
+    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 16,
+    objects: Annotated[str, typer.Option(help="Least and greatest number of stickers.")] = "1-5",
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the series of scenes.")] = 0,
+    referring: Annotated[bool, typer.Option(help="Captions that refer across sentences.")] = False,
+    scale: Annotated[int, typer.Option(min=1, max=8, help="Pixels are 96 times this.")] = 1,
+) -> None:
+    """Write scenes with captions as an image folder that datasets and trainers read."""
+    from longalign.stickers.files import render_folder
+
+    count = render_folder(out, count, objects, split=split, seed=seed, referring=referring, scale=scale)
+    print(f"{count} scenes in {out}")
+
+
+@app.command("train")
+def train(
+    part: Annotated[str, typer.Argument(help="vae, clip, unet, t5 or adapter; or all, in this order.")],
+    out: Annotated[Path, typer.Option(help="Folder for weights, curves and checkpoints; resumes from it.")],
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps; else the shipped weights' number.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Device = "auto",
+) -> None:
+    """Train the tiny models from nothing, as the shipped ones were (hours on two cores)."""
+    from longalign.pipelines import pick_device
+    from longalign.stickers.training import PARTS, STEPS, fit
+
+    if part not in (*PARTS, "all"):
+        raise LongalignError(f"no part {part!r}; one of all, {', '.join(PARTS)}")
+    for name in PARTS if part == "all" else [part]:
+        total = steps or STEPS[name]
+        with progress(name, total) as advance:
+            fit(name, out, steps=total, seed=seed, device=pick_device(device), on_step=advance)
+    print(f"weights in {out}")
+
+
+@app.command("pack")
+def pack(
+    source: Annotated[Path, typer.Argument(help="Folder that `stickers train` wrote.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make: a diffusers pipeline in fp16.")],
+) -> None:
+    """Put trained parts together as one Stable Diffusion folder in fp16."""
+    from longalign.stickers.files import pack
+
+    size_bytes = pack(source, out)
+    print(f"{out}: {size_bytes / 1e6:.1f} MB")
+
+
+@app.command("check")
+def check(
+    sentences: Annotated[int, typer.Option(min=100, help="True ones, and as many lies.")] = 10_000,
+    scenes: Annotated[
+        int, typer.Option(min=0, help="Held-out scenes to draw with the model; 0: none.")
+    ] = 200,
+    model: Model = "stickers",
+    as_json: Json = False,
+) -> None:
+    """Measure the oracle on clean and on spoilt pictures, and the base model on held-out scenes."""
+    from longalign.stickers.check import check_model, check_oracle
+
+    with progress("oracle", 6) as advance:
+        tables = [check_oracle(sentences, model=model, on_step=advance)]
+    if scenes:
+        with progress("drawing", scenes * 25 * 3) as advance:
+            tables += [check_model(scenes, model=model, on_step=advance)]
+    if as_json:
+        print(
+            json.dumps([{"caption": t.caption, "columns": t.columns, "rows": _plain_rows(t)} for t in tables])
+        )
+        return
+    for table in tables:
+        print_table(table)
+
+
+def _plain_rows(table: Any) -> list[list[Any]]:
+    return [
+        [c if isinstance(c, str) else {"value": c.value, "low": c.low, "high": c.high, "n": c.n} for c in row]
+        for row in table.rows
+    ]

@@ -1,0 +1,56 @@
+"""What the commands share: options, a progress bar, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from longalign.report import Table
+
+Prompts = Annotated[
+    list[str], typer.Argument(help="Prompts: text, @file (one a line, or JSONL), or - for standard input.")
+]
+Model = Annotated[str, typer.Option(help="'stickers' (embedded), a diffusers folder, or a hub name.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder to write; else runs/<command>-<date>-NNN.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on standard output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")]
+Language = Annotated[str, typer.Option(help="Language of the prompts, for cutting sentences (ISO 639-1).")]
+SegmentsOption = Annotated[str, typer.Option(help="How to cut prompts: sentence, packed or released.")]
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error (none where that is no terminal); yields the function that advances it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def plain_text(text: str) -> Any:
+    """Text for rich as it stands: not as its markup, since a prompt may hold [brackets]."""
+    from rich.text import Text
+
+    return Text(text)
+
+
+def print_table(table: Table) -> None:
+    """A report's table on the terminal; estimates with their intervals."""
+    from rich.console import Console
+    from rich.table import Table as Shown
+
+    shown = Shown(*table.columns, title=table.caption, caption=table.note or None)
+    for row in table.rows:
+        shown.add_row(*[c if isinstance(c, str) else f"{c} ({c.interval})" for c in row])
+    Console().print(shown)
