@@ -13,6 +13,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from longalign.encoding import TextParts
+from longalign.encoding.parts import Family
 from longalign.segments import Segmenter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -93,7 +94,7 @@ def big_g(layers: int) -> CLIPTextModelWithProjection:
     return CLIPTextModelWithProjection(config).eval()
 
 
-def make_parts(family: str, quick: bool) -> TextParts:
+def make_parts(family: Family, quick: bool) -> TextParts:
     tokenizer = real_clip_tokenizer()
     torch.manual_seed(0)
     encoders = [clip_l(2 if quick else 12)] + ([big_g(2 if quick else 32)] if family == "sdxl" else [])

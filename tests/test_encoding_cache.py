@@ -18,7 +18,7 @@ PROMPTS = ["A red cat sits. A dog runs near the house.", "A dog runs near the ho
 
 def live_tensors() -> dict[int, torch.Tensor]:
     gc.collect()
-    return {id(o): o for o in gc.get_objects() if isinstance(o, torch.Tensor)}
+    return {id(o): o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)}
 
 
 @pytest.mark.parametrize("make", [tiny_sd15, tiny_sdxl, tiny_sd3])

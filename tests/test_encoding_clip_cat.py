@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 
 from longalign.encoding import ConcatRule, TextParts, encode, encode_groups
 from longalign.encoding.towers import Tower
@@ -236,3 +237,14 @@ def test_textual_inversion_of_several_vectors(pipe: Any) -> None:
     assert torch.equal(encode(toy, "A <toy> sits.", strategy="plain").embeds, theirs)
     states = encode(toy, "A <toy> sits.").embeds
     torch.testing.assert_close(states[0, :6], theirs[0, :6], atol=1e-6, rtol=1e-5)
+
+
+def test_weights_that_accelerate_keeps_elsewhere(pipe: Any) -> None:
+    """Offloaded weights are on the meta device between calls, where there is nothing to read."""
+    encoder = text_encoder()
+    parts = TextParts("sd15", (pipe.tokenizer,), (encoder,))
+    cpu_offload(encoder, execution_device=torch.device("cpu"))
+    assert encoder.device.type == "meta"
+    torch.testing.assert_close(
+        encode(parts, PROMPT).embeds, encode(pipe, PROMPT).embeds, atol=1e-6, rtol=1e-5
+    )

@@ -100,4 +100,6 @@ class T5Bank:
     def embeds(self, readings: Sequence[Reading], length: int) -> torch.Tensor:
         """(B, length, D)"""
         states = torch.stack([self.states[r.t5.ids, length] for r in readings if r.t5 is not None])
-        return states if self.adapter is None else self.adapter(states.to(self.adapter.dtype))
+        if self.adapter is None:
+            return states
+        return self.adapter(states.to(self.adapter.device, self.adapter.dtype))

@@ -62,7 +62,11 @@ class Conditioning:
     family: str
 
     def pipeline_kwargs(self) -> dict[str, torch.Tensor]:
-        """For the family's diffusers pipelines: ``pipe(**conditioning.pipeline_kwargs())``."""
+        """For the family's diffusers pipelines: ``pipe(**conditioning.pipeline_kwargs())``.
+
+        Several pictures of a prompt: ``conditioning[[0] * 4].pipeline_kwargs()``. (``num_images_per_prompt``
+        does it for SD and SDXL, but SD3's pipeline repeats only what it has encoded itself.)
+        """
         kwargs = {"prompt_embeds": self.embeds, "negative_prompt_embeds": self.negative_embeds}
         if self.pooled is not None and self.negative_pooled is not None:
             kwargs["pooled_prompt_embeds"] = self.pooled

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from torch import nn
 from transformers import AutoTokenizer, T5EncoderModel
 
 from longalign.adapter import TextAdapter
@@ -148,12 +149,10 @@ class T5Branch:
         return cls(tokenizer, encoder.to(device), adapter.to(device))
 
 
-def run_device(module: Any, fallback: torch.device | None) -> torch.device:
+def run_device(module: nn.Module, fallback: torch.device | None) -> torch.device:
     """Where a module's inputs have to be: its own device, unless accelerate brings the weights to run it."""
-    hook = getattr(module, "_hf_hook", None)
-    if hook is None and module.device.type != "meta":
-        return module.device
-    hooked = getattr(hook, "execution_device", None)
-    if hooked is not None:
-        return torch.device(hooked)
-    return module.device if fallback is None else fallback
+    hooks = [m._hf_hook for m in module.modules() if hasattr(m, "_hf_hook")]
+    devices = [hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None]
+    if devices:
+        return torch.device(devices[0])
+    return fallback if module.device.type == "meta" and fallback is not None else module.device

@@ -205,7 +205,7 @@ class UNet:
         with autocast(self.device):
             predicted = self.module(noised, t, states, return_dict=False)[0]
         per_sample = (predicted.float() - target).square().mean(dim=(1, 2, 3))
-        return per_sample.mean(), {"high_noise": float(per_sample[t > 700].mean())}
+        return per_sample.mean(), {"high_noise": per_sample.detach()[t > 700].mean().item()}
 
     def save(self, module: Any, out: Path) -> None:
         module.save_pretrained(out / "unet")

@@ -36,7 +36,7 @@ PARTS: dict[str, Callable[[torch.device, Path, int], Part]] = {
 
 
 # How long the shipped weights were trained.
-STEPS: dict[str, int] = {"vae": 6000, "clip": 700, "t5": 800, "unet": 3200, "adapter": 600}
+STEPS: dict[str, int] = {"vae": 6000, "clip": 700, "t5": 800, "unet": 2600, "adapter": 600}
 
 
 def schedule(progress: float, warmup: float = 0.02) -> float:
