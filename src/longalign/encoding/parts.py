@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
 from transformers import AutoTokenizer, T5EncoderModel
 
 from longalign.adapter import TextAdapter
@@ -149,7 +148,7 @@ class T5Branch:
         return cls(tokenizer, encoder.to(device), adapter.to(device))
 
 
-def run_device(module: nn.Module, fallback: torch.device | None) -> torch.device:
+def run_device(module: Any, fallback: torch.device | None) -> torch.device:
     """Where a module's inputs have to be: its own device, unless accelerate brings the weights to run it."""
     hooks = [m._hf_hook for m in module.modules() if hasattr(m, "_hf_hook")]
     devices = [hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None]

@@ -7,17 +7,18 @@
 | `oracle.py` | reads pixels: is a fact true, false, or unclear? |
 | `tokenizers.py` | real CLIP and T5 tokenizers over the words of this world |
 | `models.py` | the tiny models, by their configurations |
-| `training.py` | how the weights were made |
+| `patch_code.py` | the latent code of the VAE |
+| `parts.py`, `training.py` | how the weights were made: what each part learns from, and the loop |
+| `files.py`, `cli.py` | scenes and models on disk; `longalign stickers …` |
 | `check.py` | how far the oracle and the models can be trusted |
 | `weights/` | the trained models, in fp16, with their curves |
 """
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 
 def folder() -> Path:
     """The embedded model: a diffusers `StableDiffusionPipeline` folder."""
-    return Path(str(files("longalign.stickers") / "weights" / "sd15"))
+    return Path(__file__).parent / "weights" / "sd15"

@@ -115,6 +115,7 @@ def make_scheduler(**changes: Any) -> DDIMScheduler:
         "timestep_spacing": "trailing",
         "clip_sample": False,
         "set_alpha_to_one": True,
+        "steps_offset": 1,  # without effect on trailing timesteps; pipelines warn of any other value
     }
     return DDIMScheduler(**{**settings, **changes})
 

@@ -58,7 +58,7 @@ def fit(
     on_step: Callable[[int], None] = lambda steps: None,
 ) -> None:
     """Train one part for a number of steps, resuming from `<out>/<name>.pt` where there is one."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # for the initial weights
     out.mkdir(parents=True, exist_ok=True)
     part = PARTS[name](torch.device(device), out, steps)
     trainable = [p for p in part.module.parameters() if p.requires_grad]
@@ -76,6 +76,7 @@ def fit(
     with (out / f"{name}.jsonl").open("a") as curve:
         while step < steps:
             rng = np.random.default_rng([seed, step])
+            torch.manual_seed(seed * steps + step)  # so that a resumed run is the undisturbed one
             for group in optimizer.param_groups:
                 group["lr"] = part.learning_rate * schedule(step / steps)
             with sdpa_kernel(SDPBackend.MATH):  # on CPUs the fused kernel's backward is the slower one here
