@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longalign.encoding.batching import batches, hosts
@@ -12,6 +12,7 @@ from longalign.encoding.batching import batches, hosts
 ids = st.lists(st.integers(0, 3), max_size=6).map(tuple)
 
 
+@settings(deadline=None)
 @given(st.sets(ids, min_size=1), st.sets(ids))
 def test_every_text_is_read_from_one_that_begins_with_it(texts: set, alone: set) -> None:
     host = hosts(texts, alone)
@@ -24,6 +25,7 @@ def test_every_text_is_read_from_one_that_begins_with_it(texts: set, alone: set)
             assert longer == text
 
 
+@settings(deadline=None)
 @given(st.sets(ids, min_size=1))
 def test_no_text_is_run_that_another_begins_with(texts: set) -> None:
     run = set(hosts(texts).values())
@@ -34,6 +36,7 @@ def cost(lengths: list[int], found: list[slice], call_cost: int) -> int:
     return sum((part.stop - part.start) * lengths[part.stop - 1] + call_cost for part in found)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 77), max_size=40), st.integers(0, 100), st.integers(1, 50))
 def test_batches_cover_all_texts_once_and_keep_to_the_size(
     lengths: list[int], call_cost: int, batch_size: int
@@ -44,6 +47,7 @@ def test_batches_cover_all_texts_once_and_keep_to_the_size(
     assert all(0 < part.stop - part.start <= batch_size for part in found)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(0, 20))
 def test_batches_cost_least(lengths: list[int], call_cost: int) -> None:
     """Against every one of the 2ⁿ⁻¹ ways to cut n texts."""

@@ -67,29 +67,30 @@ def test_layout_token_by_token(pipe: Any) -> None:
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_every_rule_of_appendix_a(pipe: Any, variant: str) -> None:
-    """All 4 · 3 · 3 of sot, eot and pad, put together piece by piece."""
+    """All 4 · 3 · 3 of sot, eot and pad, put together piece by piece. What is a segment's own, its pads
+    excepted, is counted to it; pads and pad* are nobody's."""
     star = pad_star(pipe, variant)[None]
+    nothing = star[:0]
     for sot, eot, pads in product(
         ["keep", "first", "drop", "replace"], ["keep", "drop", "replace"], ["keep", "drop", "replace"]
     ):
-        pieces = []
+        pieces, segment_of = [], []
         for i, sentence in enumerate(SENTENCES):
             states, n = padded_call(pipe, sentence)
-            first = states[:1] if sot == "keep" or (sot == "first" and i == 0) else star
-            pieces.append(first if sot in ("keep", "replace") or (sot == "first" and i == 0) else star[:0])
-            pieces.append(states[1 : n + 1])
-            pieces.append({"keep": states[n + 1 : n + 2], "drop": star[:0], "replace": star}[eot])
-            rest = states[n + 2 :]
-            pieces.append({"keep": rest, "drop": rest[:0], "replace": star.expand(len(rest), -1)}[pads])
+            start, text, end, rest = states.split([1, n, 1, 75 - n])
+            first = {"keep": start, "first": nothing if i else start, "drop": nothing, "replace": star}[sot]
+            last = {"keep": end, "drop": nothing, "replace": star}[eot]
+            fill = {"keep": rest, "drop": nothing, "replace": star.expand(75 - n, -1)}[pads]
+            pieces += [first, text, last, fill]
+            segment_of += [i if sot != "replace" else -1] * len(first) + [i] * n
+            segment_of += [i if eot == "keep" else -1] * len(last) + [-1] * len(fill)
         expected = torch.cat(pieces)
         rule = ConcatRule(sot, eot, pads, variant)
-        # A row of whole windows may be longer than the next; length 1 shows it as it is.
-        conditioning = encode(pipe, PROMPT, strategy=rule, length=1)
-        assert_close(conditioning.embeds[0], expected)
-        assert_close(
-            encode(pipe, PROMPT, strategy=rule, length=300).embeds[0],
-            torch.cat([expected, star.expand(300 - len(expected), -1)]),
-        )
+        exact = encode(pipe, PROMPT, strategy=rule, length=1)  # multiples of 1: nothing is added
+        assert_close(exact.embeds[0], expected)
+        assert exact.segment_of[0].tolist() == segment_of
+        filled = encode(pipe, PROMPT, strategy=rule, length=300)
+        assert_close(filled.embeds[0], torch.cat([expected, star.expand(300 - len(expected), -1)]))
 
 
 def test_rules_by_name(pipe: Any) -> None:

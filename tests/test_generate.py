@@ -87,6 +87,29 @@ def test_an_earlier_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     generate([SHORT], QUICK, out=tmp_path / "run", overwrite=True)
 
 
+def test_pictures_drawn_so_far_outlive_a_crash(tmp_path: Path) -> None:
+    """Two batches of one picture; the program dies in the second one's first step."""
+    steps: list[int] = []
+
+    def die(pictures: int) -> None:
+        steps.append(pictures)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    config = GenerateConfig(steps=2, batch_size=1, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        generate([SHORT, SHORT], config, out=tmp_path / "run", on_step=die)
+    assert [f.name for f in (tmp_path / "run" / "images").iterdir()] == ["0000-0.png"]
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_wrong_input_does_not_cost_the_earlier_run(tmp_path: Path) -> None:
+    generate([SHORT], QUICK, out=tmp_path / "run")
+    with pytest.raises(LongalignError):
+        generate([SHORT], GenerateConfig(strategy="none", device="cpu"), out=tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run" / "report.html").exists()
+
+
 def test_strategies_with_t5_run_on_the_embedded_branch(tmp_path: Path) -> None:
     for strategy in ("t5-mlp", "clip+t5"):
         config = GenerateConfig(steps=1, strategy=strategy, device="cpu")

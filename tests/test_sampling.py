@@ -27,28 +27,32 @@ def pipe():
     return pipe
 
 
+def drawn(pipe, prompts: list[str], seeds: list[int], **sampling) -> list[Image.Image]:
+    return draw(pipe, prompts, seeds, length=77, sampling=sampling)
+
+
 def levels_apart(a: Image.Image, b: Image.Image) -> int:
     return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
 
 
 def test_same_seed_and_prompt_same_picture_whatever_is_beside_it(pipe) -> None:
     """Alone, in a batch, in another order, and beside a prompt of another padded length: within 2 of 255 levels."""
-    alone = [draw(pipe, [p], [5], length=77, steps=6)[0][0] for p in PROMPTS]
-    together = draw(pipe, PROMPTS, [5, 5, 5], length=77, steps=6)[0]
-    backwards = draw(pipe, PROMPTS[::-1], [5, 5, 5], length=77, steps=6, batch_size=2)[0][::-1]
+    alone = [drawn(pipe, [p], [5], steps=6)[0] for p in PROMPTS]
+    together = drawn(pipe, PROMPTS, [5, 5, 5], steps=6)
+    backwards = drawn(pipe, PROMPTS[::-1], [5, 5, 5], steps=6, batch_size=2)[::-1]
     for i in range(3):
         assert levels_apart(alone[i], together[i]) <= 2
         assert levels_apart(alone[i], backwards[i]) <= 2
 
 
 def test_another_seed_is_another_picture(pipe) -> None:
-    first, second = draw(pipe, [PROMPTS[0]] * 2, [0, 1], length=77, steps=3)[0]
+    first, second = drawn(pipe, [PROMPTS[0]] * 2, [0, 1], steps=3)
     assert levels_apart(first, second) > 20
 
 
 def test_on_step_counts_pictures_times_steps(pipe) -> None:
     counted: list[int] = []
-    draw(pipe, PROMPTS, [0, 1, 2], length=77, steps=4, batch_size=2, on_step=counted.append)
+    drawn(pipe, PROMPTS, [0, 1, 2], steps=4, batch_size=2, on_step=counted.append)
     assert sum(counted) == 12
 
 

@@ -73,21 +73,23 @@ def compare(
     strategies: Mapping[str, str],
     *,
     oracle: str | None,
+    length: int,
     seed: int = 0,
-    **drawing: Any,
+    **sampling: Any,
 ) -> tuple[list[Sentences], dict[str, list[Image.Image]], Table]:
     """Draws every prompt with every strategy from the same noise, and tabulates the oracle's verdicts.
 
     Args:
         strategies: column → strategy of `longalign.encode`.
-        drawing: further arguments of `longalign.generate.draw`.
+        length: padded length in tokens, for `longalign.encode`.
+        sampling: arguments of `longalign.sampling.sample`.
     """
     seeds = [seed + i for i in range(len(prompts))]
     with warnings.catch_warnings():
         # That the plain encoding cuts is what is being shown; the rows of the report say where.
         warnings.simplefilter("ignore", TruncationWarning)
         images = {
-            column: draw(pipe, prompts, seeds, strategy=strategy, **drawing)[0]
+            column: draw(pipe, prompts, seeds, strategy=strategy, length=length, sampling=sampling)
             for column, strategy in strategies.items()
         }
     sentences = sentences_of(pipe, prompts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from longalign.judging import sentence_rows, sentences_of, window_of
 from longalign.pipelines import ModelSettings, load_pipeline, quiet, resolve, settings_of
 from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.runs import RunFolder
-from longalign.sampling import sample, set_scheduler
+from longalign.sampling import sample_groups, set_scheduler
 from longalign.versions import versions
 
 ON_STEP = Callable[[int], None]
@@ -94,50 +94,16 @@ def row_json(row: SentenceRow) -> dict[str, Any]:
 
 
 def draw(
-    pipe: Any,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    strategy: str = "clip-cat",
-    negative_prompt: str | None = None,
-    length: int = 240,
-    max_length: int | None = None,
-    segments: Any = "sentence",
-    pooled: Any = "whole",
-    language: str = "en",
-    t5: T5Branch | None = None,
-    on_step: ON_STEP = lambda pictures: None,
-    **sampling: Any,
-) -> tuple[list[Image.Image], list[tuple[Truncation, ...]]]:
-    """Encodes prompts and draws one picture of each; the thin path through the house.
+    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], *, sampling: Mapping[str, Any], **encoding: Any
+) -> list[Image.Image]:
+    """Encodes prompts and draws one picture of each: the thin path through the house.
 
     Args:
-        pipe, prompts: the pipeline, and B prompts of any length.
-        seeds: B seeds.
-        sampling: further arguments of `longalign.sampling.sample`.
-
-    Returns:
-        B pictures, and what was cut of each prompt.
+        prompts, seeds: as many of one as of the other.
+        sampling: arguments of `longalign.sampling.sample`.
+        encoding: arguments of `longalign.encode`.
     """
-    groups = encode_groups(
-        pipe,
-        list(prompts),
-        negative_prompt,
-        strategy=strategy,
-        length=length,
-        max_length=max_length,
-        segments=segments,
-        pooled=pooled,
-        language=language,
-        t5=t5,
-    )
-    images: list[Any] = [None] * len(prompts)
-    cut: list[tuple[Truncation, ...]] = [()] * len(prompts)
-    for members, conditioning in groups:
-        drawn = sample(pipe, conditioning, [seeds[i] for i in members], on_step=on_step, **sampling)
-        for i, image, lost in zip(members, drawn, conditioning.truncation, strict=True):
-            images[i], cut[i] = image, lost
-    return images, cut
+    return sample_groups(pipe, encode_groups(pipe, list(prompts), **encoding), seeds, **sampling)
 
 
 def t5_branch(model: str, strategy: str, pipe: Any) -> T5Branch | None:
@@ -176,32 +142,42 @@ def generate(
     length = settings.length if config.length is None else config.length
     scheduler = set_scheduler(pipe, config.scheduler)
     jobs = [(i, config.seed + k) for i in range(len(prompts)) for k in range(config.num)]
-    resolved = {**asdict(config), "guidance": guidance, "length": length, "scheduler": scheduler}
-    size = (config.width, config.height) if config.width and config.height else None
-    images, cut = draw(
+    groups = encode_groups(
         pipe,
         [prompts[i] for i, _ in jobs],
-        [seed for _, seed in jobs],
+        config.negative_prompt,
         strategy=config.strategy,
-        negative_prompt=config.negative_prompt,
         length=length,
         max_length=config.max_length,
-        segments=config.segments,
-        pooled=config.pooled,
+        segments=config.segments,  # type: ignore[arg-type]  # checked there
+        pooled=config.pooled,  # type: ignore[arg-type]
         language=config.language,
         t5=t5_branch(config.model, config.strategy, pipe),
+    )
+    cut = {i: lost for members, c in groups for i, lost in zip(members, c.truncation, strict=True)}
+
+    # The folder comes after all that can be wrong with the input, and before the hours that pictures may take.
+    resolved = {**asdict(config), "guidance": guidance, "length": length, "scheduler": scheduler}
+    recorded = {"command": "generate", **resolved, "prompts": list(prompts)}
+    run = RunFolder(out, recorded, overwrite=overwrite) if out else RunFolder.new("generate", recorded)
+    files: dict[int, str] = {}
+
+    def keep(job: int, image: Image.Image) -> None:
+        i, seed = jobs[job]
+        files[job] = str(run.save_image(f"{i:04d}-{seed}", image).relative_to(run.path))
+
+    images = sample_groups(
+        pipe,
+        groups,
+        [seed for _, seed in jobs],
+        on_image=keep,
         on_step=on_step,
         steps=config.steps,
         guidance=guidance,
-        size=size,
+        size=(config.width, config.height) if config.width and config.height else None,
         batch_size=config.batch_size,
     )
-    recorded = {"command": "generate", **resolved, "prompts": list(prompts)}
-    run = RunFolder(out, recorded, overwrite=overwrite) if out else RunFolder.new("generate", recorded)
-    pictures = [
-        Picture(i, seed, image, str(run.save_image(f"{i:04d}-{seed}", image).relative_to(run.path)))
-        for (i, seed), image in zip(jobs, images, strict=True)
-    ]
+    pictures = [Picture(i, seed, images[job], files[job]) for job, (i, seed) in enumerate(jobs)]
     sentences = sentences_of(pipe, prompts, config.language)
     rows = []
     for i, prompt in enumerate(prompts):

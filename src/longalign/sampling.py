@@ -58,6 +58,7 @@ def sample(
     size: tuple[int, int] | None = None,
     batch_size: int = 16,
     on_step: Callable[[int], None] = lambda pictures: None,
+    on_image: Callable[[int, Image.Image], None] = lambda row, image: None,
 ) -> list[Image.Image]:
     """One picture for each prompt of a conditioning.
 
@@ -73,6 +74,7 @@ def sample(
         size: (width, height) in pixels; None for the model's own.
         batch_size: most pictures at once.
         on_step: called after each step with the number of pictures in the batch.
+        on_image: called with each row and its picture as soon as its batch is done.
 
     Raises:
         LongalignError: wrong arguments, or a picture with NaN in it.
@@ -102,8 +104,38 @@ def sample(
                 callback_on_step_end=after_step,
                 **kwargs,
             ).images  # (b, 3, H, W) in [0, 1]
-        pictures += to_images(pixels)
+        for image in to_images(pixels):
+            on_image(len(pictures), image)
+            pictures.append(image)
     return pictures
+
+
+def sample_groups(
+    pipe: Any,
+    groups: Sequence[tuple[Sequence[int], Conditioning]],
+    seeds: Sequence[int],
+    *,
+    on_image: Callable[[int, Image.Image], None] = lambda index, image: None,
+    **sampling: Any,
+) -> list[Image.Image]:
+    """`sample` for what `longalign.encode_groups` returns: one picture a prompt, in the order of the prompts.
+
+    Args:
+        groups: places of the prompts and their conditioning.
+        seeds: one a prompt, in the order of the prompts.
+        on_image: called with each prompt's place and its picture as soon as its batch is done.
+        sampling: further arguments of `sample`.
+    """
+    images: dict[int, Image.Image] = {}
+
+    for members, conditioning in groups:
+
+        def done(row: int, image: Image.Image, members: Sequence[int] = members) -> None:
+            images[members[row]] = image
+            on_image(members[row], image)
+
+        sample(pipe, conditioning, [seeds[i] for i in members], on_image=done, **sampling)
+    return [images[i] for i in range(len(seeds))]
 
 
 def to_images(pixels: torch.Tensor) -> list[Image.Image]:

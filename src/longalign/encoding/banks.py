@@ -94,6 +94,7 @@ class T5Bank:
         cache: EncodingCache | None,
     ) -> None:
         self.adapter = adapter
+        self.batch_size = batch_size
         texts = [(reading.t5.ids, length) for reading, length in wanted if reading.t5 is not None]
         self.states = t5.encode(texts, batch_size, cache)
 
@@ -102,4 +103,5 @@ class T5Bank:
         states = torch.stack([self.states[r.t5.ids, length] for r in readings if r.t5 is not None])
         if self.adapter is None:
             return states
-        return self.adapter(states.to(self.adapter.device, self.adapter.dtype))
+        states = states.to(self.adapter.device, self.adapter.dtype)
+        return torch.cat([self.adapter(part) for part in states.split(self.batch_size)])

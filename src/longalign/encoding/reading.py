@@ -83,7 +83,7 @@ def read(
         if not plain:
             tokens_of = tower.tokenise([segment.text for r in readings.values() for segment in r.segments])
             for text, reading in readings.items():
-                _add_pieces(reading, text, tokens_of, tower)
+                _add_pieces(reading, text, tokens_of, tower, report=strategy.clip)
     if strategy.clip:
         for text, reading in readings.items():
             _lay_out(reading, text, strategy, min(tower.window for tower in towers), max_length)
@@ -95,12 +95,14 @@ def read(
     return readings
 
 
-def _add_pieces(reading: Reading, text: str, tokens_of: Mapping[str, Tokens], tower: Tower) -> None:
+def _add_pieces(
+    reading: Reading, text: str, tokens_of: Mapping[str, Tokens], tower: Tower, report: bool
+) -> None:
     """One CLIP's tokens of each segment. The segmenter minds the window, except in its mode `released`."""
     pieces = []
     for segment in reading.segments:
         tokens = tokens_of[segment.text]
-        if (at := tokens.cut_at(tower.window)) is not None:
+        if report and (at := tokens.cut_at(tower.window)) is not None:
             _cut(reading, text, _place(text, segment, at), segment.end, tower.name)
         pieces.append(tokens.fit(tower.window))
     reading.pieces.append(pieces)

@@ -124,7 +124,6 @@ def check_model(
     guidance: float | None = None,
     strategies: tuple[str, ...] = ("plain", "clip-cat", "t5-mlp"),
     on_step: Callable[[int], None] = lambda pictures: None,
-    **drawing: Any,
 ) -> Table:
     """Share of true sentences on held-out scenes that the base model was made for (25-step UniPC)."""
     from longalign.generate import draw, t5_branch
@@ -133,6 +132,7 @@ def check_model(
 
     pipe = load_pipeline(model, device="cpu", dtype="float32")
     settings = settings_of(model)
+    guidance = settings.guidance if guidance is None else guidance
     set_scheduler(pipe, "unipc")
     drawn = [scene(i, objects=objects, split="validation") for i in range(scenes)]
     captions = [caption(s, i) for i, s in enumerate(drawn)]
@@ -140,16 +140,14 @@ def check_model(
     row: list[str | Estimate] = [f"{objects[0]}–{objects[1]} stickers"]
     images: list[Image.Image] = []
     for strategy in strategies:
-        images, _ = draw(
+        images = draw(
             pipe,
             prompts,
             list(range(scenes)),
             strategy=strategy,
             t5=t5_branch(model, strategy, pipe),
             length=settings.length,
-            guidance=settings.guidance if guidance is None else guidance,
-            on_step=on_step,
-            **{"steps": 25, "batch_size": 50, **drawing},
+            sampling={"steps": 25, "batch_size": 50, "guidance": guidance, "on_step": on_step},
         )
         row.append(_share_true(captions, images))
     row.append(_share_true(captions, [*images[1:], images[0]]))

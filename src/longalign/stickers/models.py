@@ -73,7 +73,11 @@ def make_clip() -> CLIPModel:
         "patch_size": 16,
         "projection_dim": 128,
     }
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+    # Flat colours make patch embeddings many times larger than position embeddings of the usual deviation, 0.02;
+    # where a sticker stands is then never seen (LOG.md, 2026-11-21).
+    torch.nn.init.normal_(clip.vision_model.embeddings.position_embedding.weight, std=0.5)
+    return clip
 
 
 def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:

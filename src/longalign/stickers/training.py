@@ -54,6 +54,7 @@ def fit(
     seed: int = 0,
     device: str = "cpu",
     ema: float = 0.998,
+    init: dict[str, Tensor] | None = None,
     say: Callable[[dict[str, Any]], None] = lambda row: None,
     on_step: Callable[[int], None] = lambda steps: None,
 ) -> None:
@@ -61,6 +62,8 @@ def fit(
     torch.manual_seed(seed)  # for the initial weights
     out.mkdir(parents=True, exist_ok=True)
     part = PARTS[name](torch.device(device), out, steps)
+    if init is not None:
+        part.module.load_state_dict(init)
     trainable = [p for p in part.module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=part.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     average = [p.detach().clone() for p in trainable]

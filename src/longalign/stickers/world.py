@@ -6,6 +6,7 @@ A scene is a background colour and up to nine stickers, each perhaps on a colour
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -103,7 +104,15 @@ class Scene:
         return next((s for s in self.stickers if s.cell == cell), None)
 
 
-def scene(index: int, *, objects: tuple[int, int] = (1, 5), split: str = "train", seed: int = 0) -> Scene:
+def scene(
+    index: int,
+    *,
+    objects: tuple[int, int] = (1, 5),
+    split: str = "train",
+    seed: int = 0,
+    kinds: Sequence[str] = KIND_NAMES,
+    discs: bool = True,
+) -> Scene:
     """Scene number `index` of a split. Kinds do not repeat; every second sticker has a disc.
 
     Args:
@@ -111,17 +120,19 @@ def scene(index: int, *, objects: tuple[int, int] = (1, 5), split: str = "train"
         objects: least and greatest number of stickers.
         split: `train`, `validation` or `test`.
         seed: another seed gives another series of scenes of that split.
+        kinds: to choose from.
+        discs: whether there are any.
     """
     rng = np.random.default_rng([SPLITS[split], seed, index])
     count = int(rng.integers(objects[0], objects[1] + 1))
     cells = rng.permutation(MAX_OBJECTS)[:count]
-    kinds = rng.permutation(len(KIND_NAMES))[:count]
-    discs = rng.integers(0, 2 * len(DISC_NAMES), count)
+    chosen = rng.permutation(len(kinds))[:count]
+    colours = rng.integers(0, 2 * len(DISC_NAMES), count)
     return Scene(
         background=BACKGROUND_NAMES[rng.integers(len(BACKGROUND_NAMES))],
         stickers=tuple(
-            Sticker(KIND_NAMES[k], int(c), DISC_NAMES[d] if d < len(DISC_NAMES) else None)
-            for c, k, d in zip(cells, kinds, discs, strict=True)
+            Sticker(kinds[k], int(c), DISC_NAMES[d] if discs and d < len(DISC_NAMES) else None)
+            for c, k, d in zip(cells, chosen, colours, strict=True)
         ),
     )
 

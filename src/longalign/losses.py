@@ -1,0 +1,95 @@
+"""Losses of preference training (LongAlign, §2.2, §3.2, App. B.1): pure functions, one an equation.
+
+The paper prints the probability σ(Δ) as the loss. What is minimised is −log σ(s·Δ), with s the CLIP logit scale, as
+PickScore is trained (FACTS §1.3). Everywhere
+
+* ``image_a``, ``image_b`` (B, D) are the unit embeddings C_X of the two images of each pair,
+* ``preferred`` (B,) is the share of raters who prefer a: 1, 0, or ½ for a tie,
+* ``scale`` is s, the exponential of the model's ``logit_scale``,
+
+and the result is the mean over the pairs, a scalar.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+Scalar = float | Tensor
+
+
+def preference_nll(delta: Tensor, preferred: Tensor, scale: Scalar) -> Tensor:
+    """−y log σ(sΔ) − (1 − y) log σ(−sΔ) of each pair, with y = ``preferred``: (B,) → (B,).
+
+    A tie counts either order ½, so its loss is least, log 2, where both images score alike.
+    """
+    return binary_cross_entropy_with_logits(scale * delta, preferred.to(delta), reduction="none")
+
+
+def margin(image_a: Tensor, image_b: Tensor, text: Tensor) -> Tensor:
+    """Δ = C_X(x_a)·c − C_X(x_b)·c: (B, D) each → (B,)."""
+    return ((image_a - image_b) * text).sum(-1)
+
+
+# L = −log σ(s (R(x_i, p) − R(x_j, p)))                                                          Eq. 4
+def pair_loss(image_a: Tensor, image_b: Tensor, text: Tensor, preferred: Tensor, scale: Scalar) -> Tensor:
+    """The single-value loss. ``text`` (B, D) is the unit embedding C_P of each pair's prompt."""
+    return preference_nll(margin(image_a, image_b, text), preferred, scale).mean()
+
+
+# L = −log σ(s Σ_k (R(x_i, p̂_k) − R(x_j, p̂_k)) / K),  R summed over segments = C_X·C_P^seg         Eq. 6
+def seg_loss(
+    image_a: Tensor,
+    image_b: Tensor,
+    caption_a: Tensor,
+    caption_b: Tensor,
+    preferred: Tensor,
+    scale: Scalar,
+) -> Tensor:
+    """The segment loss: the long caption of the preferred image must fit it better than the other image.
+
+    Args:
+        caption_a, caption_b: (B, D) C_P^seg of the two images' long captions, the mean of their segments' unit
+            embeddings (`longalign.preference.segment_mean`). The caption of a counts ``preferred``, that
+            of b the rest, so a tie counts both ½.
+    """
+    y = preferred.to(image_a)
+    by_a = preference_nll(margin(image_a, image_b, caption_a), y, scale)  # (B,)
+    by_b = preference_nll(margin(image_a, image_b, caption_b), y, scale)
+    return (y * by_a + (1 - y) * by_b).mean()
+
+
+# L^seg-a = L^seg({p̂_k}) + L(p)                                                                   Eq. 9
+def seg_a_loss(
+    image_a: Tensor,
+    image_b: Tensor,
+    text: Tensor,
+    caption_a: Tensor,
+    caption_b: Tensor,
+    preferred: Tensor,
+    scale: Scalar,
+) -> Tensor:
+    """Segment loss on the long captions plus pair loss on the short prompt ``text`` (B, D)."""
+    on_segments = seg_loss(image_a, image_b, caption_a, caption_b, preferred, scale)
+    return on_segments + pair_loss(image_a, image_b, text, preferred, scale)
+
+
+# L^seg-o = L^seg with C⊥(p̂_k) in place of C_P(p̂_k), + L(p)                                      Eq. 10
+def seg_o_loss(
+    image_a: Tensor,
+    image_b: Tensor,
+    text: Tensor,
+    caption_a: Tensor,
+    caption_b: Tensor,
+    v: Tensor,
+    preferred: Tensor,
+    scale: Scalar,
+) -> Tensor:
+    """Eq. 9 with the text-irrelevant direction taken out of the segments, which leaves it to the pair loss.
+
+    Args:
+        v: (D,) V, of unit length. It gets no gradient.
+    """
+    v = v.detach().to(caption_a)
+    perp_a, perp_b = (c - (c @ v).unsqueeze(-1) * v for c in (caption_a, caption_b))
+    return seg_a_loss(image_a, image_b, text, perp_a, perp_b, preferred, scale)

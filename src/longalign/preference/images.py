@@ -1,0 +1,61 @@
+"""Image files of every kind → RGB, 8 bits a channel, upright, on white; and on to tensors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from longalign.errors import LongalignError
+
+ImageLike = Image.Image | str | os.PathLike[str]
+
+
+def load_image(path: str | os.PathLike[str]) -> Image.Image:
+    """The picture in a file, as RGB: turned upright by its EXIF tag, transparency on white, 16 bits scaled to 8.
+
+    CMYK is converted by Pillow, without colour profiles. Of an animation it is the first frame.
+
+    Raises:
+        LongalignError: no such file, no picture, a damaged or an empty one (the file is named).
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise LongalignError(f"{path}: the file is empty (0 bytes)")
+        with Image.open(path) as image:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image), str(path))
+    except FileNotFoundError:
+        raise LongalignError(f"{path}: no such image file") from None
+    except UnidentifiedImageError:
+        raise LongalignError(f"{path}: is no picture, or of a format that Pillow cannot read") from None
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise LongalignError(f"{path}: cannot be read as a picture: {error}") from error
+
+
+def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
+    """RGB on white; see `load_image`."""
+    if 0 in image.size:
+        raise LongalignError(f"{name}: a picture of {image.width} × {image.height} pixels shows nothing")
+    if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion cuts off instead of scaling
+        values = np.asarray(image).clip(0, 65535) / 257.0
+        return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise LongalignError(
+            f"{name}: a picture of floating-point numbers has no known range; save it as PNG"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def to_pixels(image: ImageLike) -> Tensor:
+    """A picture, or the file of one → (3, H, W) float32 in [0, 1]."""
+    rgb = to_rgb(image) if isinstance(image, Image.Image) else load_image(image)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float().div_(255)

@@ -1,0 +1,141 @@
+"""Preference models by name, folder or file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longalign.decomposition import FILE_NAME, Decomposition
+from longalign.errors import LongalignError
+from longalign.pipelines import STICKERS, pick_device, pick_dtype, quiet, resolve
+from longalign.preference.model import PreferenceModel
+from longalign.preference.open_clip import clip_of, read_checkpoint
+from longalign.preference.preprocess import Preprocess
+
+PROCESSOR_FILE = "preprocessor_config.json"
+_CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
+_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    tokenizer: str | os.PathLike[str] | None = None,
+    preprocess: Preprocess | None = None,
+) -> PreferenceModel:
+    """`PreferenceModel.from_pretrained`, which says what all this is."""
+    device = pick_device(device)
+    kind = pick_dtype(dtype, device)
+    where, tokenizers = _places(os.fspath(name))
+    if where.endswith(_CHECKPOINTS):
+        clip = clip_of(read_checkpoint(where), name=where)
+        # What HPSv2.1 was trained on.
+        preprocess = preprocess or Preprocess(clip.config.vision_config.image_size, "pad")
+    else:
+        clip = _clip(where, kind)
+        preprocess = preprocess or _preprocess(where, clip.config.vision_config.image_size)
+    clip = clip.to(device, kind).eval().requires_grad_(False)
+    words = _tokenizer([os.fspath(tokenizer)] if tokenizer is not None else tokenizers, os.fspath(name))
+    return PreferenceModel(clip, words, preprocess, _decomposition(where, clip.config.projection_dim))
+
+
+def _places(name: str) -> tuple[str, list[str]]:
+    """Where the weights of a model are, and where its tokenizer may be.
+
+    A pipeline folder has the whole CLIP in ``clip``, the tokenizer in ``tokenizer``.
+    """
+    where = resolve(name)
+    folder = Path(where)
+    if (folder / "model_index.json").is_file():
+        if not (folder / "clip").is_dir():
+            raise LongalignError(f"{where}: a pipeline without a `clip` folder is no preference model")
+        return str(folder / "clip"), [str(folder / "clip"), str(folder / "tokenizer")]
+    if where.endswith(_CHECKPOINTS):
+        return where, []
+    looks_local = folder.exists() or where.startswith((".", "/", "~")) or where.count("/") > 1
+    if looks_local and not folder.is_dir():
+        raise LongalignError(f"{where}: no such model folder")
+    return where, [where]
+
+
+def _clip(where: str, kind: torch.dtype) -> Any:
+    from transformers import AutoConfig, CLIPModel
+
+    folder = Path(where)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        if pickled := sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern)):
+            raise LongalignError(
+                f"{where}: the weights are pickled ({pickled[0]}), which may run code and is not read; "
+                "get them as safetensors"
+            )
+        raise LongalignError(f"{where}: no weights (*.safetensors) in this folder")
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(where)
+            if config.model_type != "clip":
+                raise LongalignError(
+                    f"{where}: is a {config.model_type!r} model; a preference model must be 'clip'"
+                )
+            clip, found = CLIPModel.from_pretrained(
+                where, config=config, dtype=kind, use_safetensors=True, output_loading_info=True
+            )
+    except LongalignError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LongalignError(f"preference model {where!r} cannot be loaded: {reason}") from error
+    if missing := sorted(found["missing_keys"]):
+        raise LongalignError(
+            f"{where}: the weights are not those of a whole CLIP model: {len(missing)} tensors are missing, "
+            f"such as {missing[0]!r}"
+        )
+    return clip
+
+
+def _preprocess(where: str, image_size: int) -> Preprocess:
+    file = Path(where) / PROCESSOR_FILE
+    if file.is_file():
+        try:
+            return Preprocess.from_config(json.loads(file.read_text()), str(file))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise LongalignError(f"{file}: is no JSON: {error}") from None
+    if Path(where) == Path(resolve(STICKERS)) / "clip":  # trained on pixels in [−1, 1]
+        return Preprocess(image_size, mean=(0.5,) * 3, std=(0.5,) * 3)
+    if not Path(where).is_dir():
+        from transformers.utils import cached_file
+
+        with quiet():
+            cached = cached_file(where, PROCESSOR_FILE, _raise_exceptions_for_missing_entries=False)
+        if cached is not None:
+            return Preprocess.from_config(json.loads(Path(cached).read_text()), f"{where}/{PROCESSOR_FILE}")
+    return Preprocess(image_size)
+
+
+def _tokenizer(places: list[str], name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    for place in places:
+        # Asked of an existing folder without one, transformers would make an empty tokenizer up.
+        folder = Path(place)
+        if folder.is_dir() and not any((folder / f).is_file() for f in ("tokenizer.json", "vocab.json")):
+            continue
+        try:
+            with quiet():
+                return AutoTokenizer.from_pretrained(place)
+        except (OSError, ValueError, KeyError):
+            continue
+    raise LongalignError(
+        f"no tokenizer in {', '.join(places) or name}: say where one is with tokenizer=… (a folder or hub name; "
+        "PickScore and HPSv2 use CLIP ViT-H-14's)"
+    )
+
+
+def _decomposition(where: str, width: int) -> Decomposition | None:
+    file = Path(where) / FILE_NAME
+    return Decomposition.load(file, width) if file.is_file() else None

@@ -1,0 +1,249 @@
+"""`PreferenceModel`: a CLIP that judges images against texts of any length (LongAlign, §2.2, §3.2)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from longalign.decomposition import FILE_NAME, Decomposition
+from longalign.encoding.batching import batches
+from longalign.encoding.tokens import pad_ids, tokenise
+from longalign.encoding.towers import inference
+from longalign.errors import LongalignError
+from longalign.preference.images import ImageLike, to_pixels
+from longalign.preference.preprocess import Preprocess
+from longalign.preference.scores import Scores, scores_of, segment_mean
+from longalign.runs import atomic_write_text
+from longalign.segments import Segment, Segmenter
+
+# What one more call of the text tower costs, in tokens of padding that could be computed in the same time.
+_CALL_COST_TOKENS = {"cpu": 16, "accelerator": 1024}
+_IMAGES_AT_ONCE = 32
+_TEXTS_AT_ONCE = 256
+
+
+class PreferenceModel:
+    """R(x, p) = C_X(x)·C_P(p), for CLIP, PickScore, HPSv2, Denscore and their like.
+
+    Load one with `from_pretrained`. Embeddings have unit length and come in at least float32. Whether they carry
+    gradients is the caller's affair (`torch.no_grad`), except in `score`, which has none.
+
+    Args:
+        clip: the `CLIPModel`, on its device.
+        tokenizer: its tokenizer, a fast one.
+        preprocess: how its images are prepared.
+        decomposition: V of its text embeddings, if known; used by `score`.
+
+    Raises:
+        LongalignError: tokenizer, preprocessing, decomposition and model do not belong together.
+    """
+
+    def __init__(
+        self,
+        clip: Any,
+        tokenizer: Any,
+        preprocess: Preprocess,
+        decomposition: Decomposition | None = None,
+    ) -> None:
+        self.clip = clip
+        self.tokenizer = tokenizer
+        self.preprocess = preprocess
+        self.decomposition = decomposition
+        self._check()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str] = "stickers",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        tokenizer: str | os.PathLike[str] | None = None,
+        preprocess: Preprocess | None = None,
+    ) -> PreferenceModel:
+        """A model in evaluation mode, without gradients on its weights.
+
+        Args:
+            name: ``stickers``, a `CLIPModel` folder, a hub name, or an open_clip checkpoint such as HPSv2's (a file;
+                it needs ``tokenizer``).
+            device, dtype: as in `longalign.pipelines`: ``auto`` is CUDA with float16, else float32.
+            tokenizer: a folder or hub name, where the model itself has none: PickScore uses CLIP-H's.
+            preprocess: in place of the model's own ``preprocessor_config.json``. Without either, CLIP's.
+
+        Raises:
+            LongalignError: no such model, another architecture, weights that are not safetensors, a pickle with code
+                in it, no tokenizer, a decomposition of another width.
+        """
+        from longalign.preference.loading import load
+
+        return load(name, device=device, dtype=dtype, tokenizer=tokenizer, preprocess=preprocess)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """A `CLIPModel` folder with tokenizer, preprocessing and, if there is one, the decomposition."""
+        folder = Path(folder)
+        self.clip.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        config = json.dumps(self.preprocess.to_config(), indent=2) + "\n"
+        atomic_write_text(folder / "preprocessor_config.json", config)
+        if self.decomposition is not None:
+            self.decomposition.save(folder / FILE_NAME)
+
+    @property
+    def device(self) -> torch.device:
+        return self.clip.device
+
+    @property
+    def width(self) -> int:
+        """D, the width of the embeddings."""
+        return self.clip.config.projection_dim
+
+    @property
+    def window_tokens(self) -> int:
+        """Most tokens a text may have, start and end token counted: 77."""
+        return min(self.tokenizer.model_max_length, self.clip.config.text_config.max_position_embeddings)
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        """Cuts texts into sentences that fit the window. Replace it for other rules or languages."""
+        return Segmenter("sentence", self.tokenizer, self.window_tokens)
+
+    # C_X(x)
+    def image(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) pixels in [0, 1], of any size → (B, D) unit embeddings, differentiable.
+
+        Raises:
+            LongalignError: another shape, or integers.
+        """
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape[2:]:
+            raise LongalignError(f"pixels must be (B, 3, H, W), not {tuple(pixels.shape)}")
+        if not pixels.is_floating_point():
+            raise LongalignError(
+                f"pixels must be numbers from 0 to 1, not {pixels.dtype}: divide bytes by 255"
+            )
+        return self._embed(self.preprocess(pixels.to(self.device)))
+
+    def _embed(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) prepared images → (B, D)."""
+        return _unit(self.clip.get_image_features(pixel_values=x.to(self.clip.dtype)).pooler_output)
+
+    # C_P(p)
+    def text(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
+        """(N) texts → (N, D) unit embeddings. Equal texts are encoded once, those of like length together.
+
+        Args:
+            truncate: read only the first tokens of a text that is too long, as published scores do
+                (``Single`` in Table 1).
+
+        Raises:
+            LongalignError: a text is longer than the window, and ``truncate`` is off. `text_mean` and `score`
+                read texts of any length.
+        """
+        if not texts:
+            return torch.zeros(0, self.width, device=self.device)
+        ids_of = {}
+        for text, tokens in tokenise(self.tokenizer, texts, before=1).items():
+            if len(tokens) > self.window_tokens and not truncate:
+                raise LongalignError(
+                    f"a text of {len(tokens)} tokens is too long for a window of {self.window_tokens}: "
+                    f"{text[:40]!r} … Use text_mean or score, which read all of it, or truncate=True"
+                )
+            ids_of[text] = tokens.fit(self.window_tokens).ids
+        distinct = sorted(set(ids_of.values()), key=lambda ids: (len(ids), ids))
+        row_of = {ids: row for row, ids in enumerate(distinct)}
+        call_cost = _CALL_COST_TOKENS["cpu" if self.device.type == "cpu" else "accelerator"]
+        found = []
+        for batch in batches([len(ids) for ids in distinct], call_cost, _TEXTS_AT_ONCE):
+            # CLIP's text tower is causal, so what stands behind the end token changes nothing: no mask.
+            ids, _ = pad_ids(distinct[batch], len(distinct[batch.stop - 1]), self.tokenizer.eos_token_id)
+            found.append(_unit(self.clip.get_text_features(input_ids=ids.to(self.device)).pooler_output))
+        rows = torch.tensor([row_of[ids_of[text]] for text in texts], device=self.device)
+        return torch.cat(found)[rows]
+
+    # C_P^seg(p)
+    def text_mean(self, texts: Sequence[str]) -> Tensor:
+        """(N) texts of any length → (N, D), the mean of their segments' unit embeddings, at most of length 1."""
+        if not texts:
+            return torch.zeros(0, self.width, device=self.device)
+        pieces = [[segment.text for segment in self.segments(text)] for text in texts]
+        return segment_mean(self.text([p for of_text in pieces for p in of_text]), [len(p) for p in pieces])
+
+    def segments(self, text: str) -> list[Segment]:
+        """The segments of a text, each of which fits the window."""
+        return self.segmenter(text)
+
+    def score(
+        self,
+        images: Tensor | Sequence[ImageLike],
+        prompts: Sequence[str],
+        *,
+        decomposition: Decomposition | None = None,
+        batch_size: int = _IMAGES_AT_ONCE,
+    ) -> Scores:
+        """Scores of B images, each against its own prompt of any length; see `Scores` for what they are.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], or B pictures or their files, which may differ in size. Files are read
+                as they are needed.
+            prompts: as many. To rank several images for one prompt, repeat it: each distinct sentence is
+                encoded once.
+            decomposition: in place of the model's own.
+            batch_size: images at once.
+
+        Raises:
+            LongalignError: unequal numbers of images and prompts, an unreadable image (it is named), a V of another
+                width, pixels out of range.
+        """
+        if len(images) != len(prompts):
+            raise LongalignError(f"{len(images)} images but {len(prompts)} prompts: give one prompt an image")
+        decomposition = decomposition or self.decomposition
+        texts = [[segment.text for segment in self.segments(prompt)] for prompt in prompts]
+        flat = [text for of_prompt in texts for text in of_prompt]
+        with inference(self.clip):
+            embedded = self.text([*flat, *prompts], truncate=True)  # segments fit anyway; prompts need not
+            c_x = [self._image_batch(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+            image = torch.cat(c_x) if c_x else embedded.new_zeros(0, self.width)
+            return scores_of(image, embedded[: len(flat)], embedded[len(flat) :], texts, decomposition)
+
+    def _image_batch(self, images: Tensor | Sequence[ImageLike]) -> Tensor:
+        """(B, D) of a tensor, or of pictures, which may differ in size."""
+        if isinstance(images, Tensor):
+            low, high = images.aminmax()
+            if not (low >= -1e-3 and high <= 1 + 1e-3):  # so written, NaN is out of range, too
+                raise LongalignError(f"pixels must be from 0 to 1, these are from {low:g} to {high:g}")
+            return self.image(images)
+        ready = [self.preprocess(to_pixels(image)[None].to(self.device)) for image in images]
+        return self._embed(torch.cat(ready))
+
+    def _check(self) -> None:
+        text = self.clip.config.text_config
+        end = text.eos_token_id
+        # 2 is what old configurations say; the model then pools at the highest id, which is the end token's.
+        if end not in (2, self.tokenizer.eos_token_id):
+            raise LongalignError(
+                f"the model pools at token {end}, but its tokenizer ends a text with {self.tokenizer.eos_token_id}: "
+                "they do not belong together, or eos_token_id is missing from the model's text_config"
+            )
+        if len(self.tokenizer) > text.vocab_size:
+            raise LongalignError(
+                f"the tokenizer has {len(self.tokenizer)} tokens, but the model knows {text.vocab_size}: "
+                "they do not belong together"
+            )
+        if self.preprocess.size_px != (side := self.clip.config.vision_config.image_size):
+            raise LongalignError(
+                f"images are prepared at {self.preprocess.size_px} px, but the model sees {side} px"
+            )
+        if self.decomposition is not None:
+            self.decomposition.check_width(self.width)
+
+
+def _unit(features: Tensor) -> Tensor:
+    """At least float32, unit length: in half precision the length is off by up to 1e-3."""
+    return normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
