@@ -60,8 +60,40 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def compare(parts: TextParts, n_prompts: int, repeats: int, peers: bool) -> list[dict[str, Any]]:
-    """One row a side for ``n_prompts`` prompts without a sentence twice."""
+def warm_up(parts: TextParts, compel: Callable[[list[str]], Any]) -> None:
+    """One call of each side. Prompts of different lengths make compel encode its padding, which it keeps."""
+    prompts = ["A warm start. It is short.", "cat " * 100]
+    longalign.encode(parts, prompts)
+    plain(parts, prompts, LENGTH)
+    with contextlib.redirect_stdout(io.StringIO()):
+        compel(prompts)
+
+
+class TokenCount:
+    """Tokens that go through a model's layers, padding and all: the part of the work that no load changes."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.tokens = 0
+        model.register_forward_pre_hook(self._add, with_kwargs=True)
+
+    def _add(self, _: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.tokens += (args[0] if args else kwargs["input_ids"]).numel()
+
+    def of(self, side: Callable[[], Any]) -> int:
+        before = self.tokens
+        with contextlib.redirect_stdout(io.StringIO()):
+            side()
+        return self.tokens - before
+
+
+def compare(
+    parts: TextParts,
+    count: TokenCount,
+    n_prompts: int,
+    repeats: int,
+    compel: Callable[[list[str]], Any] | None,
+) -> list[dict[str, Any]]:
+    """One row a side for ``n_prompts`` prompts without a sentence twice; ours alone without compel."""
     grammar = Grammar(seed=n_prompts)
     tokenizer = parts.tokenizers[0]
     split = [grammar.sentences(TOKENS, tokenizer) for _ in range(n_prompts)]
@@ -75,8 +107,7 @@ def compare(parts: TextParts, n_prompts: int, repeats: int, peers: bool) -> list
         result["plain"] = plain(parts, prompts, LENGTH)
 
     sides: dict[str, Callable[[], Any]] = {"ours": ours}
-    if peers:
-        compel = compel_of(parts)
+    if compel is not None:
         sides |= {"compel": lambda: compel(prompts), "plain": theirs}
     seconds = time_sides(sides, repeats)
     rows = []
@@ -88,12 +119,13 @@ def compare(parts: TextParts, n_prompts: int, repeats: int, peers: bool) -> list
                 "sentences": sum(map(len, split)),
                 "tokens_per_prompt": sum(len(tokenizer.tokenize(p)) for p in prompts) / n_prompts,
                 "side": name,
+                "encoder_tokens_per_prompt": count.of(sides[name]) / n_prompts if n_prompts < 64 else None,
                 "seconds": [round(t, 4) for t in times],
                 "prompts_per_s": n_prompts / median(times),
                 "ours_is_faster": median(times) / median(seconds["ours"]),
             }
         )
-    if peers:
+    if compel is not None:
         embeds, pooled = result["plain"]
         rows[-1]["difference"] = difference(result["ours"].embeds, embeds)
         if pooled is not None:
@@ -183,20 +215,21 @@ def main() -> None:
     again: list[dict[str, Any]] = []
     for family in arguments.families:
         parts = make_parts(family, arguments.quick)
-        warm_up = ["A warm start. It is short."]
-        longalign.encode(parts, warm_up)
-        plain(parts, warm_up, LENGTH)
+        compel, count = compel_of(parts), TokenCount(parts.text_encoders[-1])
+        warm_up(parts, compel)
         many = 2 if arguments.quick else 16 if family == "sd15" else 4
         for n_prompts in arguments.prompts or (1, many):
-            rows = compare(parts, n_prompts, repeats, peers=True)
+            rows = compare(parts, count, n_prompts, repeats, compel)
             against += rows
             for row in rows:
-                ratio = "" if row["side"] == "ours" else f"  ours is {row['ours_is_faster']:.2f}x as fast"
+                ratio = f"  {row['encoder_tokens_per_prompt']:5.0f} tokens a prompt through the encoder"
+                if row["side"] != "ours":
+                    ratio += f"; ours is {row['ours_is_faster']:.2f}x as fast"
                 say(f"{family}  {n_prompts:3} prompts  {row['side']:38} {speed(row)}{ratio}")
             worst = max(rows[-1]["difference"], rows[-1].get("pooled_difference", 0.0))
             say(f"{family}  {n_prompts:3} prompts  largest difference from plain {worst:.1e}, relative")
         if alone and family == "sd15":
-            [row] = compare(parts, alone, 1, peers=False)
+            [row] = compare(parts, count, alone, 1, None)
             against.append(row)
             say(f"{family}  {alone:3} prompts  {'ours':38} {speed(row)}")
         rows = repetition(parts, many, repeats)

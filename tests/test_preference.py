@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from longalign.decomposition import Decomposition, fit_prompts
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel, Preprocess, Scores, segment_mean
+from longalign.segments import Segmenter
 from longalign.stickers.captions import caption, text_of
 from longalign.stickers.world import render, scene
 from tiny_clip import IMAGE_PX, WIDTH, tiny_clip, tiny_model, tokenizer
@@ -83,6 +84,15 @@ def test_too_long_a_text_is_never_cut_silently(
     model.text_mean([LONG])
     model.score([IMAGES[0]], [LONG])
     assert capfd.readouterr() == ("", "") and not recwarn.list
+
+
+def test_another_segmenters_long_segments_are_not_cut_either() -> None:
+    """The rule of the published weights cuts at full stops alone, however long that makes a piece."""
+    model = tiny_model()
+    model.segmenter = Segmenter("released")
+    assert [s.text for s in model.score([IMAGES[0]], ["A fox? A cat"]).segments[0]] == ["A fox.", " A cat."]
+    with pytest.raises(LongalignError, match="too long for a window of 77"):
+        model.score([IMAGES[0]], ["a fox, " * 40])
 
 
 @torch.no_grad()

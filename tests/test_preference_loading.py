@@ -141,7 +141,7 @@ def test_weights_of_another_architecture_are_refused(saved: Path) -> None:
     config = tiny_clip().config.text_config
     state = {f"text_model.{k}": v for k, v in CLIPTextModel(config).state_dict().items()}
     save_file(state, saved / "model.safetensors", {"format": "pt"})
-    with pytest.raises(LongalignError, match="not those of a whole CLIP model: .* missing, such as"):
+    with pytest.raises(LongalignError, match=r"not those of a whole CLIP model: .* missing, such as"):
         PreferenceModel.from_pretrained(saved, device="cpu")
     state = tiny_clip().state_dict()
     state["visual_projection.weight"] = torch.zeros(WIDTH, 40)
@@ -175,34 +175,38 @@ def test_open_clip_names_are_mapped(wrap: Any) -> None:
     assert_same(PreferenceModel(found, tokenizer(), prepare), PreferenceModel(clip, tokenizer(), prepare))
 
 
-def test_open_clip_checkpoint_file(tmp_path: Path) -> None:
+def test_open_clip_checkpoint_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """With 16 heads a tower, as ViT-H-14 has; preprocessing is HPSv2.1's."""
     clip = _with_16_heads()
     torch.save({"epoch": 1, "state_dict": open_clip_layout(clip)}, tmp_path / "HPS.pt")
     tokenizer().save_pretrained(tmp_path / "words")
     found = PreferenceModel.from_pretrained(tmp_path / "HPS.pt", device="cpu", tokenizer=tmp_path / "words")
-    assert found.preprocess == Preprocess(IMAGE_PX, "pad")
+    assert found.preprocess == Preprocess(IMAGE_PX, "pad") and capfd.readouterr() == ("", "")
     assert_same(found, PreferenceModel(clip, tokenizer(), Preprocess(IMAGE_PX, "pad")))
     with pytest.raises(LongalignError, match=r"no tokenizer in .*HPS\.pt: say where one is"):
         PreferenceModel.from_pretrained(tmp_path / "HPS.pt", device="cpu")
 
 
 class Evil:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
     def __reduce__(self) -> tuple:
-        return os.system, ("touch /should-not-exist",)
+        return os.system, (f"touch '{self.mark}'",)
 
 
 def test_a_pickle_with_code_is_refused_and_the_code_named(tmp_path: Path) -> None:
-    torch.save({"state_dict": Evil()}, tmp_path / "bad.pt")
+    torch.save({"state_dict": Evil(tmp_path / "it-ran")}, tmp_path / "bad.pt")
     with pytest.raises(LongalignError, match=r"bad\.pt: refused, since this pickle names posix\.system"):
         PreferenceModel.from_pretrained(tmp_path / "bad.pt", device="cpu")
+    assert not (tmp_path / "it-ran").exists()
 
 
 def test_checkpoints_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(LongalignError, match="no such checkpoint file"):
         read_checkpoint(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("just words")
-    with pytest.raises(LongalignError, match=r"text\.pt: "):
+    with pytest.raises(LongalignError, match=r"text\.pt: is damaged, or no checkpoint"):
         read_checkpoint(tmp_path / "text.pt")
     torch.save(torch.ones(3), tmp_path / "tensor.pt")
     with pytest.raises(LongalignError, match="holds no state dict"):

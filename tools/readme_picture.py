@@ -1,7 +1,7 @@
 """The picture in README.md: one scene of a demo run, at four times its size.
 
-    longalign demo --out runs/demo
-    python tools/readme_picture.py runs/demo 3
+longalign demo --out runs/demo
+python tools/readme_picture.py runs/demo 3
 """
 
 from __future__ import annotations

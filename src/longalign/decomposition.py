@@ -109,7 +109,7 @@ class Decomposition:
             LongalignError: they have another width.
         """
         self.check_width(c.shape[-1])
-        return self.V.to(c)
+        return self.V.to(c.dtype).to(c.device)  # in this order: not every device has float64
 
     # η = C_P·V,  C⊥ = C_P − ηV
     def split(self, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from longalign.decomposition import FILE_NAME, Decomposition
 from longalign.encoding.batching import batches
-from longalign.encoding.tokens import pad_ids, tokenise
+from longalign.encoding.tokens import Ids, pad_ids, tokenise
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.preference.images import ImageLike, to_pixels
@@ -146,32 +146,35 @@ class PreferenceModel:
             LongalignError: a text is longer than the window, and ``truncate`` is off. `text_mean` and `score`
                 read texts of any length.
         """
-        if not texts:
-            return torch.zeros(0, self.width, device=self.device)
-        ids_of = {}
-        for text, tokens in tokenise(self.tokenizer, texts, before=1).items():
+        return self._encode(self._ids(texts, truncate))
+
+    def _ids(self, texts: Sequence[str], truncate: bool = False) -> list[Ids]:
+        """The token ids of each text; see `text`."""
+        tokens_of = tokenise(self.tokenizer, texts, before=1) if texts else {}
+        for text, tokens in tokens_of.items():
             if len(tokens) > self.window_tokens and not truncate:
                 raise LongalignError(
                     f"a text of {len(tokens)} tokens is too long for a window of {self.window_tokens}: "
                     f"{text[:40]!r} … Use text_mean or score, which read all of it, or truncate=True"
                 )
-            ids_of[text] = tokens.fit(self.window_tokens).ids
-        distinct = sorted(set(ids_of.values()), key=lambda ids: (len(ids), ids))
-        row_of = {ids: row for row, ids in enumerate(distinct)}
+        return [tokens_of[text].fit(self.window_tokens).ids for text in texts]
+
+    def _encode(self, texts: Sequence[Ids]) -> Tensor:
+        """(N, D), each distinct text encoded once."""
+        distinct = sorted(set(texts), key=lambda ids: (len(ids), ids))
         call_cost = _CALL_COST_TOKENS["cpu" if self.device.type == "cpu" else "accelerator"]
-        found = []
+        found = [torch.zeros(0, self.width, device=self.device)]
         for batch in batches([len(ids) for ids in distinct], call_cost, _TEXTS_AT_ONCE):
             # CLIP's text tower is causal, so what stands behind the end token changes nothing: no mask.
             ids, _ = pad_ids(distinct[batch], len(distinct[batch.stop - 1]), self.tokenizer.eos_token_id)
             found.append(_unit(self.clip.get_text_features(input_ids=ids.to(self.device)).pooler_output))
-        rows = torch.tensor([row_of[ids_of[text]] for text in texts], device=self.device)
+        row_of = {ids: row for row, ids in enumerate(distinct)}
+        rows = torch.tensor([row_of[ids] for ids in texts], dtype=torch.long, device=self.device)
         return torch.cat(found)[rows]
 
     # C_P^seg(p)
     def text_mean(self, texts: Sequence[str]) -> Tensor:
         """(N) texts of any length → (N, D), the mean of their segments' unit embeddings, at most of length 1."""
-        if not texts:
-            return torch.zeros(0, self.width, device=self.device)
         pieces = [[segment.text for segment in self.segments(text)] for text in texts]
         return segment_mean(self.text([p for of_text in pieces for p in of_text]), [len(p) for p in pieces])
 
@@ -199,7 +202,7 @@ class PreferenceModel:
 
         Raises:
             LongalignError: unequal numbers of images and prompts, an unreadable image (it is named), a V of another
-                width, pixels out of range.
+                width, pixels out of range, a segment that is too long (of another segmenter than the default).
         """
         if len(images) != len(prompts):
             raise LongalignError(f"{len(images)} images but {len(prompts)} prompts: give one prompt an image")
@@ -207,7 +210,7 @@ class PreferenceModel:
         texts = [[segment.text for segment in self.segments(prompt)] for prompt in prompts]
         flat = [text for of_prompt in texts for text in of_prompt]
         with inference(self.clip):
-            embedded = self.text([*flat, *prompts], truncate=True)  # segments fit anyway; prompts need not
+            embedded = self._encode(self._ids(flat) + self._ids(prompts, truncate=True))  # segments must fit
             c_x = [self._image_batch(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
             image = torch.cat(c_x) if c_x else embedded.new_zeros(0, self.width)
             return scores_of(image, embedded[: len(flat)], embedded[len(flat) :], texts, decomposition)

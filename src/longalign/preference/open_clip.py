@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from longalign.errors import LongalignError
+from longalign.pipelines import quiet
 
 _NAMES = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
@@ -149,7 +150,8 @@ def clip_of(
         raise LongalignError(f"{name}: is no ViT model of open_clip: {error} is missing") from None
     except LongalignError as error:
         raise LongalignError(f"{name}: is no ViT model of open_clip: {error}") from None
-    return CLIPModel.from_pretrained(None, config=config, state_dict=weights).eval()
+    with quiet():
+        return CLIPModel.from_pretrained(None, config=config, state_dict=weights).eval()
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -170,9 +172,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
             f"{path}: refused, since this pickle {what} and loading it could run code; "
             "get the weights as safetensors, or save its state dict alone"
         ) from None
-    except (OSError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise LongalignError(f"{path}: cannot be read as a checkpoint: {reason}") from error
+    except Exception as error:  # damaged pickles fail in every way: KeyError, EOFError, RuntimeError, …
+        raise LongalignError(
+            f"{path}: is damaged, or no checkpoint of torch ({type(error).__name__})"
+        ) from error
     if not isinstance(checkpoint, Mapping):
         raise LongalignError(f"{path}: holds no state dict")
     return checkpoint

@@ -36,12 +36,12 @@ def train(
     part: Annotated[str, typer.Argument(help="vae, clip, unet, t5 or adapter; or all, in this order.")],
     out: Annotated[Path, typer.Option(help="Folder for weights, curves and checkpoints; resumes from it.")],
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps; else the shipped weights' number.")
+        int | None, typer.Option(min=1, help="Training steps; else what suits the part.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Device = "auto",
 ) -> None:
-    """Train the tiny models from nothing, as the shipped ones were (hours on two cores)."""
+    """Train the tiny models from nothing, (hours on two cores); calling again resumes."""
     from longalign.pipelines import pick_device
     from longalign.stickers.training import PARTS, STEPS, fit
 

@@ -100,9 +100,9 @@ class VAE:
 class CLIP:
     """Contrastive training on pictures and captions of at most 77 tokens, with one lie a caption as a hard negative.
 
-    Six batches in ten have one or two stickers of two kinds, the others up to five of six. Among scenes drawn from all kinds the list of
-    kinds tells a scene from all others, and where they stand is never learned (LOG.md, 2026-11-21).
-    Three captions in ten state only some of the facts.
+    Six batches in ten have one or two stickers of two kinds, the others up to five of six kinds: among scenes
+    drawn from all kinds the list of kinds tells a scene from all others, and where they stand is never learned
+    (LOG.md, 2026-11-21). Three captions in ten state only some of the facts.
     """
 
     batch_size = 128

@@ -35,7 +35,7 @@ PARTS: dict[str, Callable[[torch.device, Path, int], Part]] = {
 }
 
 
-# How long the shipped weights were trained.
+# How long each part is trained unless asked otherwise.
 STEPS: dict[str, int] = {"vae": 6000, "clip": 700, "t5": 800, "unet": 2600, "adapter": 600}
 
 

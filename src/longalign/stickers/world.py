@@ -73,6 +73,7 @@ DISC_PX = 31
 RIM_PX = 1.25  # the white rim of a sticker; without it a heart is lost on a red disc
 RIM_COLOUR = (255, 255, 255)
 SPRITE_SOURCE_PX = 96
+_SUPERSAMPLING = 4
 MAX_OBJECTS = len(POSITIONS)
 
 KIND_NAMES: tuple[str, ...] = tuple(KINDS)
@@ -146,51 +147,67 @@ def sprites() -> dict[str, Image.Image]:
     return {k: sheet.crop((i * px, 0, (i + 1) * px, px)) for i, k in enumerate(KIND_NAMES)}
 
 
+@lru_cache(maxsize=256)
+def _layers(kind: str, side_px: int) -> tuple[Image.Image, Image.Image]:
+    """A sticker in a square of so many pixels: its picture (RGBA), and the mask of picture and rim."""
+    sprite_px = side_px * SPRITE_PX // CELL_PX
+    place = ((side_px - sprite_px) // 2,) * 2
+    picture = Image.new("RGBA", (side_px, side_px))
+    picture.paste(sprites()[kind].resize((sprite_px, sprite_px), Image.Resampling.LANCZOS), place)
+    if side_px != _SUPERSAMPLING * CELL_PX:  # the filter below takes long on large pictures
+        return picture, _layers(kind, _SUPERSAMPLING * CELL_PX)[1].resize(picture.size)
+    rim_px = round(RIM_PX * _SUPERSAMPLING)
+    return picture, picture.getchannel("A").filter(ImageFilter.MaxFilter(2 * rim_px + 1))
+
+
 def draw_cell(
     background: str, kind: str | None = None, disc: str | None = None, cell_px: int = CELL_PX
 ) -> Image.Image:
     """One cell at any size: background, disc, sticker. Drawn four times as large and reduced."""
-    big = 4 * cell_px
-    picture = Image.new("RGB", (big, big), BACKGROUNDS[background])
+    side_px = _SUPERSAMPLING * cell_px
+    picture = Image.new("RGB", (side_px, side_px), BACKGROUNDS[background])
     if disc is not None:
-        margin = big * (CELL_PX - DISC_PX) / CELL_PX / 2
-        ImageDraw.Draw(picture).ellipse((margin, margin, big - margin, big - margin), fill=DISCS[disc])
+        margin = side_px * (CELL_PX - DISC_PX) / CELL_PX / 2
+        box = (margin, margin, side_px - margin, side_px - margin)
+        ImageDraw.Draw(picture).ellipse(box, fill=DISCS[disc])
     if kind is not None:
-        sprite_px = big * SPRITE_PX // CELL_PX
-        sprite = sprites()[kind].resize((sprite_px, sprite_px), Image.Resampling.LANCZOS)
-        place = Image.new("L", picture.size)
-        place.paste(sprite.getchannel("A"), ((big - sprite_px) // 2,) * 2)
-        rim = place.filter(ImageFilter.MaxFilter(2 * round(RIM_PX * big / CELL_PX) + 1))
-        picture.paste(RIM_COLOUR, (0, 0), rim)
-        picture.paste(sprite, ((big - sprite_px) // 2,) * 2, sprite)
+        sprite, with_rim = _layers(kind, side_px)
+        picture.paste(RIM_COLOUR, (0, 0), with_rim)
+        picture.paste(sprite, (0, 0), sprite)
     return picture.resize((cell_px, cell_px), Image.Resampling.BOX)
 
 
-@lru_cache(maxsize=4)
-def cell_table(cell_px: int = CELL_PX) -> np.ndarray:
-    """Every possible cell: uint8 (backgrounds, kinds + 1, discs + 1, cell_px, cell_px, 3).
+@lru_cache(maxsize=1)
+def cell_table() -> np.ndarray:
+    """Every possible cell: uint8 (backgrounds, kinds + 1, discs + 1, 32, 32, 3).
 
     The last kind is "nothing", the last disc is "no disc"; nothing on a disc does not occur in scenes.
     """
-    shape = (len(BACKGROUNDS), len(KINDS) + 1, len(DISCS) + 1, cell_px, cell_px, 3)
+    shape = (len(BACKGROUNDS), len(KINDS) + 1, len(DISCS) + 1, CELL_PX, CELL_PX, 3)
     table = np.empty(shape, np.uint8)
     for b, background in enumerate(BACKGROUND_NAMES):
         for k, kind in enumerate((*KIND_NAMES, None)):
             for d, disc in enumerate((*DISC_NAMES, None)):
-                table[b, k, d] = np.asarray(draw_cell(background, kind, disc, cell_px))
+                table[b, k, d] = np.asarray(draw_cell(background, kind, disc))
     return table
 
 
 def render_array(scene: Scene, cell_px: int = CELL_PX) -> np.ndarray:
     """The picture of a scene: uint8 (3·cell_px, 3·cell_px, 3)."""
-    table = cell_table(cell_px)[BACKGROUND_NAMES.index(scene.background)]
     pixels = np.empty((3, cell_px, 3, cell_px, 3), np.uint8)  # (row, y, column, x, rgb)
-    pixels[:] = table[-1, -1][None, :, None]
+    pixels[:] = _cell(scene.background, None, None, cell_px)[None, :, None]
     for sticker in scene.stickers:
-        disc = DISC_NAMES.index(sticker.disc) if sticker.disc else -1
         row, column = divmod(sticker.cell, 3)
-        pixels[row, :, column] = table[KIND_NAMES.index(sticker.kind), disc]
+        pixels[row, :, column] = _cell(scene.background, sticker.kind, sticker.disc, cell_px)
     return pixels.reshape(3 * cell_px, 3 * cell_px, 3)
+
+
+def _cell(background: str, kind: str | None, disc: str | None, cell_px: int) -> np.ndarray:
+    if cell_px != CELL_PX:
+        return np.asarray(draw_cell(background, kind, disc, cell_px))
+    k = KIND_NAMES.index(kind) if kind else -1
+    d = DISC_NAMES.index(disc) if disc else -1
+    return cell_table()[BACKGROUND_NAMES.index(background), k, d]
 
 
 def render(scene: Scene, cell_px: int = CELL_PX) -> Image.Image:
