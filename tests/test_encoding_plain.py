@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.pre_tokenizers import Metaspace
 
 from longalign.encoding import Conditioning, TruncationWarning, encode
 from tiny import tiny_sd3, tiny_sd15, tiny_sdxl
@@ -113,6 +114,18 @@ def test_offsets_are_right_whatever_the_tokenizer_makes_of_the_text() -> None:
     with pytest.warns(TruncationWarning):
         conditioning = encode(tiny_sd15(), prompt, strategy="plain")
     assert [cut.text for cut in conditioning.truncation[0]] == ["naïve 😀"]
+
+
+def test_blanks_that_a_tokenizer_counts_to_a_token_are_no_cut() -> None:
+    """T5 tokenizers of older files give a word the blank before it: " cat" from 1019, the text from 1020."""
+    pipe = tiny_sd3()
+    pipe.tokenizer_3.backend_tokenizer.pre_tokenizer = Metaspace()
+    offsets = pipe.tokenizer_3("cat cat", return_offsets_mapping=True)["offset_mapping"]
+    assert offsets[1] == (3, 7)
+    with pytest.warns(TruncationWarning):
+        conditioning = encode(pipe, "cat " * 300, strategy="plain")
+    cut = conditioning.truncation[0][-1]
+    assert (cut.start, cut.end, cut.where) == (1020, 1199, "text_encoder_3")
 
 
 def test_segment_of_says_which_sentences_are_within_the_window() -> None:

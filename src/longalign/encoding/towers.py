@@ -76,8 +76,7 @@ class Tower:
     def call(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, T) ids → (B, T, D) states and (B, P) pooled vectors, by the operations of diffusers' pipelines.
 
-        The mask is used only by the few models whose configuration asks for it: the others see their pads.
-            That
+        The mask is used only by the few models whose configuration asks for it: the others see their pads. That
         changes nothing to the left of a pad, since CLIP's text model is causal.
         """
         masked = getattr(self.model.config, "use_attention_mask", False)

@@ -11,7 +11,7 @@ import torch
 
 from longalign.decomposition import FILE_NAME, Decomposition
 from longalign.errors import LongalignError
-from longalign.pipelines import STICKERS, pick_device, pick_dtype, quiet, resolve
+from longalign.pipelines import pick_device, pick_dtype, quiet, resolve
 from longalign.preference.model import PreferenceModel
 from longalign.preference.open_clip import clip_of, read_checkpoint
 from longalign.preference.preprocess import Preprocess
@@ -105,8 +105,6 @@ def _preprocess(where: str, image_size: int) -> Preprocess:
             return Preprocess.from_config(json.loads(file.read_text()), str(file))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise LongalignError(f"{file}: is no JSON: {error}") from None
-    if Path(where) == Path(resolve(STICKERS)) / "clip":  # trained on pixels in [−1, 1]
-        return Preprocess(image_size, mean=(0.5,) * 3, std=(0.5,) * 3)
     if not Path(where).is_dir():
         from transformers.utils import cached_file
 

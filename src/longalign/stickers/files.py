@@ -10,7 +10,7 @@ from pathlib import Path
 from longalign.errors import LongalignError
 from longalign.runs import atomic_path, atomic_write_text, json_line
 from longalign.stickers.captions import caption, text_of
-from longalign.stickers.world import CELL_PX, MAX_OBJECTS, SPLITS, render, scene
+from longalign.stickers.world import CELL_PX, MAX_OBJECTS, SCENE_PX, SPLITS, render, scene
 
 
 def parse_range(text: str) -> tuple[int, int]:
@@ -63,6 +63,7 @@ def pack(source: Path, out: Path, *, guidance: float | None = None) -> int:
     from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, T5EncoderModel
 
     from longalign.adapter import TextAdapter
+    from longalign.preference.preprocess import Preprocess
 
     parts = ("vae", "clip", "text_encoder", "tokenizer", "unet", "scheduler", "t5", "t5_tokenizer", "adapter")
     missing = [p for p in parts if not (source / p).is_dir()]
@@ -84,6 +85,9 @@ def pack(source: Path, out: Path, *, guidance: float | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     pipe.save_pretrained(out)
     CLIPModel.from_pretrained(source / "clip").to(half).save_pretrained(out / "clip")
+    # `parts.pixels` is what it was trained on: [−1, 1], not CLIP's own mean and deviation.
+    processor = Preprocess(SCENE_PX, mean=(0.5,) * 3, std=(0.5,) * 3).to_config()
+    atomic_write_text(out / "clip" / "preprocessor_config.json", json.dumps(processor, indent=2) + "\n")
     T5EncoderModel.from_pretrained(source / "t5").to(half).save_pretrained(out / "t5")
     TextAdapter.from_pretrained(source / "adapter").to(half).save_pretrained(out / "adapter")
     shutil.copytree(source / "t5_tokenizer", out / "t5_tokenizer", dirs_exist_ok=True)
