@@ -38,6 +38,7 @@ def test_import_is_free_of_torch() -> None:
 
 def test_lazy_names_are_there_and_others_are_not() -> None:
     assert set(longalign.__all__) <= set(dir(longalign))
+    assert all(getattr(longalign, name) is not None for name in longalign.__all__)
     assert longalign.Segmenter()("One. Two.")[1].text == "Two."
     with pytest.raises(AttributeError, match="nothing_here"):
         _ = longalign.nothing_here

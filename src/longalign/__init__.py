@@ -9,19 +9,62 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longalign.encoding import Conditioning, encode
-    from longalign.segments import Segment, Segmenter
+    from longalign.decomposition import (
+        Decomposition,
+    )
+    from longalign.encoding import (
+        ConcatRule,
+        Conditioning,
+        EncodingCache,
+        T5Branch,
+        TextParts,
+        TruncationWarning,
+        encode,
+        encode_groups,
+    )
+    from longalign.preference import (
+        PreferenceModel,
+        Scores,
+    )
+    from longalign.segments import (
+        Segment,
+        Segmenter,
+    )
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Decomposition": "longalign.decomposition",
+    "ConcatRule": "longalign.encoding",
     "Conditioning": "longalign.encoding",
+    "EncodingCache": "longalign.encoding",
+    "T5Branch": "longalign.encoding",
+    "TextParts": "longalign.encoding",
+    "TruncationWarning": "longalign.encoding",
     "encode": "longalign.encoding",
+    "encode_groups": "longalign.encoding",
+    "PreferenceModel": "longalign.preference",
+    "Scores": "longalign.preference",
     "Segment": "longalign.segments",
     "Segmenter": "longalign.segments",
 }
 
-__all__ = ["Conditioning", "Segment", "Segmenter", "__version__", "encode"]
+__all__ = [
+    "ConcatRule",
+    "Conditioning",
+    "Decomposition",
+    "EncodingCache",
+    "PreferenceModel",
+    "Scores",
+    "Segment",
+    "Segmenter",
+    "T5Branch",
+    "TextParts",
+    "TruncationWarning",
+    "__version__",
+    "encode",
+    "encode_groups",
+]
 
 
 def __getattr__(name: str) -> Any:
