@@ -11,8 +11,10 @@ import torch
 
 from longalign.pipelines import load_pipeline, settings_of
 from longalign.stickers import folder, models, patch_code
+from longalign.stickers.captions import Fact
 from longalign.stickers.files import pack
 from longalign.stickers.parts import CLIP, T5, VAE, fits, pixels, short_caption
+from longalign.stickers.readout import ReadableCLIP, layout_of, sentence_of
 from longalign.stickers.training import PARTS, STEPS, fit, schedule
 from longalign.stickers.world import scene
 
@@ -121,10 +123,43 @@ def test_the_text_encoder_is_clips_text_tower() -> None:
 
 def test_pooled_vectors_differ_between_texts() -> None:
     """With the default end id 49407, which no text here has, they would all be that of the start token."""
-    part = CLIP(CPU, Path(), 1)
+    part, rng = CLIP(CPU, Path(), 1), np.random.default_rng(0)
     with torch.no_grad():
-        features = part.text_features(["A fox is in the top left.", "The background is navy."])
+        features, _ = part.read_texts([short_caption(scene(i), rng) for i in range(2)])
     assert float((features[0] - features[1]).abs().max()) > 1e-3
+
+
+def test_embeddings_keep_the_order_of_the_captions() -> None:
+    """Texts are encoded in order of length and put back: alone or among others, the same embedding."""
+    part, rng = CLIP(CPU, Path(), 1), np.random.default_rng(0)
+    captions = [short_caption(scene(i), rng) for i in range(5)]
+    with torch.no_grad():
+        together, _ = part.read_texts(captions)
+        for i, caption in enumerate(captions):
+            torch.testing.assert_close(part.read_texts([caption])[0][0], together[i], atol=1e-5, rtol=1e-4)
+
+
+def test_right_answers_by_hand() -> None:
+    """A fox (kind 0) on a blue disc (3) in the bottom left (6), on grey (1); everything else is the last answer."""
+    said = [Fact(kind="fox", cell=6, disc="blue"), Fact(background="grey")]
+    kinds, discs = [24] * 9, [5] * 9
+    kinds[6], discs[6] = 0, 3
+    assert layout_of(said) == [*kinds, *discs, 1]
+    assert [sentence_of(f) for f in said] == [[6, 0, 3, 5], [9, 24, 5, 1]]
+
+
+def test_a_readout_that_knows_has_no_loss() -> None:
+    """With the right answers as logits (times 50) the cross entropy is nil, with others it is not."""
+    said = Fact(kind="fox", cell=6, disc="blue")
+    clip = ReadableCLIP(models.make_clip())
+    with torch.no_grad():
+        clip.sentence.weight.zero_()
+        clip.sentence.bias.zero_()
+        starts = np.cumsum([0, *clip.sentence_sizes[:-1]])
+        clip.sentence.bias[torch.tensor(starts + sentence_of(said))] = 50.0
+        states = torch.zeros(1, clip.sentence.in_features)
+        assert float(clip.sentence_loss(states, [said])) < 1e-6
+        assert float(clip.sentence_loss(states, [Fact(background="grey")])) > 100
 
 
 def test_noise_schedule_ends_without_signal() -> None:

@@ -10,12 +10,19 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from longalign.stickers import models, patch_code
-from longalign.stickers.captions import Sentence, caption, lie, sentence, text_of
+from longalign.stickers.captions import Sentence, caption, facts, lie, sentence, text_of
+from longalign.stickers.readout import ReadableCLIP
 from longalign.stickers.tokenizers import CLIP_WINDOW, make_clip_tokenizer, make_t5_tokenizer
-from longalign.stickers.world import CELL_PX, KIND_NAMES, Scene, render_array, scene
+from longalign.stickers.world import (
+    CELL_PX,
+    KIND_NAMES,
+    Scene,
+    render_array,
+    scene,
+)
 
 
 class Part(Protocol):
@@ -100,131 +107,96 @@ class VAE:
 class CLIP:
     """Contrastive training on pictures and captions of at most 77 tokens, with one lie a caption as a hard negative.
 
-    Six batches in ten have one or two stickers of two kinds, the others up to five of six kinds: among scenes
-    drawn from all kinds the list of kinds tells a scene from all others, and where they stand is never learned
-    (LOG.md, 2026-11-21). Three captions in ten state only some of the facts.
+    Contrast alone teaches what is in a scene and not where (LOG.md, 2026-11-21): among scenes drawn from all kinds the
+    list of kinds tells a scene from all others. So every second batch draws from six kinds only, and linear readouts,
+    thrown away afterwards, ask both towers for the contents of every cell, and the text tower at each full stop for
+    what the sentence said. Three captions in ten state only some facts.
     """
 
     batch_size = 128
     learning_rate = 1.5e-3
     partial = 0.3
+    readout_weight = 1.0
 
     def __init__(self, device: torch.device, out: Path, steps: int) -> None:
         self.device = device
-        self.module: Any = models.make_clip().to(device)
-        self.module.set_attn_implementation("eager")  # on CPUs SDPA's backward is twice as slow at this size
+        self.module: Any = ReadableCLIP(models.make_clip()).to(device)
         self.tokenizer = make_clip_tokenizer()
+        self.full_stop = self.tokenizer.convert_tokens_to_ids(".</w>")
 
-    def texts(self, scenes: list[Scene], rng: np.random.Generator) -> tuple[list[str], list[str]]:
+    def texts(
+        self, scenes: list[Scene], rng: np.random.Generator
+    ) -> tuple[list[list[Sentence]], list[list[Sentence]]]:
+        """A caption of each scene, and the same with one sentence turned into a lie."""
         true, false = [], []
         for s in scenes:
-            most = int(rng.integers(2, 4)) if rng.random() < self.partial else None
+            most = int(rng.integers(1, 4)) if rng.random() < self.partial else None
             said = short_caption(s, rng, most=most)
             liar = int(rng.integers(len(said)))
             lied = list(said)
             lied[liar] = sentence(lie(s, said[liar].fact, rng), rng)
             while not fits(lied):
                 lied[liar] = sentence(lied[liar].fact, rng)
-            true.append(text_of(said))
-            false.append(text_of(lied))
+            true.append(said)
+            false.append(lied)
         return true, false
 
-    def text_features(self, texts: list[str]) -> Tensor:
-        """Unit embeddings (N, D); texts go through in chunks of like length, which halves the padding."""
-        ids = self.tokenizer(texts).input_ids
+    def read_texts(self, captions: list[list[Sentence]]) -> tuple[Tensor, Tensor]:
+        """Embeddings (N, D), and the readout's loss on them and on the states at the full stops.
+
+        Texts go through in chunks of like length, which halves the padding.
+        """
+        ids = self.tokenizer([text_of(c) for c in captions]).input_ids
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        out: list[Tensor] = []
+        embedded: list[Tensor] = []
+        stops: list[Tensor] = []
         for start in range(0, len(order), 64):
             chunk = [ids[i] for i in order[start : start + 64]]
             longest = max(map(len, chunk))
             padded = torch.tensor([c + [self.tokenizer.pad_token_id] * (longest - len(c)) for c in chunk])
-            out.append(self.module.get_text_features(input_ids=padded.to(self.device)).pooler_output)
+            output = self.module.clip.get_text_features(input_ids=padded.to(self.device))
+            embedded.append(output.pooler_output)
+            stops.append(output.last_hidden_state[padded == self.full_stop])
+        said = [s.fact for i in order for s in captions[i]]
+        at_stops = self.module.sentence_loss(torch.cat(stops), said)
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(order))
-        return F.normalize(torch.cat(out)[back.to(self.device)].float(), dim=-1)
+        embeddings = torch.cat(embedded)[back.to(self.device)]
+        whole = self.module.layout_loss(embeddings, [[s.fact for s in c] for c in captions])
+        return embeddings, at_stops + whole
 
     def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        few = rng.random() < 0.6
-        kinds = [KIND_NAMES[k] for k in rng.permutation(len(KIND_NAMES))[: 2 if few else 6]]
-        objects = (1, 2) if few else (1, 5)
-        discs = not few and rng.random() < 0.5
-        numbers = range(first, first + self.batch_size)
-        scenes = [scene(i, kinds=kinds, discs=discs, objects=objects) for i in numbers]
+        kinds = [KIND_NAMES[k] for k in rng.permutation(len(KIND_NAMES))[: rng.choice([6, len(KIND_NAMES)])]]
+        scenes = [scene(i, kinds=kinds) for i in range(first, first + self.batch_size)]
         true, false = self.texts(scenes, rng)
         x = pixels(scenes).to(self.device)
         with autocast(self.device):
-            image = self.module.get_image_features(pixel_values=x).pooler_output
-            text = self.text_features(true + false)
-        image = F.normalize(image.float(), dim=-1)
-        scale = self.module.logit_scale.clamp(max=math.log(100)).exp()
+            image = self.module.clip.get_image_features(pixel_values=x).pooler_output
+            text, text_readout = self.read_texts(true + false)
+            image_readout = self.module.layout_loss(image, [facts(s) for s in scenes])
+        image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+        scale = self.module.clip.logit_scale.clamp(max=math.log(100)).exp()
         logits = scale * image @ text.T  # (B, 2B)
         label = torch.arange(len(scenes), device=self.device)
         square = logits[:, : len(scenes)]
-        loss = (F.cross_entropy(logits, label) + F.cross_entropy(square.T, label)) / 2
+        contrast = (F.cross_entropy(logits, label) + F.cross_entropy(square.T, label)) / 2
         with torch.no_grad():
             r1 = (square.argmax(0) == label).float().mean()
             honest = (square.diagonal() > logits[:, len(scenes) :].diagonal()).float().mean()
-        return loss, {"r1": float(r1), "true_over_lie": float(honest), "scale": scale.item()}
+        logged = {
+            "contrast": contrast.item(),
+            "text_readout": text_readout.item(),
+            "image_readout": image_readout.item(),
+            "r1": float(r1),
+            "true_over_lie": float(honest),
+            "scale": scale.item(),
+        }
+        return contrast + self.readout_weight * (text_readout + image_readout), logged
 
     def save(self, module: Any, out: Path) -> None:
-        module.save_pretrained(out / "clip")
-        models.text_encoder_of(module).save_pretrained(out / "text_encoder")
+        module.clip.save_pretrained(out / "clip")
+        models.text_encoder_of(module.clip).save_pretrained(out / "text_encoder")
         self.tokenizer.save_pretrained(out / "tokenizer")
-
-
-class UNet:
-    """v-prediction on the patch code under the frozen CLIP text states of captions that fit 77 tokens."""
-
-    batch_size = 128
-    learning_rate = 8e-4
-    caption_dropout = 0.1
-    # Until this share of the run, so many stickers: what words mean is learned from one, whose is which from more.
-    curriculum = ((0.3, (1, 1)), (0.5, (1, 2)), (1.0, (1, 5)))
-
-    def __init__(self, device: torch.device, out: Path, steps: int) -> None:
-        from transformers import CLIPTextModel
-
-        self.device, self.samples = device, steps * self.batch_size
-        self.module: Any = models.make_unet().to(device)
-        self.scheduler = models.make_scheduler()
-        self.tokenizer = make_clip_tokenizer()
-        self.text_encoder = CLIPTextModel.from_pretrained(out / "text_encoder").to(device).eval()
-
-    @torch.no_grad()
-    def condition(self, scenes: list[Scene], rng: np.random.Generator) -> Tensor:
-        """(B, 77, 128) text states, one caption in ten left empty."""
-        texts = [
-            "" if rng.random() < self.caption_dropout else text_of(short_caption(s, rng)) for s in scenes
-        ]
-        ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        with autocast(self.device):
-            return self.text_encoder(ids.to(self.device)).last_hidden_state
-
-    def timesteps(self, rng: np.random.Generator) -> np.ndarray:
-        """(B,) int64, 72 % of them 500 or more: stratified, which means less noise in the gradient.
-
-        What is where is decided at high noise, where x_t does not show it yet and the text must be read.
-        """
-        strata = (np.arange(self.batch_size) + rng.random(self.batch_size)) / self.batch_size
-        return (strata**0.55 * 1000).astype(np.int64)
-
-    def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        objects = next(count for until, count in self.curriculum if first < until * self.samples)
-        scenes = [scene(i, objects=objects) for i in range(first, first + self.batch_size)]
-        x0 = patch_code.encode(pixels(scenes).to(self.device))  # (B, 8, 6, 6)
-        states = self.condition(scenes, rng)
-        t = torch.from_numpy(self.timesteps(rng)).to(self.device)
-        noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(self.device)
-        noised = self.scheduler.add_noise(x0, noise, t)
-        target = self.scheduler.get_velocity(x0, noise, t)
-        with autocast(self.device):
-            predicted = self.module(noised, t, states, return_dict=False)[0]
-        per_sample = (predicted.float() - target).square().mean(dim=(1, 2, 3))
-        return per_sample.mean(), {"high_noise": per_sample.detach()[t > 700].mean().item()}
-
-    def save(self, module: Any, out: Path) -> None:
-        module.save_pretrained(out / "unet")
-        self.scheduler.save_pretrained(out / "scheduler")
 
 
 class T5:
@@ -270,44 +242,6 @@ class T5:
     def save(self, module: Any, out: Path) -> None:
         models.encoder_of(module).save_pretrained(out / "t5")
         self.tokenizer.save_pretrained(out / "t5_tokenizer")
-
-
-class Adapter(UNet):
-    """The T5 → UNet adapter, trained by the diffusion loss of the frozen UNet on short captions (as LaVi-Bridge's)."""
-
-    learning_rate = 1.5e-3
-
-    def __init__(self, device: torch.device, out: Path, steps: int) -> None:
-        from diffusers import UNet2DConditionModel
-        from transformers import T5EncoderModel
-
-        super().__init__(device, out, steps)
-        unet = UNet2DConditionModel.from_pretrained(out / "unet").to(device)
-        self.t5 = T5EncoderModel.from_pretrained(out / "t5").to(device).eval()
-        self.t5_tokenizer = make_t5_tokenizer()
-        self.module = _Adapted(models.make_adapter().to(device), unet.requires_grad_(False).eval())
-
-    def condition(self, scenes: list[Scene], rng: np.random.Generator) -> Tensor:
-        texts = [
-            "" if rng.random() < self.caption_dropout else text_of(short_caption(s, rng)) for s in scenes
-        ]
-        encoded = self.t5_tokenizer(
-            texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
-        ).to(self.device)
-        with torch.no_grad(), autocast(self.device):
-            return self.t5(**encoded).last_hidden_state
-
-    def save(self, module: Any, out: Path) -> None:
-        module.adapter.save_pretrained(out / "adapter")
-
-
-class _Adapted(nn.Module):
-    def __init__(self, adapter: nn.Module, unet: nn.Module) -> None:
-        super().__init__()
-        self.adapter, self.unet = adapter, unet
-
-    def forward(self, x: Tensor, t: Tensor, states: Tensor, return_dict: bool = False) -> Any:
-        return self.unet(x, t, self.adapter(states), return_dict=return_dict)
 
 
 def _pad(rows: list[list[int]], value: int) -> tuple[Tensor, Tensor]:

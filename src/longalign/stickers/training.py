@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from longalign.stickers.parts import CLIP, T5, VAE, Adapter, Part, UNet
+from longalign.stickers.denoising import Adapter, UNet
+from longalign.stickers.parts import CLIP, T5, VAE, Part
 
 CHECKPOINT_EVERY_S = 120.0
 LOG_EVERY_STEPS = 50
@@ -36,7 +37,7 @@ PARTS: dict[str, Callable[[torch.device, Path, int], Part]] = {
 
 
 # How long each part is trained unless asked otherwise.
-STEPS: dict[str, int] = {"vae": 6000, "clip": 700, "t5": 800, "unet": 2600, "adapter": 600}
+STEPS: dict[str, int] = {"vae": 6000, "clip": 1500, "t5": 800, "unet": 6000, "adapter": 600}
 
 
 def schedule(progress: float, warmup: float = 0.02) -> float:
@@ -65,7 +66,9 @@ def fit(
     if init is not None:
         part.module.load_state_dict(init)
     trainable = [p for p in part.module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=part.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        trainable, lr=part.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     average = [p.detach().clone() for p in trainable]
     state, step, spent = out / f"{name}.pt", 0, 0.0
     if state.exists():

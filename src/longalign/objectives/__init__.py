@@ -1,0 +1,79 @@
+"""What a model is trained for. The loop (`longalign.training`) knows an objective only as the protocol below.
+
+An objective's class has two pydantic models beside it, `Settings` (its own section of a recipe, named as the objective) and
+`DataSettings` (the section `data`), and `build`, which makes the objective and its data from them. `OBJECTIVES` names the classes, so
+that nothing is imported before a recipe asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+OBJECTIVES: dict[str, str] = {
+    "preference": "longalign.objectives.preference:PreferenceObjective",
+}
+
+
+class Objective(Protocol):
+    """Fills `.grad` and says how it went; clipping, stepping, logging, saving and resuming are the loop's."""
+
+    Settings: ClassVar[type]
+    DataSettings: ClassVar[type]
+
+    @classmethod
+    def build(cls, model: str, settings: Any, data: Any, context: BuildContext) -> Task:
+        """The objective and its data from validated settings. `model` is `stickers/…`, a folder or a hub name."""
+        ...
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """What is trained, by the name that checkpoints use."""
+        ...
+
+    def collate(self, rows: Sequence[Any]) -> Any:
+        """Rows of the data → one micro-batch, on the CPU."""
+        ...
+
+    def backward(self, batch: Any, accelerator: Any) -> dict[str, float | Tensor]:
+        """Add the gradient of this process's mean loss over one micro-batch to `.grad`, by `accelerator.backward`.
+
+        The loop averages gradients over processes afterwards, and metrics too.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What must be restored on resuming, beside the modules: running means and the like."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
+
+    def evaluate(self, accelerator: Any) -> dict[str, float]:
+        """Figures on held-out data; empty where there are none."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """What users load afterwards, as a transformers or diffusers folder. The main process calls it."""
+        ...
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """Where an objective is built: on which device, with which seed, among how many processes."""
+
+    device: Any
+    seed: int = 0
+    process_index: int = 0
+    num_processes: int = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """An objective with the data that it is trained on (map-style: `len` and indexing)."""
+
+    objective: Objective
+    data: Dataset[Any]
