@@ -45,7 +45,8 @@ def test_lazy_names_are_there_and_others_are_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["segment"], ["generate"], ["demo"], ["stickers"], ["stickers", "train"]]
+    "command",
+    [[], ["segment"], ["generate"], ["demo"], ["stickers"], ["stickers", "train"], ["train"], ["score"]],
 )
 def test_help_teaches(command: list[str]) -> None:
     done = run(*command, "--help")

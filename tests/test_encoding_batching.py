@@ -1,4 +1,4 @@
-"""Which texts are run and which together."""
+"""Which rows are run together."""
 
 from __future__ import annotations
 
@@ -7,29 +7,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longalign.encoding.batching import batches, hosts
-
-ids = st.lists(st.integers(0, 3), max_size=6).map(tuple)
-
-
-@settings(deadline=None)
-@given(st.sets(ids, min_size=1), st.sets(ids))
-def test_every_text_is_read_from_one_that_begins_with_it(texts: set, alone: set) -> None:
-    host = hosts(texts, alone)
-    assert set(host) == texts
-    for text, longer in host.items():
-        assert longer[: len(text)] == text
-        assert longer in texts
-        assert host[longer] == longer  # a host is run itself
-        if text in alone:
-            assert longer == text
-
-
-@settings(deadline=None)
-@given(st.sets(ids, min_size=1))
-def test_no_text_is_run_that_another_begins_with(texts: set) -> None:
-    run = set(hosts(texts).values())
-    assert not any(a != b and b[: len(a)] == a for a in run for b in run)
+from longalign.encoding.batching import batches
 
 
 def cost(lengths: list[int], found: list[slice], call_cost: int) -> int:

@@ -62,6 +62,25 @@ def test_bad_arguments(pipe: Any, arguments: dict[str, Any], message: str) -> No
             function(pipe, **{"prompts": ["a", "b"], **arguments})
 
 
+def test_both_functions_show_the_same_options() -> None:
+    """`help` and type checkers read them from different places, which have to agree."""
+    from inspect import signature
+    from typing import get_type_hints
+
+    from longalign.encoding.options import EncodeOptions, Options
+
+    assert get_type_hints(EncodeOptions) == get_type_hints(Options)
+    assert signature(encode).parameters == signature(encode_groups).parameters
+    assert list(signature(encode).parameters)[3:] == list(get_type_hints(Options))
+    assert signature(encode).parameters["length"].default == Options().length
+
+
+def test_an_unknown_option_is_refused(pipe: Any) -> None:
+    for function in (encode, encode_groups):
+        with pytest.raises(TypeError, match="lenght"):
+            function(pipe, "a", lenght=240)
+
+
 def test_bad_rule() -> None:
     with pytest.raises(LongalignError, match=r"unknown eot 'kept'.*did you mean 'keep'"):
         ConcatRule(eot="kept")

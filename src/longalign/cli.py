@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from longalign.errors import LongalignError
+from longalign.metrics import cli as metrics
+from longalign.scoring import cli as scoring
 from longalign.stickers.cli import app as stickers
 from longalign.terminal import (
     Device,
@@ -29,6 +31,7 @@ from longalign.terminal import (
     print_table,
     progress,
 )
+from longalign.training.cli import train
 
 app = typer.Typer(
     name="longalign",
@@ -208,6 +211,10 @@ def demo(
     print(f"report: {made.folder / 'report.html'}")
 
 
+app.command("score")(scoring.score)
+app.command("decompose")(scoring.decompose)
+app.command()(train)
+metrics.register(app, stickers)
 app.add_typer(stickers, name="stickers")
 
 

@@ -33,7 +33,16 @@ if TYPE_CHECKING:
 
 _MARK = "# longalign run folder\n"
 # What a run writes at the top of its folder, and therefore all that overwriting removes.
-_OURS = ("config.yaml", "metrics.jsonl", "report.html", "report.jsonl", "images", "checkpoints")
+_OURS = (
+    "config.yaml",
+    "metrics.jsonl",
+    "report.html",
+    "report.jsonl",
+    "worst.jsonl",
+    "decomposition.safetensors",
+    "images",
+    "checkpoints",
+)
 
 
 @contextmanager

@@ -26,8 +26,13 @@ SegmentsOption = Annotated[str, typer.Option(help="How to cut prompts: sentence,
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error (none where that is no terminal); yields the function that advances it."""
+def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error (none where that is no terminal); yields the function that advances it.
+
+    Args:
+        title: what is going on.
+        total: of how many; None where nobody knows.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -9,7 +9,8 @@ App. A).
 | `parts.py` | the tokenizers and text encoders of a pipeline, and the T5 branch |
 | `tokens.py` | text → token ids with character offsets |
 | `towers.py` | one CLIP text encoder, pad* |
-| `batching.py` | which texts it runs on, and which together |
+| `trees.py` | texts that share a row and their beginnings |
+| `batching.py` | which rows go through it together |
 | `reading.py` | what is to be encoded of each text, and what does not fit |
 | `layout.py` | which token of which segment goes where |
 | `t5.py` | T5 on whole prompts |

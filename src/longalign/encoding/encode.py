@@ -5,30 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from longalign.encoding.cache import EncodingCache
+from typing_extensions import Unpack
+
 from longalign.encoding.conditioning import Conditioning, warn_of_cuts
 from longalign.encoding.job import Job
-from longalign.encoding.options import Options, Pooled
-from longalign.encoding.parts import T5Branch
-from longalign.encoding.strategy import ConcatRule, Strategy
+from longalign.encoding.options import EncodeOptions, Options, takes_options
 from longalign.errors import LongalignError
-from longalign.segments import Mode, Segmenter
 
 
+@takes_options
 def encode(
     pipe_or_parts: Any,
     prompts: str | Sequence[str],
     negative_prompt: str | Sequence[str] | None = None,
-    *,
-    strategy: str | ConcatRule | Strategy = "clip-cat",
-    length: int = 240,
-    max_length: int | None = None,
-    segments: Mode | Segmenter = "sentence",
-    pooled: Pooled = "whole",
-    language: str = "en",
-    t5: T5Branch | None = None,
-    batch_size: int = 64,
-    cache: EncodingCache | None = None,
+    **options: Unpack[EncodeOptions],
 ) -> Conditioning:
     """Encodes prompts of any length for a Stable Diffusion 1.x, 2.x, XL or 3 pipeline.
 
@@ -56,25 +46,15 @@ def encode(
             segments, or that of the ``whole`` prompt, as far as the window goes.
         language: of the prompts, for the segmenter.
         t5: the T5 branch for ``t5-mlp`` and ``clip+t5``.
-        batch_size: most texts in one call of a text encoder. Equal segments are encoded once.
+        batch_size: most rows in one call of a text encoder. A CLIP's row holds as many segments as fit its
+            window; equal segments are encoded once.
         cache: remembers encoded segments between calls.
 
     Raises:
         LongalignError: wrong input, or prompts of different padded lengths, which cannot be one tensor
             (`encode_groups` takes them).
     """
-    options = Options(
-        strategy=strategy,
-        length=length,
-        max_length=max_length,
-        segments=segments,
-        pooled=pooled,
-        language=language,
-        t5=t5,
-        batch_size=batch_size,
-        cache=cache,
-    )
-    job = Job(pipe_or_parts, prompts, negative_prompt, options)
+    job = Job(pipe_or_parts, prompts, negative_prompt, Options(**options))
     groups = job.groups()
     if len(groups) > 1:
         sizes = ", ".join(f"prompt {members[0]}: {sum(shape)} tokens" for shape, members in groups.items())
@@ -87,38 +67,19 @@ def encode(
     return conditioning
 
 
+@takes_options
 def encode_groups(
     pipe_or_parts: Any,
     prompts: str | Sequence[str],
     negative_prompt: str | Sequence[str] | None = None,
-    *,
-    strategy: str | ConcatRule | Strategy = "clip-cat",
-    length: int = 240,
-    max_length: int | None = None,
-    segments: Mode | Segmenter = "sentence",
-    pooled: Pooled = "whole",
-    language: str = "en",
-    t5: T5Branch | None = None,
-    batch_size: int = 64,
-    cache: EncodingCache | None = None,
+    **options: Unpack[EncodeOptions],
 ) -> list[tuple[list[int], Conditioning]]:
     """`encode` for prompts of any mixture of lengths: one `Conditioning` for each padded length.
 
     Each comes with the places of its prompts in ``prompts``, in order; the group of the first prompt is the
     first. The text encoders still run once over all of them. Arguments and errors are those of `encode`.
     """
-    options = Options(
-        strategy=strategy,
-        length=length,
-        max_length=max_length,
-        segments=segments,
-        pooled=pooled,
-        language=language,
-        t5=t5,
-        batch_size=batch_size,
-        cache=cache,
-    )
-    job = Job(pipe_or_parts, prompts, negative_prompt, options)
+    job = Job(pipe_or_parts, prompts, negative_prompt, Options(**options))
     groups = job.groups()
     conditionings = job.run(groups)
     warn_of_cuts(job.truncation(range(len(job.prompts))), stacklevel=2)

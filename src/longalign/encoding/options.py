@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from inspect import Parameter, signature
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 from longalign.encoding.cache import EncodingCache
 from longalign.encoding.parts import T5Branch, TextParts
@@ -15,13 +16,8 @@ from longalign.segments import Mode, Segmenter
 Pooled = Literal["first", "mean", "whole"]
 
 
-@dataclass(frozen=True)
-class Options:
-    """The keyword arguments of `encode`, which explains them.
-
-    Raises:
-        LongalignError: one of them is out of range or unknown.
-    """
+class EncodeOptions(TypedDict, total=False):
+    """The keyword arguments of `encode`, for type checkers: those of `Options`, none of them required."""
 
     strategy: str | ConcatRule | Strategy
     length: int
@@ -32,6 +28,25 @@ class Options:
     t5: T5Branch | None
     batch_size: int
     cache: EncodingCache | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keyword arguments of `encode`, which explains them, with their defaults.
+
+    Raises:
+        LongalignError: one of them is out of range or unknown.
+    """
+
+    strategy: str | ConcatRule | Strategy = "clip-cat"
+    length: int = 240
+    max_length: int | None = None
+    segments: Mode | Segmenter = "sentence"
+    pooled: Pooled = "whole"
+    language: str = "en"
+    t5: T5Branch | None = None
+    batch_size: int = 64
+    cache: EncodingCache | None = None
 
     def __post_init__(self) -> None:
         for name in ("length", "max_length", "batch_size"):
@@ -57,6 +72,18 @@ class Options:
                 f"strategy {strategy.kind!r} needs the T5 branch: give t5=T5Branch.from_pretrained(folder)"
             )
         return strategy
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def takes_options(function: _Function) -> _Function:
+    """Lets `help` and notebooks show the `Options` of a function one by one in place of its ``**options``."""
+    own = signature(function)
+    named = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+    options = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in signature(Options).parameters.values()]
+    function.__signature__ = own.replace(parameters=named + options)  # type: ignore[attr-defined]
+    return function
 
 
 def check_texts(given: str | Sequence[str], what: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,18 +12,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from longalign.encoding.batching import batches, hosts
+from longalign.encoding.batching import batches, call_cost_tokens
 from longalign.encoding.cache import EncodingCache, States, fingerprint
 from longalign.encoding.parts import TextParts, run_device
 from longalign.encoding.strategy import PadStar
 from longalign.encoding.tokens import Ids, Tokens, pad_ids, tokenise
+from longalign.encoding.trees import Row, pack, row_tensors, tree_mask
 from longalign.errors import LongalignError
 
 _RELEASED_PADS = 60  # the published weights were trained with the mean of the last 60 of the 77 positions
-
-# What one more call of an encoder costs, in tokens of padding that could be computed in the same time:
-# reading the weights once (CPU), or launching kernels that are too small to fill the device.
-_CALL_COST_TOKENS = {"cpu": 16, "accelerator": 1024}
 
 
 @dataclass(frozen=True)
@@ -73,14 +70,21 @@ class Tower:
     def tokenise(self, texts: list[str]) -> dict[str, Tokens]:
         return tokenise(self.tokenizer, texts, before=1)
 
-    def call(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def call(
+        self, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, T) ids → (B, T, D) states and (B, P) pooled vectors, by the operations of diffusers' pipelines.
 
         The mask is used only by the few models whose configuration asks for it: the others see their pads. That
         changes nothing to the left of a pad, since CLIP's text model is causal.
+
+        Args:
+            mask: (B, T), 1 where there is text.
+            places: (B, T) positions, when they are not 0, 1, …; ``mask`` is then a `tree_mask` and always used.
         """
-        masked = getattr(self.model.config, "use_attention_mask", False)
-        kwargs = {"attention_mask": mask.to(self.device)} if masked else {}
+        kwargs = {} if places is None else {"position_ids": places.to(self.device)}
+        if places is not None or getattr(self.model.config, "use_attention_mask", False):
+            kwargs["attention_mask"] = mask.to(self.device)
         output = self.model(ids.to(self.device), output_hidden_states=self.penultimate, **kwargs)
         states = output.hidden_states[-2] if self.penultimate else output[0]
         return states, output[0] if output[0].ndim == 2 else None
@@ -88,7 +92,7 @@ class Tower:
     def encode(
         self, needs: Mapping[Ids, Need], batch_size: int, cache: EncodingCache | None = None
     ) -> dict[Ids, States]:
-        """Encodes each text once, texts of like length together.
+        """Encodes each text once, as many as there is room for in a row of the window's length (`trees.py`).
 
         Args:
             needs: the texts, as token ids with start and end token, and what is needed of each. An end token
@@ -113,27 +117,48 @@ class Tower:
     def _run(self, needs: Mapping[Ids, Need], batch_size: int) -> Iterator[tuple[Ids, States]]:
         # What goes into the model of each text. The pooled vector is read at the end token.
         length = {ids: max(need.tokens, len(ids) if need.pooled else 0) for ids, need in needs.items()}
-        read = {ids: ids[: length[ids]] for ids in needs}
-        alone = {read[ids] for ids, need in needs.items() if need.pooled or need.tokens > len(ids)}
-        host = hosts(read.values(), alone)
-        guests: dict[Ids, list[Ids]] = {}
+        users: dict[Ids, list[Ids]] = {}
         for ids in needs:
-            guests.setdefault(host[read[ids]], []).append(ids)
-        n_tokens = {text: max(length[ids] for ids in of_text) for text, of_text in guests.items()}
+            users.setdefault(ids[: length[ids]], []).append(ids)
+        # The model pools at the first end token of a row; pads are not tokens of the text.
+        alone = {ids[: length[ids]] for ids, need in needs.items() if need.pooled or need.tokens > len(ids)}
+        rows = pack(users, self.window if self._takes_trees() else 0, alone)
+        n_tokens = {row: max(len(row.ids), *(length[i] for t in row.at for i in users[t])) for row in rows}
 
-        texts = sorted(guests, key=n_tokens.__getitem__)
-        call_cost = _CALL_COST_TOKENS["cpu" if self.device.type == "cpu" else "accelerator"]
-        for batch in batches([n_tokens[text] for text in texts], call_cost, batch_size):
-            longest = n_tokens[texts[batch.stop - 1]]
-            token_ids, mask = pad_ids(texts[batch], longest, self.tokenizer.pad_token_id)
-            hidden, pooled = self.call(token_ids, mask)  # (B, T, D), (B, P)
-            for row, text in enumerate(texts[batch]):
-                for ids in guests[text]:
-                    need = needs[ids]
-                    if need.pooled and pooled is None:
-                        raise LongalignError(f"{self.name} has no projection, so it gives no pooled vector")
-                    vector = pooled[row] if need.pooled and pooled is not None else None
-                    yield ids, States(hidden[row, : need.tokens], vector)
+        rows.sort(key=n_tokens.__getitem__)
+        call_cost = call_cost_tokens(self.device.type)
+        for batch in batches([n_tokens[row] for row in rows], call_cost, batch_size):
+            longest = n_tokens[rows[batch.stop - 1]]
+            hidden, pooled = self._call_rows(rows[batch], longest)  # (B, T, D), (B, P)
+            found: list[tuple[int, Ids]] = []  # row and text
+            where: list[int] = []
+            for b, row in enumerate(rows[batch]):
+                for text, at in row.at.items():
+                    and_pads = [*at, *range(len(at), longest)]  # wanted only of texts that are alone
+                    for ids in users[text]:
+                        found.append((b, ids))
+                        where += [b * longest + i for i in and_pads[: needs[ids].tokens]]
+            states = hidden.flatten(0, 1)[torch.tensor(where, dtype=torch.long, device=hidden.device)]
+            sizes = [needs[ids].tokens for _, ids in found]
+            for (b, ids), tokens in zip(found, states.split(sizes), strict=True):
+                if needs[ids].pooled and pooled is None:
+                    raise LongalignError(f"{self.name} has no projection, so it gives no pooled vector")
+                yield ids, States(tokens, pooled[b] if needs[ids].pooled and pooled is not None else None)
+
+    def _call_rows(self, rows: Sequence[Row], length: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`call` for rows that may be trees, each filled up to ``length``."""
+        pad_id = self.tokenizer.pad_token_id
+        if all(row.is_one_text for row in rows):
+            return self.call(*pad_ids([tuple(row.ids) for row in rows], length, pad_id))
+        ids, places = row_tensors(rows, length, pad_id)
+        mask = tree_mask(places, self.model.dtype)
+        return self.call(ids, mask, places)
+
+    def _takes_trees(self) -> bool:
+        """Whether the model takes a mask for every token: not with flash attention, nor where it masks pads."""
+        config = self.model.config
+        masked = getattr(config, "use_attention_mask", False)
+        return config._attn_implementation in ("sdpa", "eager") and not masked
 
     def pad_star(self, variant: PadStar) -> torch.Tensor:
         """(D,) pad*: the mean state over the pad positions of the empty prompt (App. A).

@@ -1,8 +1,8 @@
 """What a model is trained for. The loop (`longalign.training`) knows an objective only as the protocol below.
 
-An objective's class has two pydantic models beside it, `Settings` (its own section of a recipe, named as the objective) and
-`DataSettings` (the section `data`), and `build`, which makes the objective and its data from them. `OBJECTIVES` names the classes, so
-that nothing is imported before a recipe asks for it.
+An objective's class has two pydantic models beside it, `Settings` (its own section of a recipe, named as the
+objective) and `DataSettings` (the section `data`), and `build`, which makes the objective and its data from them.
+`OBJECTIVES` names the classes, so that nothing is imported before a recipe asks for it.
 """
 
 from __future__ import annotations

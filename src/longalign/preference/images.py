@@ -13,6 +13,9 @@ from torch import Tensor
 from longalign.errors import LongalignError
 
 ImageLike = Image.Image | str | os.PathLike[str]
+# Models see a square. Of a longer strip they would see next to nothing, and resizing it by its shorter side takes
+# memory in proportion.
+MAX_ASPECT = 100
 
 
 def load_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -42,6 +45,11 @@ def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     """RGB on white; see `load_image`."""
     if 0 in image.size:
         raise LongalignError(f"{name}: a picture of {image.width} × {image.height} pixels shows nothing")
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise LongalignError(
+            f"{name}: a picture of {image.width} × {image.height} pixels is too long a strip (more than "
+            f"{MAX_ASPECT} to 1): a model sees a square; cut it into pieces"
+        )
     if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion cuts off instead of scaling
         values = np.asarray(image).clip(0, 65535) / 257.0
         return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from longalign.decomposition import FILE_NAME, Decomposition
-from longalign.encoding.batching import batches
+from longalign.encoding.batching import batches, call_cost_tokens
 from longalign.encoding.tokens import Ids, pad_ids, tokenise
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
@@ -24,8 +24,6 @@ from longalign.preference.scores import Scores, scores_of, segment_mean
 from longalign.runs import atomic_write_text
 from longalign.segments import Segment, Segmenter
 
-# What one more call of the text tower costs, in tokens of padding that could be computed in the same time.
-_CALL_COST_TOKENS = {"cpu": 16, "accelerator": 1024}
 _IMAGES_AT_ONCE = 32
 _TEXTS_AT_ONCE = 256
 
@@ -128,10 +126,10 @@ class PreferenceModel:
             raise LongalignError(
                 f"pixels must be numbers from 0 to 1, not {pixels.dtype}: divide bytes by 255"
             )
-        return self._embed(self.preprocess(pixels.to(self.device)))
+        return self.image_prepared(self.preprocess(pixels.to(self.device)))
 
-    def _embed(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) prepared images → (B, D)."""
+    def image_prepared(self, x: Tensor) -> Tensor:
+        """`image` of what `preprocess` has made of the pixels: (B, 3, S, S), on the model's device → (B, D)."""
         return _unit(self.clip.get_image_features(pixel_values=x.to(self.clip.dtype)).pooler_output)
 
     # C_P(p)
@@ -162,7 +160,7 @@ class PreferenceModel:
     def _encode(self, texts: Sequence[Ids]) -> Tensor:
         """(N, D), each distinct text encoded once."""
         distinct = sorted(set(texts), key=lambda ids: (len(ids), ids))
-        call_cost = _CALL_COST_TOKENS["cpu" if self.device.type == "cpu" else "accelerator"]
+        call_cost = call_cost_tokens(self.device.type)
         found = [torch.zeros(0, self.width, device=self.device)]
         for batch in batches([len(ids) for ids in distinct], call_cost, _TEXTS_AT_ONCE):
             # CLIP's text tower is causal, so what stands behind the end token changes nothing: no mask.
@@ -223,7 +221,7 @@ class PreferenceModel:
                 raise LongalignError(f"pixels must be from 0 to 1, these are from {low:g} to {high:g}")
             return self.image(images)
         ready = [self.preprocess(to_pixels(image)[None].to(self.device)) for image in images]
-        return self._embed(torch.cat(ready))
+        return self.image_prepared(torch.cat(ready))
 
     def _check(self) -> None:
         text = self.clip.config.text_config

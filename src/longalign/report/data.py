@@ -1,7 +1,8 @@
 """What a report is made of. Plain frozen data: no HTML, no drawing, no judging happens here.
 
-`Report` ⊃ `Table` ⊃ `Estimate`, and `Report` ⊃ `Case` ⊃ (`Panel`, `SentenceRow`). A *column* is one way of
-making the picture ("reference", "plain, 77 tokens", "segments"); its name joins panels, marks and tables.
+`Report` ⊃ `Table` ⊃ `Estimate`, `Report` ⊃ `Curve` ⊃ `Line`, `Report` ⊃ `Case` ⊃ (`Panel`, `SentenceRow`). A
+*column* is one way of making the picture ("reference", "plain, 77 tokens", "segments"); its name joins panels, marks
+and tables.
 """
 
 from __future__ import annotations
@@ -119,6 +120,30 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """Points (x, y) in order of x. Where y is NaN or infinite the line is broken. ``faint``: in the background."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    faint: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise ValueError(f"line {self.name!r}: {len(self.x)} x for {len(self.y)} y")
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One plot: its caption, what x is, and its lines. Only finite points are drawn; there may be none."""
+
+    caption: str
+    x_label: str
+    lines: Sequence[Line]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A whole report.
 
@@ -130,6 +155,7 @@ class Report:
         cases: one a prompt.
         truncation: what was cut from which prompt, one entry each; empty when nothing was.
         window_tokens: how far the plain encoding reads.
+        curves: drawn first, the first one across the page, the others side by side.
     """
 
     title: str
@@ -139,3 +165,4 @@ class Report:
     cases: Sequence[Case] = ()
     truncation: Sequence[str] = ()
     window_tokens: int = 77
+    curves: Sequence[Curve] = ()

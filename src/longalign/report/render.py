@@ -21,6 +21,7 @@ from markupsafe import Markup
 from PIL import Image
 
 import longalign
+from longalign.report.curve import line_plot
 from longalign.report.data import Case, Estimate, Report, SentenceRow
 from longalign.report.plot import plot_groups
 from longalign.runs import atomic_write_text, json_line
@@ -45,7 +46,7 @@ def write_report(
     Raises:
         LongalignError: a file cannot be written.
     """
-    html = _environment().get_template("report.html.j2").render(report=report)
+    html = environment().get_template("report.html.j2").render(report=report)
     written = atomic_write_text(path, html)
     if jsonl is not None:
         atomic_write_text(jsonl, "".join(json_line(line) for line in _records(report)))
@@ -53,8 +54,9 @@ def write_report(
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Jinja with the templates and filters that all pages share; the same object for everyone: change an overlay of it."""
+    jinja = Environment(
         loader=PackageLoader("longalign.report"),
         autoescape=True,
         trim_blocks=True,
@@ -62,20 +64,21 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         finalize=_printable,
     )
-    environment.filters.update(
+    jinja.filters.update(
         data_uri=data_uri,
         extent=_extent,
         kinds=_kinds,
         layout=layout,
+        line_plot=line_plot,
         paragraphs=lambda text: [part for part in text.split("\n\n") if part.strip()],
         plot_groups=plot_groups,
         runs=_runs,
         says_more=_says_more,
         tally=_tally,
     )
-    environment.tests.update(estimate=lambda cell: isinstance(cell, Estimate), judged=judged)
-    environment.globals.update(version=longalign.__version__, largest_px=LARGEST_PX)
-    return environment
+    jinja.tests.update(estimate=lambda cell: isinstance(cell, Estimate), judged=judged)
+    jinja.globals.update(version=longalign.__version__, largest_px=LARGEST_PX)
+    return jinja
 
 
 def data_uri(image: Image.Image) -> str:
@@ -169,6 +172,14 @@ def _records(report: Report) -> Iterator[dict[str, Any]]:
                 "note": table.note,
             }
             for table in report.tables
+        ],
+        "curves": [
+            {
+                "caption": curve.caption,
+                "x_label": curve.x_label,
+                "lines": [{"name": line.name, "x": line.x, "y": line.y} for line in curve.lines],
+            }
+            for curve in report.curves
         ],
     }
     for case in report.cases:

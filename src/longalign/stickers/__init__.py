@@ -8,7 +8,9 @@
 | `tokenizers.py` | real CLIP and T5 tokenizers over the words of this world |
 | `models.py` | the tiny models, by their configurations |
 | `patch_code.py` | the latent code of the VAE |
-| `parts.py`, `training.py` | how the weights were made: what each part learns from, and the loop |
+| `parts.py`, `denoising.py`, `readout.py` | what each tiny model learns from |
+| `training.py` | the loop that made the weights |
+| `looks.py`, `raters.py` | spoilt pictures, and simulated raters who weigh truth against looks |
 | `files.py`, `cli.py` | scenes and models on disk; `longalign stickers …` |
 | `check.py` | how far the oracle and the models can be trusted |
 | `weights/` | the trained models, in fp16, with their curves |

@@ -58,11 +58,12 @@ def train(
 def pack(
     source: Annotated[Path, typer.Argument(help="Folder that `stickers train` wrote.")],
     out: Annotated[Path, typer.Argument(help="Folder to make: a diffusers pipeline in fp16.")],
+    guidance: Annotated[float | None, typer.Option(help="Guidance that suits the model, its default.")] = None,
 ) -> None:
     """Put trained parts together as one Stable Diffusion folder in fp16."""
     from longalign.stickers.files import pack
 
-    size_bytes = pack(source, out)
+    size_bytes = pack(source, out, guidance=guidance)
     print(f"{out}: {size_bytes / 1e6:.1f} MB")
 
 

@@ -37,7 +37,7 @@ PARTS: dict[str, Callable[[torch.device, Path, int], Part]] = {
 
 
 # How long each part is trained unless asked otherwise.
-STEPS: dict[str, int] = {"vae": 6000, "clip": 1500, "t5": 800, "unet": 6000, "adapter": 600}
+STEPS: dict[str, int] = {"vae": 6000, "clip": 1500, "t5": 800, "unet": 3000, "adapter": 600}
 
 
 def schedule(progress: float, warmup: float = 0.02) -> float:

@@ -1,0 +1,63 @@
+"""Preference pairs → micro-batches, on the CPU, where data workers can do it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longalign.data.preferences import Pair
+from longalign.preference import PreferenceModel, Preprocess
+from longalign.stickers.raters import RatedPair
+
+
+class Batch(TypedDict):
+    """A micro-batch of B pairs."""
+
+    image: Tensor  # (2B, 3, S, S) prepared, all a before all b
+    preferred: Tensor  # (B,)
+    prompts: list[str]
+    captions: list[list[str]]  # segments of each caption that counts
+    caption_rows: Tensor  # which of the 2B pictures each of them is of
+    factors: Tensor | None  # (2, B): differences a − b in truth and in looks, where they are known
+
+
+def collate_pairs(rows: Sequence[Pair], model: PreferenceModel, *, with_captions: bool) -> Batch:
+    """Prepares pictures and cuts captions into segments.
+
+    Args:
+        model: whose preprocessing and segmenter are used; its weights are not.
+        with_captions: whether the long captions are wanted. Of a pair that is no tie only the preferred picture's
+            enters the segment losses (Eq. 6), so only that one is kept.
+    """
+    captions: list[list[str]] = []
+    counted: list[int] = []
+    if with_captions:
+        texts = [(row.caption_a, row.preferred) for row in rows]
+        texts += [(row.caption_b, 1 - row.preferred) for row in rows]
+        for number, (text, weight) in enumerate(texts):
+            if weight > 0:
+                assert text is not None  # the objective has asked the data
+                captions.append([segment.text for segment in model.segments(text)])
+                counted.append(number)
+    factors = [
+        [row.truth_a - row.truth_b, row.looks_a - row.looks_b] for row in rows if isinstance(row, RatedPair)
+    ]
+    return {
+        "image": _prepare([row.image_a for row in rows] + [row.image_b for row in rows], model.preprocess),
+        "preferred": torch.tensor([row.preferred for row in rows], dtype=torch.float32),
+        "prompts": [row.prompt for row in rows],
+        "captions": captions,
+        "caption_rows": torch.tensor(counted, dtype=torch.long),
+        "factors": torch.tensor(factors).T if len(factors) == len(rows) else None,
+    }
+
+
+def _prepare(images: list[np.ndarray], preprocess: Preprocess) -> Tensor:
+    """uint8 (H, W, 3) each → (N, 3, S, S); in one go where all have one size."""
+    one_size = len({image.shape for image in images}) == 1
+    stacks = [np.stack(images)] if one_size else [np.stack([i]) for i in images]  # (n, H, W, 3) each
+    return torch.cat([preprocess(torch.from_numpy(s).permute(0, 3, 1, 2).float().div_(255)) for s in stacks])

@@ -1,0 +1,139 @@
+"""Lines over an axis, as inline SVG in the page's colours: learning curves and the like.
+
+The drawing takes the width that it is given, from a phone's to a print's. Lines are drawn in a box of 1000 × 1000 that
+is stretched over the plot, with a pen that is not; ticks and labels stand at per cents outside it, so no text is
+stretched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from longalign.report.data import Curve, Estimate, Line
+from longalign.report.plot import Axis, axis_for
+
+MOST_POINTS = 600  # more than a screen has room for; neighbours are averaged
+
+
+def line_plot(curve: Curve) -> Markup:
+    """`curve` as inline SVG with a legend; `style.css` (class ``curve``) gives it its size and its colours.
+
+    The legend names a line where there are several. Lines differ by their dashes as well as by their colours.
+    """
+    points = [(x, y) for line in curve.lines for x, y in zip(line.x, line.y, strict=True) if _finite(x, y)]
+    if not points:
+        return Markup('<p class="note">{}</p>').format("Nothing finite was measured.")
+    horizontal = _axis([x for x, _ in points])
+    vertical = _axis([y for _, y in points])
+    said = f"{curve.caption} over {curve.x_label}: " + "; ".join(map(_summary, curve.lines))
+    body = Markup("").join(
+        [
+            *_grid(horizontal, vertical),
+            *(_drawn(line, k, horizontal, vertical) for line, k in _numbered(curve)),
+        ]
+    )
+    legend = Markup("").join(
+        Markup('<li><svg aria-hidden="true" focusable="false"><line class="{}" x1="0" x2="100%" y1="50%" y2="50%"/>'
+               "</svg>{}</li>").format(_classes(line, k), line.name)
+        for line, k in _numbered(curve)
+    )  # fmt: skip
+    return Markup(
+        '<div class="curve"><svg class="canvas" role="img" aria-label="{}">{}</svg><p class="along">{}</p></div>{}'
+    ).format(
+        said,
+        body,
+        curve.x_label,
+        Markup('<ul class="lines">{}</ul>').format(legend) if len(curve.lines) > 1 else "",
+    )
+
+
+def smoothed(values: Sequence[float], width: int) -> list[float]:
+    """Mean of the finite values at most `width` places away, on both sides equally far; NaN where there is none."""
+    result = []
+    for i in range(len(values)):
+        reach = min(
+            width, i, len(values) - 1 - i
+        )  # symmetric at the ends too, so that a slope keeps its place
+        near = [v for v in values[i - reach : i + reach + 1] if math.isfinite(v)]
+        result.append(sum(near) / len(near) if near else math.nan)
+    return result
+
+
+def _numbered(curve: Curve) -> list[tuple[Line, int]]:
+    """Lines with their colours' numbers. A faint line has that of the line which comes next, whose shadow it is."""
+    numbered, number = [], 0
+    for line in curve.lines:
+        numbered.append((line, number))
+        number += not line.faint
+    return numbered
+
+
+def _classes(line: Line, number: int) -> str:
+    return f"line c{number % 4}" + (" faint" if line.faint else "")
+
+
+def _drawn(line: Line, number: int, horizontal: Axis, vertical: Axis) -> Markup:
+    """Runs of finite points as polylines; a point alone as a stroke of no length, which round ends make a dot."""
+    runs: list[list[str]] = [[]]
+    for x, y in _thinned(line):
+        if _finite(x, y):
+            runs[-1].append(f"{10 * horizontal.at(x):.1f},{1000 - 10 * vertical.at(y):.1f}")
+        elif runs[-1]:
+            runs.append([])
+    drawn = Markup("").join(
+        Markup('<polyline class="{}" points="{}"/>').format(
+            _classes(line, number), " ".join(run if len(run) > 1 else run * 2)
+        )
+        for run in runs
+        if run
+    )
+    return Markup('<svg viewBox="0 0 1000 1000" preserveAspectRatio="none">{}</svg>').format(drawn)
+
+
+def _grid(horizontal: Axis, vertical: Axis) -> list[Markup]:
+    drawn = []
+    row = (
+        '<line class="grid" x1="0" x2="100%" y1="{0}%" y2="{0}%"/><text class="y" x="-8" y="{0}%">{1}</text>'
+    )
+    for tick in vertical.ticks:
+        y = round(100 - vertical.at(tick), 2)
+        drawn.append(Markup(row).format(y, vertical.label(tick)))
+    for k, tick in enumerate(horizontal.ticks):
+        drawn.append(
+            Markup('<text class="x{}" x="{}%" y="100%">{}</text>').format(
+                " minor" if k % 2 else "", horizontal.at(tick), f"{tick:,g}"
+            )
+        )
+    return drawn
+
+
+def _thinned(line: Line) -> list[tuple[float, float]]:
+    """At most `MOST_POINTS` points: means of neighbours where there are more."""
+    points = list(zip(line.x, line.y, strict=True))
+    size = math.ceil(len(points) / MOST_POINTS)
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return (
+        [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+        if size > 1
+        else points
+    )
+
+
+def _axis(values: Sequence[float]) -> Axis:
+    return axis_for([Estimate(min(values), min(values), max(values), 1, ".3g")])
+
+
+def _summary(line: Line) -> str:
+    finite = [(x, y) for x, y in zip(line.x, line.y, strict=True) if _finite(x, y)]
+    if not finite:
+        return f"{line.name} has no finite value"
+    return (
+        f"{line.name} from {finite[0][1]:.4g} at {finite[0][0]:g} to {finite[-1][1]:.4g} at {finite[-1][0]:g}"
+    )
+
+
+def _finite(*values: float) -> bool:
+    return all(map(math.isfinite, values))

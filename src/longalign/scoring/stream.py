@@ -1,0 +1,217 @@
+"""Batches of pairs → scores. Pictures are read ahead by threads; a distinct sentence is encoded once."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longalign.decomposition import Decomposition
+from longalign.encoding.towers import inference
+from longalign.errors import LongalignError
+from longalign.preference import PreferenceModel, SegmentScore, to_pixels
+from longalign.preference.scores import SCALE, scores_of
+from longalign.scoring.data import Failure, Pair
+
+_THREADS = min(8, os.cpu_count() or 1)
+_SENTENCES_KEPT = 16_384  # embeddings; 64 MB at 1,024 numbers each
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One pair with its scores, all × 100 but ``eta``.
+
+    Attributes:
+        scores: ``overall``, ``single`` and, with a decomposition, ``aligned``, ``aligned_cosine``, ``irrelevant``,
+            ``eta``; see `longalign.preference.Scores`.
+        segments: the sentences with their scores, in order.
+        relative: for each sentence its `SegmentScore.best` less the mean of the same over the other pictures of the
+            data set; None unless asked for.
+    """
+
+    pair: Pair
+    scores: Mapping[str, float]
+    segments: Sequence[SegmentScore]
+    relative: Sequence[float] | None = None
+
+    @property
+    def values(self) -> list[float]:
+        """What sentences are compared by: `relative`, else `SegmentScore.best`."""
+        if self.relative is not None:
+            return list(self.relative)
+        return [segment.best for segment in self.segments]
+
+    @property
+    def worst(self) -> int:
+        """Which sentence is the lowest."""
+        values = self.values
+        return min(range(len(values)), key=values.__getitem__)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and texts."""
+        segments = []
+        for i, segment in enumerate(self.segments):
+            row = {key: value for key, value in segment._asdict().items() if value is not None}
+            if self.relative is not None:
+                row["relative"] = self.relative[i]
+            segments.append(row)
+        return {
+            "image": self.pair.name,
+            "prompt": self.pair.text,
+            **self.scores,
+            "worst": self.worst,
+            "segments": segments,
+        }
+
+
+class Embedder:
+    """Unit embeddings of pictures of any size, and of texts, which it remembers."""
+
+    def __init__(self, model: PreferenceModel) -> None:
+        self.model = model
+        self._known: dict[str, Tensor] = {}
+
+    def prepare(self, pair: Pair | Failure) -> Tensor | Failure:
+        """What the model will see, (1, 3, S, S), made by threads; what is unreadable, as a `Failure`."""
+        if isinstance(pair, Failure):
+            return pair
+        if not pair.text.strip():
+            return Failure(pair.name, "its caption is empty")
+        try:
+            return self.model.preprocess(to_pixels(pair.image)[None])
+        except LongalignError as error:
+            return Failure(pair.name, str(error).removeprefix(f"{pair.image}: "))
+
+    def images(self, prepared: Sequence[Tensor]) -> Tensor:
+        """(B) of what `prepare` gives → (B, D) on the CPU."""
+        with inference(self.model.clip):
+            return self.model.image_prepared(torch.cat(list(prepared)).to(self.model.device)).cpu()
+
+    def texts(self, texts: Sequence[str], truncate: bool = False) -> Tensor:
+        """(N) → (N, D) on the CPU; ``truncate`` as in `PreferenceModel.text`."""
+        # A text that is cut is longer than the window, so it is no sentence: one memory serves both.
+        if len(self._known) > _SENTENCES_KEPT:
+            self._known.clear()
+        if new := [text for text in dict.fromkeys(texts) if text not in self._known]:
+            with inference(self.model.clip):
+                encoded = self.model.text(new, truncate=truncate).cpu()
+            self._known.update(zip(new, encoded, strict=True))
+        if not texts:
+            return torch.zeros(0, self.model.width)
+        return torch.stack([self._known[text] for text in texts])
+
+
+def embed_images(
+    embedder: Embedder, pairs: Iterable[Pair | Failure], batch_size: int = 32
+) -> Iterator[list[tuple[Pair, Tensor] | Failure]]:
+    """Batch after batch, in order: each pair with its (D,) embedding, or why there is none.
+
+    While one batch is computed, the pictures of the next are being read.
+    """
+    if batch_size < 1:
+        raise LongalignError(f"a batch has at least one picture, not {batch_size}")
+    stream = iter(pairs)
+    ahead: deque[list[tuple[Pair | Failure, Future[Tensor | Failure]]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while True:
+            chunk = list(islice(stream, batch_size))
+            if chunk:
+                ahead.append([(pair, pool.submit(embedder.prepare, pair)) for pair in chunk])
+            if not ahead:
+                return
+            if chunk and len(ahead) < 2:
+                continue
+            yield _embedded(embedder, [(pair, future.result()) for pair, future in ahead.popleft()])
+
+
+def _embedded(
+    embedder: Embedder, batch: list[tuple[Pair | Failure, Tensor | Failure]]
+) -> list[tuple[Pair, Tensor] | Failure]:
+    prepared = [x for _, x in batch if isinstance(x, Tensor)]
+    rows = iter(embedder.images(prepared)) if prepared else iter(())
+    found: list[tuple[Pair, Tensor] | Failure] = []
+    for pair, x in batch:
+        if isinstance(x, Failure):
+            found.append(x)
+        elif isinstance(pair, Pair):
+            found.append((pair, next(rows)))
+    return found
+
+
+def score_pairs(
+    model: PreferenceModel,
+    pairs: Iterable[Pair | Failure],
+    *,
+    decomposition: Decomposition | None = None,
+    batch_size: int = 32,
+    relative: bool = False,
+) -> Iterator[Scored | Failure]:
+    """Scores of any number of pairs, in their order, a batch at a time; the numbers are those of `model.score`.
+
+    Args:
+        decomposition: in place of the model's own.
+        relative: also `Scored.relative`. Needs all pictures before the first result: their embeddings are kept (4·D
+            bytes each), and each picture is still read only once.
+
+    Raises:
+        LongalignError: a decomposition of another width; fewer than two readable pictures for ``relative``.
+    """
+    embedder = Embedder(model)
+    decomposition = decomposition or model.decomposition
+    if decomposition is not None:
+        decomposition.check_width(model.width)
+    batches: Iterable[list[tuple[Pair, Tensor] | Failure]] = embed_images(embedder, pairs, batch_size)
+    total, count = None, 0
+    if relative:
+        batches = list(batches)
+        embedded = [item[1] for batch in batches for item in batch if not isinstance(item, Failure)]
+        count = len(embedded)
+        if count < 2:
+            raise LongalignError(
+                "relative scores compare each picture with the others: give at least two that can be read"
+            )
+        total = torch.stack(embedded).double().sum(0)  # (D,)
+    for batch in batches:
+        scored = iter(_score_batch(embedder, batch, decomposition, total, count))
+        yield from (item if isinstance(item, Failure) else next(scored) for item in batch)
+
+
+def _score_batch(
+    embedder: Embedder,
+    batch: list[tuple[Pair, Tensor] | Failure],
+    decomposition: Decomposition | None,
+    total: Tensor | None,
+    count: int,
+) -> list[Scored]:
+    found = [item for item in batch if not isinstance(item, Failure)]
+    if not found:
+        return []
+    texts = [[segment.text for segment in embedder.model.segments(pair.text)] for pair, _ in found]
+    segments = embedder.texts([text for of_pair in texts for text in of_pair])  # (Σ K, D)
+    single = embedder.texts([pair.text for pair, _ in found], truncate=True)  # (B, D)
+    image = torch.stack([x for _, x in found])  # (B, D)
+    scores = scores_of(image, segments, single, texts, decomposition)
+    base = None
+    if total is not None:
+        compared = segments if decomposition is None else decomposition.split(segments)[0]
+        base = (SCALE * (compared.double() @ total)).tolist()  # (Σ K,) of all pictures together
+    results, start = [], 0
+    for (pair, _), row, of_pair in zip(found, scores.rows(), scores.segments, strict=True):
+        relative = None
+        if base is not None:
+            # s_ik − mean_{j≠i} s_jk = s_ik − (Σ_j s_jk − s_ik) / (N − 1)
+            relative = [
+                segment.best - (base[start + k] - segment.best) / (count - 1)
+                for k, segment in enumerate(of_pair)
+            ]
+        start += len(of_pair)
+        del row["segments"]
+        results.append(Scored(pair, row, of_pair, relative))
+    return results

@@ -1,0 +1,141 @@
+"""Which rows a step sees. It depends on the seed and the step alone, so a run can go on from any step.
+
+The rows of all steps are one endless row of epochs, each a permutation of the data of its own::
+
+    π_0(0) … π_0(n−1)  π_1(0) … π_1(n−1)  π_2(0) …
+    └ step 0: B rows ┘└ step 1 ┘ …                    (a step may reach over the end of an epoch)
+
+Micro-batch m of process r takes rows (m·P + r)·b … (m·P + r + 1)·b of the step's B = A·P·b rows, for A micro-batches of
+b rows in each of P processes. So P processes with A micro-batches see the same rows as one with A·P.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from longalign.errors import LongalignError
+from longalign.training.recipe import TrainSettings
+
+
+@dataclass(frozen=True)
+class Batching:
+    """batch_size = micro_batch_size × num_processes × accumulation."""
+
+    batch_size: int
+    micro_batch_size: int
+    num_processes: int
+    accumulation: int
+
+    def __str__(self) -> str:
+        def some(count: int, one: str, more: str) -> str:
+            return f"{count:,} {one if count == 1 else more}"
+
+        return (
+            f"{self.batch_size:,} = {some(self.micro_batch_size, 'row', 'rows')} × "
+            f"{some(self.num_processes, 'process', 'processes')} × "
+            f"{some(self.accumulation, 'micro-batch', 'micro-batches')}"
+        )
+
+    @classmethod
+    def of(cls, train: TrainSettings, num_processes: int) -> Batching:
+        """Share out `train.batch_size`.
+
+        Raises:
+            LongalignError: it cannot be shared out evenly; the nearest sizes that can be are named.
+        """
+        whole = train.batch_size
+        unit = num_processes * (train.micro_batch_size or 1)
+        if whole % unit:
+            parts = f"train.micro_batch_size {train.micro_batch_size} × " if train.micro_batch_size else ""
+            sizes = sorted({max(whole // unit, 1) * unit, (whole // unit + 1) * unit})
+            raise LongalignError(
+                f"train.batch_size {whole} is not a multiple of {parts}{num_processes} "
+                f"process{'' if num_processes == 1 else 'es'} = {unit}; take {' or '.join(map(str, sizes))}"
+            )
+        micro = train.micro_batch_size or whole // num_processes
+        return cls(whole, micro, num_processes, whole // (micro * num_processes))
+
+
+class RowOrder:
+    """`rows(step)`: the indices of the rows of global step `step`, (batch_size,)."""
+
+    def __init__(self, num_rows: int, batch_size: int, seed: int) -> None:
+        if num_rows < 1:
+            raise LongalignError("data: there is no row to train on")
+        self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def rows(self, step: int) -> np.ndarray:
+        place = step * self.batch_size + np.arange(self.batch_size)  # (B,)
+        epochs = place // self.num_rows
+        rows = np.empty_like(place)
+        for epoch in np.unique(epochs).tolist():
+            inside = epochs == epoch
+            rows[inside] = self._epoch(epoch)[place[inside] % self.num_rows]
+        return rows
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        if epoch not in self._epochs:
+            if len(self._epochs) > 1:  # steps go forward: the oldest is not needed again
+                self._epochs.pop(min(self._epochs))
+            self._epochs[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.num_rows)
+        return self._epochs[epoch]
+
+
+class MicroBatches(Sampler[list[int]]):
+    """The micro-batches of one process, from step `start` to before step `stop`, as a `DataLoader` wants them."""
+
+    def __init__(
+        self, order: RowOrder, batching: Batching, process_index: int, start: int, stop: int
+    ) -> None:
+        self.order, self.batching, self.process_index = order, batching, process_index
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return max(self.stop - self.start, 0) * self.batching.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size, processes = self.batching.micro_batch_size, self.batching.num_processes
+        for step in range(self.start, self.stop):
+            rows = self.order.rows(step)
+            for micro in range(self.batching.accumulation):
+                first = (micro * processes + self.process_index) * size
+                yield rows[first : first + size].tolist()
+
+
+def make_loader(
+    data: Dataset[Any],
+    collate: Callable[[Any], Any],
+    batching: Batching,
+    *,
+    seed: int,
+    process_index: int = 0,
+    start: int = 0,
+    stop: int,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[Any]:
+    """Micro-batches of steps `start` … `stop` − 1 of this process.
+
+    With `num_workers` a row must depend on its index alone: the workers' random state is not that of a step.
+    """
+    order = RowOrder(len(data), batching.batch_size, seed)  # type: ignore[arg-type]
+    # Forked, since `collate` is a method of the objective, which would travel to a spawned worker with its models.
+    fork = num_workers > 0 and "fork" in multiprocessing.get_all_start_methods()
+    return DataLoader(
+        data,
+        batch_sampler=MicroBatches(order, batching, process_index, start, stop),
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        # Its own: a loader draws a seed for workers even without any, and would move the step's random state.
+        generator=torch.Generator().manual_seed(seed),
+        multiprocessing_context="fork" if fork else None,
+    )

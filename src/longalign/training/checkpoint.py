@@ -1,0 +1,135 @@
+"""Checkpoints: folders that are there whole or not at all, holding tensors and JSON, never a pickle.
+
+checkpoints/step-00000100/
+    modules.safetensors    what is trained, and its buffers
+    optimizer.safetensors  AdamW's moments        ema.safetensors, objective.safetensors where there are any
+    state.json             step and counters, and size and CRC-32 of each file
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import warnings
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from longalign.errors import LongalignError
+from longalign.runs import atomic_path, atomic_write_text, json_line
+
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+def write_checkpoint(
+    folder: Path,
+    step: int,
+    parts: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Write ``<folder>/step-<step>`` and remove all but the last `keep` checkpoints up to it.
+
+    The files are flushed in a temporary folder, which then gets its name. Later checkpoints than this one (left from
+    before a resumption from an earlier one) are removed too: they are of a course that was given up.
+
+    Raises:
+        LongalignError: the disk refuses; the earlier checkpoints stay as they are.
+    """
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f".{final.name}-{secrets.token_hex(4)}"
+    try:
+        temporary.mkdir(parents=True)
+        files = {}
+        for name, tensors in parts.items():
+            if tensors:
+                path = temporary / f"{name}.safetensors"
+                with atomic_path(path) as writing:
+                    save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, writing)
+                files[path.name] = {"bytes": path.stat().st_size, "crc32": _crc32(path)}
+        atomic_write_text(temporary / "state.json", json_line({"step": step, **state, "files": files}))
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        _flush(folder)
+    except (OSError, SafetensorError, LongalignError) as error:
+        raise LongalignError(
+            f"Cannot write the checkpoint {final}: {error}. Free some space or choose another --out; the same command "
+            "goes on from the checkpoint before."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    every = _steps(folder)
+    for other in [s for s in every if s > step] + [s for s in every if s <= step][:-keep]:
+        shutil.rmtree(every[other], ignore_errors=True)
+    return final
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint of `folder` that is whole. Each broken one after it is left out with a warning."""
+    for path in reversed(_steps(folder).values()):
+        if (broken := _broken(path)) is None:
+            return path
+        warnings.warn(f"{broken}; taking the one before", stacklevel=2)
+    return None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_checkpoint` was given as `state`, with ``step`` and ``files``, after checking every file.
+
+    Raises:
+        LongalignError: the checkpoint is broken.
+    """
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        for name, file in state["files"].items():
+            if (path / name).stat().st_size != file["bytes"] or _crc32(path / name) != file["crc32"]:
+                raise ValueError(f"{name} is not what was written")
+        int(state["step"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LongalignError(f"checkpoint {path} is broken ({error})") from error
+    return state
+
+
+def _broken(path: Path) -> str | None:
+    try:
+        read_state(path)
+    except LongalignError as error:
+        return str(error)
+    return None
+
+
+def read_parts(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The tensors of every part, on the CPU."""
+    return {file.stem: load_file(file) for file in path.glob("*.safetensors")}
+
+
+def _steps(folder: Path) -> dict[int, Path]:
+    """Step → checkpoint, in order."""
+    found = [(match, path) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))]
+    return dict(sorted((int(match[1]), path) for match, path in found))
+
+
+def _crc32(path: Path) -> int:
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _flush(folder: Path) -> None:
+    with suppress(OSError):  # so that the rename survives a power cut, where folders can be flushed
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,174 @@
+"""Recipes: one YAML file says what is trained, on which data and how; see `recipes/README.md`.
+
+Everything in a recipe is validated before a model or a row of data is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from longalign.errors import LongalignError
+from longalign.objectives import OBJECTIVES
+from longalign.training.keys import check_keys, keys_of, nearest, one_line, override, validated
+
+
+class TrainSettings(BaseModel):
+    """The section `train`: what is the same for every objective.
+
+    A *step* is one update of the weights. Its `batch_size` rows are shared out among the processes in micro-batches of
+    `micro_batch_size` rows (by default a process's whole share at once); gradients are averaged over all of them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    steps: int = Field(gt=0, description="updates of the weights")
+    batch_size: int = Field(gt=0, description="rows a step, over all processes")
+    micro_batch_size: int | None = Field(None, gt=0, description="rows a process takes at once")
+    lr: float = Field(gt=0, description="peak learning rate of AdamW")
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    eps: float = Field(1e-8, gt=0)
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = Field(0, ge=0, description="linear warm-up before the schedule")
+    max_grad_norm: float | None = Field(
+        1.0, gt=0, description="gradients are clipped to this norm; null: not"
+    )
+    precision: Literal["no", "bf16", "fp16"] = Field(
+        "no", description="autocast; trained weights stay float32"
+    )
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the average of the weights; 0: none")
+    log_every: int = Field(10, gt=0, description="steps between lines of metrics.jsonl")
+    evaluate_every: int = Field(0, ge=0, description="steps between evaluations; 0: at the end alone")
+    checkpoint_every_s: float = Field(600.0, gt=0)
+    checkpoint_every_steps: int = Field(0, ge=0, description="as well as by time; 0: by time alone")
+    keep_checkpoints: int = Field(2, gt=0, description="how many of the last ones stay")
+    stop_after_s: float | None = Field(None, gt=0, description="stop with a checkpoint after this time")
+    num_workers: int = Field(0, ge=0, description="processes that load data, for each training process")
+    tracker: Literal["none", "tensorboard"] = "none"
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _yaml_no(cls, value: Any) -> Any:
+        return "no" if value is False else value  # YAML 1.1 reads a bare `no` as false
+
+    @field_validator("betas")
+    @classmethod
+    def _below_one(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("both betas should be at least 0 and below 1")
+        return value
+
+
+# What may differ between a run and its continuation: none of it changes a step that was taken.
+HARMLESS = frozenset(
+    f"train.{name}"
+    for name in ("steps", "log_every", "evaluate_every", "checkpoint_every_s", "checkpoint_every_steps",
+                 "keep_checkpoints", "stop_after_s", "num_workers", "tracker")
+) | {"out"}  # fmt: skip
+
+
+class _Head(BaseModel):
+    """The top level of a recipe, its sections apart."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    objective: str
+    model: str
+    seed: int = Field(0, ge=0, lt=2**63)
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe. `settings` is the section named as the objective; it and `data` are the objective's own."""
+
+    objective: str
+    model: str
+    train: TrainSettings
+    data: BaseModel
+    settings: BaseModel
+    seed: int = 0
+    out: Path | None = None
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Recipe:
+        """Validate what a YAML file holds.
+
+        Raises:
+            LongalignError: an unknown objective or key (the nearest right one is named), a missing or a wrong value.
+        """
+        name = values.get("objective")
+        if name is None:
+            raise LongalignError(f"objective: is missing; there are {', '.join(OBJECTIVES)}")
+        if not isinstance(name, str) or name not in OBJECTIVES:
+            raise LongalignError(f"objective: there is no {name!r}; {nearest(str(name), list(OBJECTIVES))}")
+        kind = objective_class(name)
+        sections: dict[str, type[BaseModel]] = {
+            "data": kind.DataSettings,
+            name: kind.Settings,
+            "train": TrainSettings,
+        }
+        check_keys(values, {**keys_of(_Head), **{key: keys_of(model) for key, model in sections.items()}})
+        head = validated(_Head, values)
+        data, settings, train = (
+            validated(model, {} if values.get(key) is None else values[key], key)
+            for key, model in sections.items()
+        )
+        assert isinstance(train, TrainSettings)
+        return cls(name, head.model, train, data, settings, head.seed, head.out)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The recipe as resolved, defaults included: plain values, as `from_mapping` reads them."""
+        return {
+            "objective": self.objective,
+            "model": self.model,
+            "seed": self.seed,
+            "out": None if self.out is None else str(self.out),
+            "data": self.data.model_dump(mode="json"),
+            self.objective: self.settings.model_dump(mode="json"),
+            "train": self.train.model_dump(mode="json"),
+        }
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in the YAML file `path`, with ``key=value`` overrides (`train.lr=1e-4`).
+
+    Raises:
+        LongalignError: no such file, no YAML, or what `Recipe.from_mapping` refuses.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise LongalignError(f"{path}: no such recipe; {_recipes_near(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LongalignError(f"{path}: cannot be read as a recipe: {one_line(error)}") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise LongalignError(f"{path}: is no YAML: {one_line(error)}") from error
+    if not isinstance(values, dict):
+        raise LongalignError(f"{path}: a recipe is a mapping of keys to values; see recipes/README.md")
+    try:
+        return Recipe.from_mapping(override(values, overrides))
+    except LongalignError as error:
+        raise LongalignError(f"{path}: {error}") from error
+
+
+def objective_class(name: str) -> Any:
+    """The class that `OBJECTIVES` names; importing it loads torch but no weights."""
+    module, _, attribute = OBJECTIVES[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _recipes_near(path: Path) -> str:
+    folders = dict.fromkeys([path.parent, Path("recipes")])
+    found = sorted(str(file) for folder in folders for file in folder.glob("*.yaml"))
+    return nearest(str(path), found) if found else "and there is no recipe (*.yaml) beside it or in ./recipes"
