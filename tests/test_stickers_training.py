@@ -39,6 +39,8 @@ def test_all_parts_train_and_pack_into_a_pipeline(trained: Path, tmp_path: Path)
     weights = pipe.unet.state_dict()["conv_in.weight"]
     from diffusers import UNet2DConditionModel
 
+    for config in (tmp_path / "sd15").rglob("*.json"):
+        assert str(tmp_path.parent) not in config.read_text()
     raw = UNet2DConditionModel.from_pretrained(trained / "unet").state_dict()["conv_in.weight"]
     assert torch.equal(weights, raw.half().float())  # fp16 on the disk
 

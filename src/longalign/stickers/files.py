@@ -94,6 +94,9 @@ def pack(source: Path, out: Path, *, guidance: float | None = None) -> int:
     (out / "curves").mkdir(exist_ok=True)
     for curve in sorted(source.glob("*.jsonl")):
         shutil.copy(curve, out / "curves" / curve.name)
+    for config in out.glob("*/config.json"):  # diffusers notes where it read the weights, which is nobody's business
+        kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+        atomic_write_text(config, json.dumps(kept, indent=2) + "\n")
     settings = {"guidance": guidance, "length": 77, "oracle": "stickers"}
     atomic_write_text(out / "longalign.json", json.dumps(settings, indent=2) + "\n")
     return sum(f.stat().st_size for f in out.rglob("*") if f.is_file())

@@ -1,0 +1,128 @@
+"""Retrieval without a matrix of all scores: count, chunk by chunk, what scores above the true match.
+
+R@k needs only the rank of the true match, and the rank needs only a count. So N texts against N images take the
+memory of one chunk of scores, whatever N, and the result is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longalign.errors import LongalignError
+
+# Scores closer than this are tied: equal pictures in different batches differ by float32's rounding, about 1e-7.
+TIE = 1e-6
+CHUNK = 4096  # 64 MiB of float32 scores at once
+SEARCHES = ("auto", "count", "faiss")
+_FAISS_FROM = 10_000  # candidates; below, a few products are all there is to do
+_FAISS_TOP = 16  # hits fetched a query, enough for k ≤ 10 and a few ties
+
+
+class Counts(NamedTuple):
+    """For each of N queries: candidates that score above its true match, and others that tie with it; int64 (N,)."""
+
+    above: np.ndarray
+    tied: np.ndarray
+
+
+class Match(NamedTuple):
+    text_to_image: Counts
+    image_to_text: Counts
+
+
+def hits(counts: Counts, k: int) -> np.ndarray:
+    """Is the true match among the first k? (N,) in [0, 1], its mean is R@k.
+
+    Ties are broken at random, and the expectation is taken: with a candidates above and t tied ones beside the true
+    match, it is among the first k with probability (k − a) / (t + 1). So a model that scores everything alike gets
+    k/N, which is chance, and neither 0 nor 1.
+    """
+    return ((k - counts.above) / (counts.tied + 1.0)).clip(0, 1)
+
+
+def match(
+    texts: Tensor,
+    images: Tensor,
+    *,
+    search: str = "auto",
+    chunk: int = CHUNK,
+    on_step: Callable[[int], None] = lambda texts: None,
+) -> Match:
+    """Ranks of the true matches in both directions. Text i and image i belong together.
+
+    Args:
+        texts, images: (N, D) embeddings on one device; scores are their inner products.
+        search: ``count`` counts all scores. ``faiss`` fetches the best candidates with FAISS's exact index and
+            counts only for queries that they leave open, with counts above cut at 16, so R@k is the same for k ≤ 10.
+            ``auto``: FAISS where it is installed and there are at least 10,000 candidates on a CPU.
+        chunk: side of the blocks of scores.
+
+    Raises:
+        LongalignError: an unknown search, or FAISS asked for and not installed.
+    """
+    true = (texts * images).sum(-1)  # (N,)
+    if use_faiss(search, len(texts), texts.device.type):
+        forward = _faiss_counts(texts, images, true, chunk)
+        on_step(len(texts) // 2)
+        backward = _faiss_counts(images, texts, true, chunk)
+        on_step(len(texts) - len(texts) // 2)
+        return Match(forward, backward)
+    count = torch.zeros(4, len(texts), dtype=torch.long, device=texts.device)
+    for i in range(0, len(texts), chunk):
+        rows = slice(i, i + chunk)
+        for j in range(0, len(texts), chunk):
+            columns = slice(j, j + chunk)
+            scores = texts[rows] @ images[columns].T  # (rows, columns)
+            if i == j:
+                scores.diagonal().copy_(true[rows])  # the true match ties with itself, whatever the rounding
+            for side, reference in ((0, true[rows, None]), (1, true[None, columns])):
+                where = rows if side == 0 else columns
+                count[2 * side, where] += (scores > reference + TIE).sum(1 - side)
+                count[2 * side + 1, where] += (scores >= reference - TIE).sum(1 - side)
+        on_step(len(texts[rows]))
+    above, at_least, above_back, at_least_back = count.cpu().numpy()
+    return Match(Counts(above, at_least - above - 1), Counts(above_back, at_least_back - above_back - 1))
+
+
+def use_faiss(search: str, candidates: int, device: str = "cpu") -> bool:
+    """Whether `match` goes through FAISS; see there."""
+    if search not in SEARCHES:
+        raise LongalignError(f"search {search!r} is unknown; one of {', '.join(SEARCHES)}")
+    if search == "auto":
+        return device == "cpu" and candidates >= _FAISS_FROM and find_spec("faiss") is not None
+    if search == "faiss" and find_spec("faiss") is None:
+        raise LongalignError("FAISS is not installed: pip install faiss-cpu, or leave --search away")
+    return search == "faiss"
+
+
+def _faiss_counts(queries: Tensor, targets: Tensor, true: Tensor, chunk: int) -> Counts:
+    """One direction by FAISS's exact inner-product index."""
+    import faiss
+
+    index = faiss.IndexFlatIP(targets.shape[1])
+    index.add(np.ascontiguousarray(targets.cpu().numpy(), np.float32))
+    top = min(_FAISS_TOP, len(targets))
+    above, tied, still_open = [], [], []
+    for start in range(0, len(queries), chunk):
+        part = np.ascontiguousarray(queries[start : start + chunk].cpu().numpy(), np.float32)
+        scores, which = index.search(part, top)  # (chunk, top), best first
+        reference = true[start : start + chunk, None].cpu().numpy()
+        others = which != np.arange(start, start + len(part))[:, None]
+        above.append(((scores > reference + TIE) & others).sum(1))
+        tied.append(((np.abs(scores - reference) <= TIE) & others).sum(1))
+        # More may tie beyond the last one fetched, unless that one is clearly above or below the true match.
+        last = scores[:, -1:]
+        still_open.append((np.abs(last - reference) <= TIE)[:, 0] & (top < len(targets)))
+    found = Counts(np.concatenate(above).astype(np.int64), np.concatenate(tied).astype(np.int64))
+    for i in np.flatnonzero(np.concatenate(still_open)):
+        scores_i = targets @ queries[i]
+        scores_i[i] = true[i]
+        found.above[i] = int((scores_i > true[i] + TIE).sum())
+        found.tied[i] = int((scores_i >= true[i] - TIE).sum()) - found.above[i] - 1
+    return found
