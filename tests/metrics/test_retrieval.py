@@ -19,9 +19,10 @@ from longalign.metrics.claims import Comparison, all_of, decide, paper_claims
 from longalign.metrics.embedding import Models, embed_captions, embed_images, embedded_models
 from longalign.metrics.intervals import PairedBootstrap
 from longalign.metrics.matching import hits, match
-from longalign.metrics.pairs import read_pairs, sticker_pairs
+from longalign.metrics.pairs import families, read_pairs, sticker_pairs
 from longalign.metrics.retrieval import AVERAGE, C_P, C_PERP, SINGLE, TO_TEXT, Cell, Retrieval, retrieve
 from longalign.report import Estimate
+from longalign.stickers.world import scene
 
 # V is the first axis. The two sentences agree but for it; picture 1 scores high along V, whatever is said.
 V = Decomposition(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64), 1)
@@ -255,3 +256,20 @@ def test_hits_of_a_cell_agree_with_match() -> None:
     )
     for direction, counts in zip(("text → image", TO_TEXT), match(texts, images), strict=True):
         assert found.estimate(Cell("m", C_P, SINGLE, direction)).value == hits(counts, 1).mean()
+
+
+def test_families_differ_by_one_mistake() -> None:
+    """Two families of three and one of another: no two of a family alike, and each relative is one mistake away.
+
+    A mistake touches two cells at most (a swap or a move), so at most two stickers of the first are not in the other.
+    """
+    scenes = families(7, 3, "3-5")
+    assert len(scenes) == 7 and len(families(2, 1, "3-5")) == 2
+    assert scenes[0] == scene(0, objects=(3, 5), split="test") and scenes[3] == scene(
+        1, objects=(3, 5), split="test"
+    )
+    for first in (0, 3):
+        stickers = [frozenset(s.stickers) for s in scenes[first : first + 3]]
+        assert len(set(stickers)) == 3
+        assert all(1 <= len(stickers[0] ^ other) <= 4 for other in stickers[1:])
+    assert families(7, 3, "3-5") == scenes

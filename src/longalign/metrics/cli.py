@@ -41,6 +41,12 @@ def retrieve(
     ] = None,
     scenes: Annotated[int, typer.Option(min=2, help="How many sticker scenes.")] = 5000,
     objects: Objects = "1-9",
+    family: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Sticker scenes in families of so many, which differ from one another by one sticker."
+        ),
+    ] = 1,
     split: Annotated[str, typer.Option(help="Of the sticker scenes: train, validation or test.")] = "test",
     referring: Annotated[bool, typer.Option(help="Captions that refer across sentences.")] = False,
     sentences: Annotated[
@@ -94,7 +100,7 @@ def retrieve(
     if data is not None:
         pairs = read_pairs(data)
     else:
-        pairs = sticker_pairs(scenes, objects, split=split, seed=seed, referring=referring)
+        pairs = sticker_pairs(scenes, objects, family=family, split=split, seed=seed, referring=referring)
     with progress("reading", retrieval_steps(len(models), len(pairs), len(limits))) as advance:
         found = run(
             models,

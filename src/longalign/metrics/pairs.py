@@ -15,7 +15,8 @@ from longalign.preference.images import ImageLike, to_pixels
 from longalign.scoring import data
 from longalign.stickers.captions import caption, text_of
 from longalign.stickers.files import parse_range
-from longalign.stickers.world import SPLITS, render_array, scene
+from longalign.stickers.raters import alter
+from longalign.stickers.world import SPLITS, Scene, render_array, scene
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,40 @@ def sticker_prompts(count: int = 2000, *, seed: int = 1) -> list[str]:
     return [text_of(caption(scene(i, objects=(1, 9), split="train", seed=seed), i)) for i in range(count)]
 
 
+_FAMILY = 0xFA  # keeps the draws of relatives apart from `scene`'s
+
+
+def families(
+    count: int, size: int, objects: str = "1-9", *, split: str = "test", seed: int = 0
+) -> list[Scene]:
+    """Scenes in families of ``size``: one, and others that differ from it by one mistake each, all different."""
+    scenes: list[Scene] = []
+    for family in range(-(-count // size)):
+        first = scene(family, objects=parse_range(objects), split=split, seed=seed)
+        rng = np.random.default_rng([_FAMILY, seed, family])
+        members = {frozenset(first.stickers): first}
+        while len(members) < size:
+            relative = alter(first, rng)
+            members.setdefault(frozenset(relative.stickers), relative)
+        scenes += members.values()
+    return scenes[:count]
+
+
 def sticker_pairs(
-    count: int = 5000, objects: str = "1-9", *, split: str = "test", seed: int = 0, referring: bool = False
+    count: int = 5000,
+    objects: str = "1-9",
+    *,
+    family: int = 1,
+    split: str = "test",
+    seed: int = 0,
+    referring: bool = False,
 ) -> Pairs:
     """Sticker scenes with their full captions.
 
     Args:
         objects: least and greatest number of stickers. Among thousands of scenes of one sticker some look the same.
+        family: 1: every scene is drawn by itself. More: families of so many scenes, which differ by one mistake from
+            their first (`families`), so that every sentence counts.
         referring: captions that refer across sentences.
 
     Raises:
@@ -60,11 +88,12 @@ def sticker_pairs(
     """
     if split not in SPLITS:
         raise LongalignError(f"split {split!r} is unknown; one of {', '.join(SPLITS)}")
-    scenes = [scene(i, objects=parse_range(objects), split=split, seed=seed) for i in range(count)]
+    scenes = families(count, family, objects, split=split, seed=seed)
+    kin = f" in families of {family}" if family > 1 else ""
     return Pairs(
         captions=[text_of(caption(s, i, referring=referring)) for i, s in enumerate(scenes)],
         picture=lambda i: to_tensor(render_array(scenes[i])),
-        source=f"{count:,} sticker scenes of {objects} stickers, split {split}, seed {seed}",
+        source=f"{count:,} sticker scenes of {objects} stickers{kin}, split {split}, seed {seed}",
         v_prompts=sticker_prompts(),
     )
 
