@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from longalign.checkpoints.safe import read_pickle
 from longalign.errors import LongalignError
 from longalign.pipelines import quiet
 
@@ -160,22 +159,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     Raises:
         LongalignError: no such file, damaged, or a pickle that holds more than tensors (refused).
     """
-    path = Path(path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise LongalignError(f"{path}: no such checkpoint file") from None
-    except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
-        what = f"names {found[1]}" if found else "holds more than tensors"
-        raise LongalignError(
-            f"{path}: refused, since this pickle {what} and loading it could run code; "
-            "get the weights as safetensors, or save its state dict alone"
-        ) from None
-    except Exception as error:  # damaged pickles fail in every way: KeyError, EOFError, RuntimeError, …
-        raise LongalignError(
-            f"{path}: is damaged, or no checkpoint of torch ({type(error).__name__})"
-        ) from error
+    checkpoint = read_pickle(path)
     if not isinstance(checkpoint, Mapping):
         raise LongalignError(f"{path}: holds no state dict")
     return checkpoint

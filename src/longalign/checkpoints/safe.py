@@ -1,0 +1,128 @@
+"""Tensors from files of others without running code, and tensors to files whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from longalign.errors import LongalignError
+from longalign.runs import atomic_path
+
+
+def read_pickle(path: str | os.PathLike[str], allow: Sequence[type] = ()) -> Any:
+    """What a ``.pt``, ``.pth`` or ``.bin`` file holds, on the CPU, without running code that it may hold.
+
+    Args:
+        allow: classes that it may name, beside tensors, parameters, lists, mappings and numbers.
+
+    Raises:
+        LongalignError: no such file, damaged, or a pickle that names anything else (which is said; nothing of it
+        ran).
+    """
+    path = Path(path)
+    try:
+        with torch.serialization.safe_globals(list(allow)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise LongalignError(f"{path}: no such checkpoint file") from None
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
+        what = f"names {found[1]}" if found else "holds more than tensors"
+        raise LongalignError(
+            f"{path}: refused, since this pickle {what} and loading it could run code; "
+            "get the weights as safetensors, or save its state dict alone"
+        ) from None
+    except OSError as error:
+        raise LongalignError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # damaged pickles fail in every way: KeyError, EOFError, RuntimeError, …
+        raise LongalignError(
+            f"{path}: is damaged, or no checkpoint of torch ({type(error).__name__})"
+        ) from error
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file on the CPU, and its metadata.
+
+    Raises:
+        LongalignError: no such file, or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file, from its header alone. Raises like `read_tensors`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> LongalignError:
+    if isinstance(error, FileNotFoundError):
+        return LongalignError(f"{path}: no such file")
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return LongalignError(f"{path}: is damaged, or no safetensors file ({reason})")
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file, all or nothing.
+
+    Raises:
+        LongalignError: the disk refuses.
+    """
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(plain, temporary, {"format": "pt", **(metadata or {})})
+        except SafetensorError as error:  # how safetensors tells that the disk is full, among other things
+            raise LongalignError(f"Cannot write {path}: {error}") from error
+
+
+def write_pickle(path: str | os.PathLike[str], value: Any) -> None:
+    """`torch.save`, all or nothing, for formats that are pickles. Raises `LongalignError` when the disk refuses."""
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(value, temporary)
+        except RuntimeError as error:  # how torch's zip writer tells that the disk is full
+            reason = str(error).splitlines()[0]
+            raise LongalignError(f"Cannot write {path}: {reason}") from error
+
+
+def check_shapes(
+    found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], what: str, ignore: str = ""
+) -> None:
+    """Are the tensors in a file those of a model?
+
+    Args:
+        found: name → shape in the file.
+        wanted: name → shape in the model.
+        what: for messages, such as ``"x.pt: a CLIP model's weights"``.
+        ignore: a regular expression for names that may be there in addition.
+
+    Raises:
+        LongalignError: one is missing, of another shape, or not the model's (the first is named).
+    """
+    for name, shape in wanted.items():
+        if name not in found:
+            raise LongalignError(f"{what} lack {name!r}")
+        if tuple(found[name]) != tuple(shape):
+            raise LongalignError(f"{what} have {name!r} of shape {tuple(found[name])}, not {tuple(shape)}")
+    for name in found:
+        if name not in wanted and not (ignore and re.search(ignore, name)):
+            raise LongalignError(f"{what} have {name!r}, which the model has not")
