@@ -109,7 +109,7 @@ def test_bootstrap_without_sentences() -> None:
     """Scenes without a sentence (short captions, nothing beyond token 77) give no number, and no crash."""
     assert math.isnan(bootstrap_ratio([0, 0], [0, 0]).value)
     assert math.isnan(bootstrap_ratio([], []).value)
-    assert bootstrap_ratio([0, 2], [0, 2], seed=0).low == 1.0
+    assert bootstrap_ratio([0, 2, 1], [0, 2, 2], seed=0).n == 4  # draws of the first scene alone are left out
 
 
 @pytest.mark.parametrize(
@@ -124,3 +124,13 @@ def test_estimates_print() -> None:
     assert str(Estimate(0.8421, 0.8, 0.9, 10)) == "84.2%"
     assert Estimate(0.8421, 0.8014, 0.879, 10).interval == "80.1–87.9%"
     assert Estimate(24.59, 23.9, 25.2, 5000, format=".2f").interval == "23.90–25.20"
+
+
+def test_a_sample_without_failures_is_not_certain() -> None:
+    """Three scenes, all sentences true: Wilson for 3 of 3 gives 3 / (3 + 1.96²) = 43.8 %; none true mirrors it."""
+    perfect = bootstrap_ratio([4, 2, 3], [4, 2, 3])
+    assert perfect.value == perfect.high == 1.0
+    assert perfect.low == pytest.approx(3 / (3 + 1.96**2), abs=1e-4)
+    hopeless = bootstrap_ratio([0, 0, 0, 0], [4, 2, 3, 0])  # the empty scene does not count
+    assert (hopeless.value, hopeless.low) == (0.0, 0.0)
+    assert hopeless.high == pytest.approx(1 - 3 / (3 + 1.96**2), abs=1e-4)

@@ -49,9 +49,10 @@ def bootstrap_ratio(
     """Σ successes / Σ counts with a percentile interval from resampling whole scenes (cluster bootstrap).
 
     Sentences of one scene stand or fall together: one bad picture makes many of them false. So scenes, not
-    sentences, are drawn with replacement; draws with no sentence at all are left out. Where every scene has
-    the same share the interval is a point, since nothing in the sample varies; with few scenes it is somewhat
-    too narrow (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13).
+    sentences, are drawn with replacement; draws with no sentence at all are left out. Without a single failure, or
+    a single success, nothing in the sample varies: the interval is then Wilson's for as many scenes, the careful
+    choice. With few scenes the bootstrap is somewhat too narrow (Efron & Tibshirani 1993, An Introduction to the
+    Bootstrap, ch. 13).
 
     Args:
         successes_per_scene, counts_per_scene: (S,), true sentences and all sentences of each scene.
@@ -70,11 +71,16 @@ def bootstrap_ratio(
     n = int(counts.sum())
     if n == 0:
         return Estimate(math.nan, 0.0, 1.0, 0, format, level)
+    total = int(successes.sum())
+    if total in (0, n):
+        scenes = int((counts > 0).sum())
+        bound = wilson(scenes if total else 0, scenes, level)
+        return Estimate(total / n, bound.low, bound.high, n, format, level)
     draws = np.random.default_rng(seed).integers(len(counts), size=(samples, len(counts)))
     hits, tries = successes[draws].sum(axis=1), counts[draws].sum(axis=1)  # (samples,)
     ratios = hits[tries > 0] / tries[tries > 0]
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(int(successes.sum()) / n, float(low), float(high), n, format, level)
+    return Estimate(total / n, float(low), float(high), n, format, level)
 
 
 def _z(level: float) -> float:
