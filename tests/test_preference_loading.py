@@ -233,7 +233,7 @@ def test_the_embedded_clip_tells_scenes_apart() -> None:
 
     It reads its tokenizer from the pipeline folder, and pictures as it was trained on them.
     """
-    model = PreferenceModel.from_pretrained("stickers", device="cpu")
+    model = PreferenceModel.from_pretrained("stickers/clip", device="cpu")
     scenes = [scene(i, objects=(2, 5), split="test") for i in range(24)]
     pixels = torch.stack([torch.from_numpy(np.array(render(s))).permute(2, 0, 1) / 255 for s in scenes])
     with torch.no_grad():

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from longalign.checkpoints import cli as checkpoints
+from longalign.data.cli import cache, caption
 from longalign.errors import LongalignError
 from longalign.metrics import cli as metrics
 from longalign.scoring import cli as scoring
@@ -214,7 +216,10 @@ def demo(
 app.command("score")(scoring.score)
 app.command("decompose")(scoring.decompose)
 app.command()(train)
+app.command()(cache)
+app.command()(caption)
 metrics.register(app, stickers)
+checkpoints.register(app)
 app.add_typer(stickers, name="stickers")
 
 

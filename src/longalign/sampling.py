@@ -43,8 +43,9 @@ def set_scheduler(pipe: Any, name: str = "auto") -> str:
     if flow:
         raise LongalignError(f"scheduler {name!r} does not fit a flow model: use auto")
     # Without Runge-Kutta steps, as the published pipelines use it.
-    config = {**pipe.scheduler.config, **({"skip_prk_steps": True} if name == "pndm" else {})}
-    pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(config)
+    # As a keyword: `from_config` ignores a key of the dictionary that the old configuration lists among its defaults.
+    changes = {"skip_prk_steps": True} if name == "pndm" else {}
+    pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(pipe.scheduler.config, **changes)
     return SCHEDULERS[name]
 
 

@@ -237,11 +237,11 @@ def test_sticker_pairs_and_files(tmp_path: Path) -> None:
 def test_models_by_name() -> None:
     models = Models(["stickers/clip", "mine=/a/b/denscore", "/a/c/denscore/"])
     assert list(models) == ["stickers/clip", "mine", "denscore"] and "mine" in models
-    assert models.names["stickers/clip"] == "stickers" and models.names["mine"] == "/a/b/denscore"
+    assert models.names["stickers/clip"] == "stickers/clip" and models.names["mine"] == "/a/b/denscore"
     assert embedded_models()[0] == "stickers/clip"
     with pytest.raises(LongalignError, match="two models are called 'x': give labels"):
         Models(["a/x", "b/x"])
-    with pytest.raises(LongalignError, match="no embedded model 'stickers/clap'; there are: stickers/clip"):
+    with pytest.raises(LongalignError, match="no embedded preference model stickers/clap; there are stickers/clip"):
         Models(["stickers/clap"])
     with pytest.raises(LongalignError, match="write NAME or LABEL=NAME"):
         Models(["mine="])

@@ -13,6 +13,7 @@ from longalign.decomposition import Decomposition
 from longalign.errors import LongalignError
 from longalign.preference.scores import segment_mean
 from longalign.segments import Segment
+from longalign.stickers import preference_folder, preference_names
 
 Advance = Callable[[int], None]
 IMAGES_AT_ONCE = 64
@@ -55,7 +56,7 @@ class Models(Mapping[str, Embedder]):
                 raise LongalignError(f"model {name!r}: write NAME or LABEL=NAME")
             if label in self._names:
                 raise LongalignError(f"two models are called {label!r}: give labels, LABEL={place}")
-            self._names[label] = _place(place)
+            self._names[label] = _checked(place)
 
     def __getitem__(self, label: str) -> Embedder:
         from longalign.preference import PreferenceModel
@@ -79,30 +80,18 @@ class Models(Mapping[str, Embedder]):
 
 def embedded_models() -> list[str]:
     """The preference models that the package brings along; the plain CLIP first, Denscore last."""
-    from longalign.stickers import folder
-
-    others = [file.parent.name for file in folder().parent.glob("*/config.json")]
-    return [
-        f"{_PREFIX}clip",
-        *(_PREFIX + name for name in sorted(others, key=lambda n: ("denscore" in n, n))),
-    ]
+    return [_PREFIX + name for name in preference_names()]
 
 
 def _label(name: str) -> str:
     return name if name.startswith(_PREFIX) else Path(name.rstrip("/")).name or name
 
 
-def _place(name: str) -> str:
-    if not name.startswith(_PREFIX):
-        return name
-    from longalign.stickers import folder
-
-    if name == f"{_PREFIX}clip":
-        return "stickers"
-    place = folder().parent / name.removeprefix(_PREFIX)
-    if not (place / "config.json").is_file():
-        raise LongalignError(f"no embedded model {name!r}; there are: {', '.join(embedded_models())}")
-    return str(place)
+def _checked(name: str) -> str:
+    """The name itself; a wrong one of an embedded model is found before others have been read for minutes."""
+    if name.startswith(_PREFIX):
+        preference_folder(name.removeprefix(_PREFIX))
+    return name
 
 
 # C_X(x)

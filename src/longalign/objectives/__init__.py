@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 OBJECTIVES: dict[str, str] = {
+    "consistency": "longalign.objectives.consistency:ConsistencyObjective",
     "preference": "longalign.objectives.preference:PreferenceObjective",
+    "reward": "longalign.objectives.reward:RewardObjective",
+    "supervised": "longalign.objectives.supervised:SupervisedObjective",
 }
 
 

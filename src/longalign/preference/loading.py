@@ -15,6 +15,8 @@ from longalign.pipelines import STICKERS, pick_device, pick_dtype, quiet, resolv
 from longalign.preference.model import PreferenceModel
 from longalign.preference.open_clip import clip_of, read_checkpoint
 from longalign.preference.preprocess import Preprocess
+from longalign.stickers import folder as embedded
+from longalign.stickers import preference_folder
 
 PROCESSOR_FILE = "preprocessor_config.json"
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
@@ -48,11 +50,12 @@ def load(
 def _places(name: str) -> tuple[str, list[str]]:
     """Where the weights of a model are, and where its tokenizer may be.
 
-    A pipeline folder has the whole CLIP in ``clip``, the tokenizer in ``tokenizer``. So has the embedded one, and
-    ``stickers/clip`` is its CLIP as ``stickers`` is; other folders in it are embedded preference models.
+    A pipeline folder has the whole CLIP in ``clip``, the tokenizer in ``tokenizer``. ``stickers`` is the embedded
+    Denscore, ``stickers/…`` another of the embedded preference models.
     """
-    if name.startswith(f"{STICKERS}/"):
-        return _embedded(Path(resolve(STICKERS)), name.removeprefix(f"{STICKERS}/"))
+    if name == STICKERS or name.startswith(f"{STICKERS}/"):
+        folder = preference_folder(*name.split("/")[1:2])
+        return str(folder), [str(folder), str(embedded() / "tokenizer")]
     where = resolve(name)
     folder = Path(where)
     if (folder / "model_index.json").is_file():
@@ -65,16 +68,6 @@ def _places(name: str) -> tuple[str, list[str]]:
     if looks_local and not folder.is_dir():
         raise LongalignError(f"{where}: no such model folder")
     return where, [where]
-
-
-def _embedded(home: Path, part: str) -> tuple[str, list[str]]:
-    """`_places` of one of the models beside the embedded pipeline."""
-    # only preference models have image preprocessing
-    there = sorted(file.parent.name for file in home.glob(f"*/{PROCESSOR_FILE}"))
-    if part not in there:
-        names = ", ".join(f"{STICKERS}/{name}" for name in there)
-        raise LongalignError(f"there is no embedded preference model {STICKERS}/{part}; there are {names}")
-    return str(home / part), [str(home / part), str(home / "tokenizer")]
 
 
 def _clip(where: str, kind: torch.dtype) -> Any:

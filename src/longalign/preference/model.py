@@ -70,8 +70,8 @@ class PreferenceModel:
         """A model in evaluation mode, without gradients on its weights.
 
         Args:
-            name: ``stickers``, a `CLIPModel` folder, a hub name, or an open_clip checkpoint such as HPSv2's (a file;
-                it needs ``tokenizer``).
+            name: ``stickers`` (the embedded Denscore; ``stickers/clip`` and others stand beside it), a `CLIPModel`
+                folder, a hub name, or an open_clip checkpoint such as HPSv2's (a file; it needs ``tokenizer``).
             device, dtype: as in `longalign.pipelines`: ``auto`` is CUDA with float16, else float32.
             tokenizer: a folder or hub name, where the model itself has none: PickScore uses CLIP-H's.
             preprocess: in place of the model's own ``preprocessor_config.json``. Without either, CLIP's.

@@ -20,7 +20,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from longalign.errors import LongalignError
+
 
 def folder() -> Path:
     """The embedded model: a diffusers `StableDiffusionPipeline` folder."""
     return Path(__file__).parent / "weights" / "sd15"
+
+
+def preference_names() -> list[str]:
+    """The embedded preference models, by the names that follow `stickers/`: the plain CLIP first, Denscore last."""
+    others = (file.parent.name for file in folder().parent.glob("*/preprocessor_config.json"))
+    return ["clip", *sorted(others, key=lambda name: (name == "denscore", name))]
+
+
+def preference_folder(name: str = "denscore") -> Path:
+    """One of `preference_names`: a `CLIPModel` folder; its tokenizer is the embedded pipeline's.
+
+    Raises:
+        LongalignError: there is none of this name.
+    """
+    if name not in (names := preference_names()):
+        there = ", ".join(f"stickers/{n}" for n in names)
+        raise LongalignError(f"there is no embedded preference model stickers/{name}; there are {there}")
+    return folder() / "clip" if name == "clip" else folder().parent / name

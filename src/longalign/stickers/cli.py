@@ -56,14 +56,19 @@ def train(
 
 @app.command("pack")
 def pack(
-    source: Annotated[Path, typer.Argument(help="Folder that `stickers train` wrote.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder that `stickers train` wrote, or a run folder of `train`.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder to make: a diffusers pipeline in fp16.")],
-    guidance: Annotated[float | None, typer.Option(help="Guidance that suits the model, its default.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance that suits the model, its default.")
+    ] = None,
 ) -> None:
-    """Put trained parts together as one Stable Diffusion folder in fp16."""
-    from longalign.stickers.files import pack
+    """Put trained parts together as one Stable Diffusion folder in fp16; a preference model's run as a CLIP folder."""
+    from longalign.stickers.files import pack, pack_preference
 
-    size_bytes = pack(source, out, guidance=guidance)
+    is_run = (source / "model").is_dir()
+    size_bytes = pack_preference(source, out) if is_run else pack(source, out, guidance=guidance)
     print(f"{out}: {size_bytes / 1e6:.1f} MB")
 
 

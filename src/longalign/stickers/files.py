@@ -63,7 +63,8 @@ def pack(source: Path, out: Path, *, guidance: float | None = None) -> int:
     from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, T5EncoderModel
 
     from longalign.adapter import TextAdapter
-    from longalign.preference.preprocess import Preprocess
+    from longalign.decomposition import FILE_NAME, fit_prompts
+    from longalign.preference import PreferenceModel, Preprocess
 
     parts = ("vae", "clip", "text_encoder", "tokenizer", "unet", "scheduler", "t5", "t5_tokenizer", "adapter")
     missing = [p for p in parts if not (source / p).is_dir()]
@@ -88,15 +89,52 @@ def pack(source: Path, out: Path, *, guidance: float | None = None) -> int:
     # `parts.pixels` is what it was trained on: [−1, 1], not CLIP's own mean and deviation.
     processor = Preprocess(SCENE_PX, mean=(0.5,) * 3, std=(0.5,) * 3).to_config()
     atomic_write_text(out / "clip" / "preprocessor_config.json", json.dumps(processor, indent=2) + "\n")
+    fit_prompts(PreferenceModel.from_pretrained(out), _v_prompts()).save(out / "clip" / FILE_NAME)
     T5EncoderModel.from_pretrained(source / "t5").to(half).save_pretrained(out / "t5")
     TextAdapter.from_pretrained(source / "adapter").to(half).save_pretrained(out / "adapter")
     shutil.copytree(source / "t5_tokenizer", out / "t5_tokenizer", dirs_exist_ok=True)
     (out / "curves").mkdir(exist_ok=True)
     for curve in sorted(source.glob("*.jsonl")):
         shutil.copy(curve, out / "curves" / curve.name)
-    for config in out.glob("*/config.json"):  # diffusers notes where it read the weights, which is nobody's business
+    for config in out.glob(
+        "*/config.json"
+    ):  # diffusers notes where it read the weights, which is nobody's business
         kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
         atomic_write_text(config, json.dumps(kept, indent=2) + "\n")
     settings = {"guidance": guidance, "length": 77, "oracle": "stickers"}
     atomic_write_text(out / "longalign.json", json.dumps(settings, indent=2) + "\n")
+    return sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+
+
+def _v_prompts(count: int = 4096) -> list[str]:
+    """What the embedded CLIP's V is made of: captions of the `train` split."""
+    return [text_of(caption(scene(i, objects=(1, 9)), i)) for i in range(count)]
+
+
+def pack_preference(run: Path, out: Path) -> int:
+    """Puts a preference model that `longalign train` made among the embedded ones, in fp16; returns its size in bytes.
+
+    The tokenizer stays with the pipeline. Recipe and learning curve go along as `recipe.yaml` and `curve.jsonl`.
+
+    Raises:
+        LongalignError: the folder is no finished run.
+    """
+    import torch
+
+    from longalign.decomposition import FILE_NAME
+    from longalign.preference import PreferenceModel
+
+    if not (run / "model" / "config.json").is_file():
+        raise LongalignError(
+            f"{run}: holds no trained model; finish it first (longalign train RECIPE --out {run})"
+        )
+    model = PreferenceModel.from_pretrained(run / "model", device="cpu", dtype="float32")
+    out.mkdir(parents=True, exist_ok=True)
+    model.clip.to(torch.float16).save_pretrained(out)
+    processor = json.dumps(model.preprocess.to_config(), indent=2) + "\n"
+    atomic_write_text(out / "preprocessor_config.json", processor)
+    if model.decomposition is not None:
+        model.decomposition.save(out / FILE_NAME)
+    shutil.copy(run / "config.yaml", out / "recipe.yaml")
+    shutil.copy(run / "metrics.jsonl", out / "curve.jsonl")
     return sum(f.stat().st_size for f in out.rglob("*") if f.is_file())

@@ -1,0 +1,266 @@
+"""One call for every backbone: the UNet of SD 1.x/2.x, that of SDXL, the transformer of SD3 (DESIGN, "Denoiser").
+
+With α_t, σ_t the signal and the noise left at time t, t from 0 to 1000::
+
+    x_t = α_t·x_0 + σ_t·ε
+
+    epsilon   α² + σ² = 1     f = ε                x_0 = (x_t − σ f)/α
+    v         α² + σ² = 1     f = α ε − σ x_0      x_0 = α x_t − σ f
+    flow      α = 1 − σ       f = ε − x_0          x_0 = x_t − σ f        σ = t/1000
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from longalign.encoding.conditioning import Conditioning
+from longalign.errors import LongalignError
+
+Parameterisation = Literal["epsilon", "v", "flow"]
+Times = float | int | Tensor  # one for all, or (B,)
+
+_PREDICTIONS: dict[str, Parameterisation] = {"epsilon": "epsilon", "v_prediction": "v"}
+
+
+class Denoiser:
+    """A backbone behind one signature. Objectives and solvers know only this.
+
+    Whether predictions carry gradients, and in which precision they are computed, is the caller's affair; they
+    come back in the precision of x_t.
+
+    Args:
+        module: the UNet or transformer, on its device.
+        family: as in `Conditioning`.
+        parameterisation: what the module predicts.
+        alphas_cumprod: (T,) ᾱ_t = α_t² of the training schedule; None for flow models.
+        vae: for `decode`.
+
+    Raises:
+        LongalignError: a schedule is missing, or the module wants the guidance scale as an input.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        family: str,
+        parameterisation: Parameterisation,
+        alphas_cumprod: Tensor | None = None,
+        vae: Any = None,
+    ) -> None:
+        if parameterisation not in get_args(Parameterisation):
+            raise LongalignError(
+                f"a denoiser predicts one of {get_args(Parameterisation)}, not {parameterisation!r}"
+            )
+        if parameterisation != "flow" and alphas_cumprod is None:
+            raise LongalignError(f"a denoiser that predicts {parameterisation} needs a noise schedule")
+        if getattr(module.config, "time_cond_proj_dim", None) is not None:
+            raise LongalignError(
+                "this UNet takes the guidance scale as an input (a distilled LCM); use a base model with an LCM-LoRA"
+            )
+        self.module: Any = module
+        self.family = family
+        self.parameterisation = parameterisation
+        self.alphas_cumprod = None if alphas_cumprod is None else alphas_cumprod.double().cpu()
+        self.vae = vae
+
+    @classmethod
+    def of(cls, pipe: Any) -> Denoiser:
+        """The denoiser of a diffusers pipeline, with the pipeline's own module (not a copy).
+
+        Raises:
+            LongalignError: a pipeline of another kind, or one that predicts x_0.
+        """
+        if getattr(pipe, "transformer", None) is not None:
+            if type(pipe.transformer).__name__ != "SD3Transformer2DModel":
+                raise LongalignError(f"{type(pipe.transformer).__name__} is no backbone that is known here")
+            return cls(pipe.transformer, "sd3", "flow", vae=pipe.vae)
+        if getattr(pipe, "unet", None) is None:
+            raise LongalignError(
+                f"{type(pipe).__name__}: has neither a UNet nor a transformer, so nothing to train"
+            )
+        config = pipe.scheduler.config
+        kind = config.get("prediction_type", "epsilon")
+        if kind not in _PREDICTIONS or not hasattr(pipe.scheduler, "alphas_cumprod"):
+            raise LongalignError(
+                f"a scheduler of kind {type(pipe.scheduler).__name__} with prediction type {kind!r} does not go with "
+                f"a UNet here; prediction types are {', '.join(_PREDICTIONS)}"
+            )
+        family = "sdxl" if pipe.unet.config.addition_embed_type == "text_time" else "sd15"
+        return cls(pipe.unet, family, _PREDICTIONS[kind], pipe.scheduler.alphas_cumprod, pipe.vae)
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.device
+
+    @property
+    def channels(self) -> int:
+        """Of latents."""
+        return self.module.config.in_channels
+
+    @property
+    def side(self) -> int:
+        """Of a square latent of the size that the model was made for."""
+        return self.module.config.sample_size
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels a latent, along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae is not None else 8
+
+    def __call__(
+        self, x_t: Tensor, t: Times, conditioning: Conditioning, *, negative: bool = False
+    ) -> Tensor:
+        """f(x_t, t, text) without guidance.
+
+        Args:
+            x_t: (B, C, h, w).
+            t: one for all, or (B,), from 0 to 1000.
+            conditioning: of B prompts.
+            negative: of their negative prompts instead.
+
+        Raises:
+            LongalignError: a conditioning of another family or another number of prompts.
+        """
+        c = self._check(conditioning, len(x_t))
+        if negative:
+            return self._predict(x_t, t, c.negative_embeds, c.negative_pooled)
+        return self._predict(x_t, t, c.embeds, c.pooled)
+
+    # f = f_n + w (f_c − f_n) = (1 − w) f_n + w f_c
+    def terms(
+        self, x_t: Tensor, t: Times, conditioning: Conditioning, guidance: float, *, split: bool = False
+    ) -> Iterator[tuple[float, Tensor]]:
+        """What the guided prediction is the sum of, as (weight, (B, C, h, w)), each computed when it is asked for.
+
+        Args:
+            guidance: w. As in diffusers, at most 1 means none, and one call of B rows.
+            split: the two branches one after the other, which needs half of the memory: whoever takes the
+                gradient of one term before asking for the next never holds two graphs. Otherwise one term, from
+                one call of 2B rows.
+        """
+        if guidance <= 1:
+            yield 1.0, self(x_t, t, conditioning)
+        elif split:
+            yield 1 - guidance, self(x_t, t, conditioning, negative=True)
+            yield guidance, self(x_t, t, conditioning)
+        else:
+            c = self._check(conditioning, len(x_t))
+            pooled = None
+            if c.pooled is not None and c.negative_pooled is not None:
+                pooled = torch.cat([c.negative_pooled, c.pooled])
+            twice = t.repeat(2) if isinstance(t, Tensor) and t.ndim else t
+            both = self._predict(
+                x_t.repeat(2, 1, 1, 1), twice, torch.cat([c.negative_embeds, c.embeds]), pooled
+            )
+            without, with_text = both.chunk(2)
+            yield 1.0, without + guidance * (with_text - without)
+
+    def guided(
+        self, x_t: Tensor, t: Times, conditioning: Conditioning, guidance: float, *, split: bool = False
+    ) -> Tensor:
+        """The sum of `terms`: the prediction with classifier-free guidance, (B, C, h, w)."""
+        total: Tensor | None = None
+        for weight, f in self.terms(x_t, t, conditioning, guidance, split=split):
+            part = f if weight == 1 else weight * f
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def levels(self, t: Times, like: Tensor) -> tuple[Tensor, Tensor]:
+        """α_t and σ_t, in the shape and precision in which they multiply (B, …) ``like``.
+
+        Between whole time steps (Euler has such) ᾱ is interpolated.
+        """
+        times = torch.as_tensor(t, dtype=torch.float64).cpu()
+        if self.alphas_cumprod is None:
+            sigma = times / 1000
+            alpha = 1 - sigma
+        else:
+            below = times.floor().long().clamp(0, len(self.alphas_cumprod) - 1)
+            above = (below + 1).clamp(max=len(self.alphas_cumprod) - 1)
+            alpha_bar = torch.lerp(self.alphas_cumprod[below], self.alphas_cumprod[above], times - below)
+            alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        shape = (-1, *[1] * (like.ndim - 1)) if times.ndim else ()
+        return alpha.to(like).reshape(shape), sigma.to(like).reshape(shape)
+
+    # x_t = α x_0 + σ ε
+    def noised(self, x0: Tensor, eps: Tensor, t: Times) -> Tensor:
+        """(B, …) clean latents and noise → (B, …) at time t."""
+        alpha, sigma = self.levels(t, x0)
+        return alpha * x0 + sigma * eps
+
+    def target(self, x0: Tensor, eps: Tensor, t: Times) -> Tensor:
+        """What the denoiser should predict for `noised`: ε, α ε − σ x_0, or ε − x_0."""
+        if self.parameterisation == "epsilon":
+            return eps
+        if self.parameterisation == "flow":
+            return eps - x0
+        alpha, sigma = self.levels(t, x0)
+        return alpha * eps - sigma * x0
+
+    def x0_weights(self, t: Times, like: Tensor) -> tuple[Tensor, Tensor]:
+        """p, q of x_0 = p·x_t + q·f, as `levels` gives α and σ."""
+        alpha, sigma = self.levels(t, like)
+        if self.parameterisation == "epsilon":
+            return 1 / alpha, -sigma / alpha
+        return (alpha if self.parameterisation == "v" else torch.ones_like(alpha)), -sigma
+
+    def x0(self, x_t: Tensor, f: Tensor, t: Times) -> Tensor:
+        """The clean latent that a prediction stands for, (B, …)."""
+        p, q = self.x0_weights(t, x_t)
+        return p * x_t + q * f
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) latents → (B, 3, H, W) pixels in [0, 1], differentiable; cut off where they lie outside."""
+        config, vae = self.vae.config, self.vae
+        mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
+        if mean is not None and std is not None:
+            mean, std = latents.new_tensor(mean).view(-1, 1, 1), latents.new_tensor(std).view(-1, 1, 1)
+            z = latents * std / config.scaling_factor + mean
+        else:
+            z = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+        if self.family == "sdxl" and config.force_upcast:  # SDXL's VAE overflows in float16
+            if vae.dtype != torch.float32:
+                vae.to(torch.float32)
+            with torch.autocast(z.device.type, enabled=False):
+                pixels = vae.decode(z.float(), return_dict=False)[0]
+        else:
+            pixels = vae.decode(z.to(vae.dtype), return_dict=False)[0]
+        return (pixels / 2 + 0.5).clamp(0, 1)
+
+    def _check(self, conditioning: Conditioning, rows: int) -> Conditioning:
+        if conditioning.family != self.family:
+            raise LongalignError(f"a conditioning for {conditioning.family} does not fit {self.family}")
+        if len(conditioning) != rows:
+            raise LongalignError(f"{rows} latents need as many prompts, not {len(conditioning)}")
+        return conditioning
+
+    def _predict(self, x_t: Tensor, t: Times, embeds: Tensor, pooled: Tensor | None) -> Tensor:
+        kind = self.module.dtype
+        times = torch.as_tensor(t, device=x_t.device).expand(len(x_t))  # (B,)
+        x, embeds = x_t.to(kind), embeds.to(kind)
+        if self.family == "sd3":
+            assert pooled is not None
+            f = self.module(
+                hidden_states=x,
+                timestep=times,
+                encoder_hidden_states=embeds,
+                pooled_projections=pooled.to(kind),
+                return_dict=False,
+            )[0]
+            return f.to(x_t.dtype)
+        added = {}
+        if self.family == "sdxl":
+            assert pooled is not None
+            added["added_cond_kwargs"] = {"text_embeds": pooled.to(kind), "time_ids": self._time_ids(x)}
+        f = self.module(x, times, encoder_hidden_states=embeds, return_dict=False, **added)[0]
+        return f.to(x_t.dtype)
+
+    def _time_ids(self, x: Tensor) -> Tensor:
+        """(B, 6) original height and width, top and left of the crop, target height and width: an uncropped picture."""
+        height, width = (side * self.vae_factor for side in x.shape[-2:])
+        return x.new_tensor([height, width, 0, 0, height, width]).expand(len(x), -1)
