@@ -73,7 +73,8 @@ def plain_loss(objective: PreferenceObjective, rows: list[Pair], *, detached: bo
         torch.cat([model.image(torch.from_numpy(np.array(p)).permute(2, 0, 1)[None] / 255) for p in of])
         for of in ([row.image_a for row in rows], [row.image_b for row in rows])
     )
-    prompt = model.text([row.prompt for row in rows])
+    by_segment = objective.settings.prompt == "segments"
+    prompt = (model.text_mean if by_segment else model.text)([row.prompt for row in rows])
     captions = [
         model.text_mean([t or "" for t in of])
         for of in ([r.caption_a for r in rows], [r.caption_b for r in rows])
@@ -96,9 +97,11 @@ def plain_loss(objective: PreferenceObjective, rows: list[Pair], *, detached: bo
     return losses.seg_a_loss(a, b, prompt, *perp, y, scale)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_loss_and_gradient_are_those_of_the_equation(loss: str) -> None:
-    objective = make(loss)
+@pytest.mark.parametrize(
+    ("loss", "prompt"), [*((loss, "whole") for loss in LOSSES), ("seg-a", "segments"), ("seg-o", "segments")]
+)
+def test_loss_and_gradient_are_those_of_the_equation(loss: str, prompt: str) -> None:
+    objective = make(loss, prompt=prompt)
     rows = rows_of(objective)
     metrics = objective.backward(objective.collate(rows), accelerator())
     found = gradient(objective)
@@ -108,6 +111,11 @@ def test_loss_and_gradient_are_those_of_the_equation(loss: str) -> None:
     assert float(metrics["loss"]) == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(found, gradient(objective), rtol=1e-3, atol=1e-5 * float(found.abs().max()))
     assert not any(isinstance(v, torch.Tensor) and v.requires_grad for v in metrics.values())
+
+
+def test_a_single_value_has_no_segments() -> None:
+    with pytest.raises(ValueError, match="reads whole prompts"):
+        PreferenceSettings(loss="single", prompt="segments")
 
 
 def test_v_has_no_gradient() -> None:

@@ -19,19 +19,22 @@ class Batch(TypedDict):
 
     image: Tensor  # (2B, 3, S, S) prepared, all a before all b
     preferred: Tensor  # (B,)
-    prompts: list[str]
+    prompts: list[list[str]]  # each as what is encoded of it: itself, or its segments
     captions: list[list[str]]  # segments of each caption that counts
     caption_rows: Tensor  # which of the 2B pictures each of them is of
     factors: Tensor | None  # (2, B): differences a − b in truth and in looks, where they are known
 
 
-def collate_pairs(rows: Sequence[Pair], model: PreferenceModel, *, with_captions: bool) -> Batch:
-    """Prepares pictures and cuts captions into segments.
+def collate_pairs(
+    rows: Sequence[Pair], model: PreferenceModel, *, with_captions: bool, whole_prompts: bool
+) -> Batch:
+    """Prepares pictures and cuts texts into segments.
 
     Args:
         model: whose preprocessing and segmenter are used; its weights are not.
         with_captions: whether the long captions are wanted. Of a pair that is no tie only the preferred picture's
             enters the segment losses (Eq. 6), so only that one is kept.
+        whole_prompts: prompts stay in one piece.
     """
     captions: list[list[str]] = []
     counted: list[int] = []
@@ -41,7 +44,7 @@ def collate_pairs(rows: Sequence[Pair], model: PreferenceModel, *, with_captions
         for number, (text, weight) in enumerate(texts):
             if weight > 0:
                 assert text is not None  # the objective has asked the data
-                captions.append([segment.text for segment in model.segments(text)])
+                captions.append(_segments(text, model))
                 counted.append(number)
     factors = [
         [row.truth_a - row.truth_b, row.looks_a - row.looks_b] for row in rows if isinstance(row, RatedPair)
@@ -49,11 +52,15 @@ def collate_pairs(rows: Sequence[Pair], model: PreferenceModel, *, with_captions
     return {
         "image": _prepare([row.image_a for row in rows] + [row.image_b for row in rows], model.preprocess),
         "preferred": torch.tensor([row.preferred for row in rows], dtype=torch.float32),
-        "prompts": [row.prompt for row in rows],
+        "prompts": [[row.prompt] if whole_prompts else _segments(row.prompt, model) for row in rows],
         "captions": captions,
         "caption_rows": torch.tensor(counted, dtype=torch.long),
         "factors": torch.tensor(factors).T if len(factors) == len(rows) else None,
     }
+
+
+def _segments(text: str, model: PreferenceModel) -> list[str]:
+    return [segment.text for segment in model.segments(text)]
 
 
 def _prepare(images: list[np.ndarray], preprocess: Preprocess) -> Tensor:

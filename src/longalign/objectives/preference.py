@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from longalign.data.preferences import Pair, PreferenceData, load_pairs
@@ -32,19 +32,30 @@ class PreferenceSettings(BaseModel):
 
     `loss`: single (Eq. 4), seg (Eq. 6), seg-a (Eq. 9) or seg-o (Eq. 10). `v`: the direction that seg-o takes out of the
     segments. running: of a running mean of this training's text embeddings (`TextMean`); batch: of the micro-batch
-    at hand in all processes; stored: the one beside the model that training starts from.
+    at hand in all processes; stored: the one beside the model that training starts from. `prompt`: what L(p) of
+    Eq. 9 and 10 reads. whole: the prompt's first tokens, as in the paper, whose prompts are short; segments: the mean
+    of its segments, which is how the trained model will score it, and the same for a prompt of one sentence.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     loss: Literal["single", "seg", "seg-a", "seg-o"] = "seg-o"
     v: Literal["running", "batch", "stored"] = "running"
+    prompt: Literal["whole", "segments"] = "whole"
     v_horizon_texts: int = Field(8192, gt=0, description="how many texts the running mean looks back on")
     v_prompts: int = Field(1024, gt=0, description="texts from which V is made when the model is saved")
     train_vision: bool = True
     train_text: bool = True
     train_logit_scale: bool = True
     gradient_checkpointing: bool = Field(False, description="less memory, a third more time")
+
+    @model_validator(mode="after")
+    def _single_reads_whole_prompts(self) -> PreferenceSettings:
+        if self.loss == "single" and self.prompt == "segments":
+            raise ValueError(
+                "the single-value loss (Eq. 4) reads whole prompts: leave `prompt` out, or take seg-a or seg-o"
+            )
+        return self
 
 
 class PreferenceDataSettings(BaseModel):
@@ -144,7 +155,12 @@ class PreferenceObjective:
         return {"clip": self.model.clip}
 
     def collate(self, rows: Sequence[Pair]) -> Batch:
-        return collate_pairs(rows, self.model, with_captions=self.settings.loss != "single")
+        return collate_pairs(
+            rows,
+            self.model,
+            with_captions=self.settings.loss != "single",
+            whole_prompts=self.settings.prompt == "whole",
+        )
 
     def backward(self, batch: Batch, accelerator: Any) -> dict[str, float | Tensor]:
         """See `longalign.objectives.Objective`.
@@ -196,17 +212,21 @@ class PreferenceObjective:
         self.model.clip.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
     def _embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """(2B, D) unit embeddings of the pictures, (B, D) of the prompts' first tokens, (N, D) C_P^seg of the captions.
+        """(2B, D) unit embeddings of the pictures; (B, D) of the prompts and (N, D) of the captions, means of segments.
 
-        Equal texts are encoded once, prompts and segments together, those of like length in one call. Eq. 6 needs
-        no prompts, and Eq. 4 no captions: they are then (0, D).
+        Equal texts are encoded once, prompts and captions together, those of like length in one call. A whole prompt
+        is one segment, of which the first tokens are read. Eq. 6 needs no prompts, and Eq. 4 no captions: they are
+        then (0, D).
         """
         image = self.model.image_prepared(batch["image"].to(self.model.device))
-        segments = [text for caption in batch["captions"] for text in caption]
         prompts = [] if self.settings.loss == "seg" else batch["prompts"]
-        text = self.model.text(segments + prompts, truncate=True)  # segments fit: only prompts are cut off
-        by_segment, prompt = text.split([len(segments), len(prompts)])
-        return image, prompt, segment_mean(by_segment, [len(caption) for caption in batch["captions"]])
+        texts = prompts + batch["captions"]
+        pieces = self.model.text(
+            [piece for text in texts for piece in text], truncate=True
+        )  # only whole prompts are
+        means = segment_mean(pieces, [len(text) for text in texts])
+        prompt, caption = means.split([len(prompts), len(batch["captions"])])
+        return image, prompt, caption
 
     def state_dict(self) -> dict[str, Tensor]:
         return self._text_mean.state_dict() if self._remembers else {}
@@ -243,15 +263,12 @@ class PreferenceObjective:
 
     def _margins(self, rows: Sequence[Pair], accelerator: Any) -> tuple[Tensor, Tensor | None]:
         """(B,) differences in score between a and b on the prompt, and (2, B) in truth and looks; on the CPU."""
-        batch = collate_pairs(rows, self.model, with_captions=False)
+        single = self.settings.loss == "single"
+        batch = collate_pairs(rows, self.model, with_captions=False, whole_prompts=single)
         with inference(self.model.clip), accelerator.autocast():
             a, b = self.model.image_prepared(batch["image"].to(self.model.device)).chunk(2)
-            single = self.settings.loss == "single"
-            text = (
-                self.model.text(batch["prompts"], truncate=True)
-                if single
-                else self.model.text_mean(batch["prompts"])
-            )
+            pieces = self.model.text([piece for text in batch["prompts"] for piece in text], truncate=single)
+            text = segment_mean(pieces, [len(text) for text in batch["prompts"]])
         return margin(a, b, text).float().cpu(), batch["factors"]
 
     def save(self, folder: Path) -> None:

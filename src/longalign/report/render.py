@@ -46,7 +46,11 @@ def write_report(
     Raises:
         LongalignError: a file cannot be written.
     """
-    html = environment().get_template("report.html.j2").render(report=report)
+    html = (
+        environment()
+        .get_template("report.html.j2")
+        .render(report=report, title=report.title, intro=report.intro, facts=report.facts)
+    )
     written = atomic_write_text(path, html)
     if jsonl is not None:
         atomic_write_text(jsonl, "".join(json_line(line) for line in _records(report)))
@@ -55,7 +59,7 @@ def write_report(
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
-    """Jinja with the templates and filters that all pages share; the same object for everyone: change an overlay of it."""
+    """Jinja with the templates and filters that all pages share. It is one object for all: change an overlay of it."""
     jinja = Environment(
         loader=PackageLoader("longalign.report"),
         autoescape=True,
