@@ -154,6 +154,7 @@ def test_what_needs_a_package_names_it(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "hf" / "state.json").write_text("{}")
     for package, source in (("pyarrow", "a.parquet"), ("datasets", "hf")):
         monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+        monkeypatch.setitem(sys.modules, f"{package}.parquet", None)  # another test may have imported it
         with pytest.raises(LongalignError, match=f"needs the package {package}: pip install {package}"):
             list(read_texts([tmp_path / source]))
 

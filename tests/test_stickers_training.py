@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from longalign.errors import LongalignError
 from longalign.pipelines import load_pipeline, settings_of
 from longalign.stickers import folder, models, patch_code
 from longalign.stickers.captions import Fact
@@ -202,3 +203,25 @@ def test_shipped_weights_are_complete_and_small() -> None:
     assert parts <= {p.name for p in folder().iterdir()}
     assert sum(f.stat().st_size for f in folder().rglob("*") if f.is_file()) < 40e6
     assert not [f for f in folder().rglob("*") if f.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_a_preference_run_packs_into_an_embedded_model(tmp_path: Path) -> None:
+    """In half precision it embeds as the run's model does, and its recipe names no folder of the machine."""
+    from longalign.preference import PreferenceModel
+    from longalign.stickers.files import pack_preference
+
+    trained = PreferenceModel.from_pretrained("stickers/clip", device="cpu")
+    run = tmp_path / "run"
+    trained.save_pretrained(run / "model")
+    (run / "config.yaml").write_text(f"command: train\nobjective: preference\nout: {tmp_path}\n")
+    (run / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(LongalignError, match="no trained model"):
+        pack_preference(tmp_path, tmp_path / "nothing")
+    assert pack_preference(run, tmp_path / "packed") < 6e6
+    packed = PreferenceModel.from_pretrained(
+        tmp_path / "packed", device="cpu", tokenizer=str(folder() / "tokenizer")
+    )
+    text = ["A fox is in the top left."]
+    assert torch.allclose(packed.text(text), trained.text(text), atol=1e-3)
+    assert packed.decomposition is not None
+    assert (tmp_path / "packed" / "recipe.yaml").read_text() == "objective: preference\n"

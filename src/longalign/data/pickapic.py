@@ -7,21 +7,19 @@ The columns ``caption`` (the prompt), ``jpg_0``, ``jpg_1`` (encoded pictures), `
 
 from __future__ import annotations
 
-import io
 import os
 from bisect import bisect_right
 from functools import lru_cache
-from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from longalign.data import entries
+from longalign.data.arrow import arrow_table, files_of, group_count, pyarrow, row_group, schema
 from longalign.data.preferences import Pair, PreferenceData, check_labels
 from longalign.errors import LongalignError
-from longalign.preference.images import to_rgb
 
 COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
 CAPTIONS = ("caption_0", "caption_1")
@@ -41,12 +39,12 @@ class PickaPicPairs(PreferenceData):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        _pyarrow()
+        pyarrow()
         self.path = Path(path)
-        self._files = _files_of(self.path)
+        self._files = files_of(self.path)
         self._columns = self._check_columns()
-        self._table = lru_cache(maxsize=None)(_arrow_table)
-        self._group = lru_cache(maxsize=_GROUPS_IN_MEMORY)(_row_group)
+        self._table = lru_cache(maxsize=None)(arrow_table)
+        self._group = lru_cache(maxsize=_GROUPS_IN_MEMORY)(row_group)
         self._parts: list[tuple[Path, int]] = []  # file and row group
         self._uncaptioned: str | None = None
         sizes: list[int] = []
@@ -54,7 +52,7 @@ class PickaPicPairs(PreferenceData):
         preferred: list[float] = []
         first = 0
         for file in self._files:
-            for group in range(_group_count(file)):
+            for group in range(group_count(file)):
                 labels = self._labels(file, group)
                 self._parts.append((file, group))
                 sizes.append(len(labels))
@@ -103,7 +101,7 @@ class PickaPicPairs(PreferenceData):
 
     def _check_columns(self) -> list[str]:
         """The columns that are read: those of all files."""
-        schemas = {file: _schema(file) for file in self._files}
+        schemas = {file: schema(file).names for file in self._files}
         for file, names in schemas.items():
             if missing := [name for name in COLUMNS if name not in names]:
                 has = ", ".join(names) or "nothing"
@@ -115,11 +113,11 @@ class PickaPicPairs(PreferenceData):
     def _labels(self, file: Path, group: int) -> list[float | None]:
         """``preferred`` of each row, None for rows without a label. Notes the first row without long captions."""
         wanted = ("label_0", "label_1", "has_label", *CAPTIONS)
-        names = [name for name in wanted if name in _schema(file)]
+        names = [name for name in wanted if name in schema(file).names]
         table = (
-            _arrow_table(file).select(names)
+            arrow_table(file).select(names)
             if file.suffix == ".arrow"
-            else _row_group(file, group, tuple(names))
+            else row_group(file, group, tuple(names))
         )
         found: list[float | None] = []
         for i, row in enumerate(table.to_pylist()):
@@ -138,64 +136,12 @@ class PickaPicPairs(PreferenceData):
         return found
 
 
-def _files_of(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    for pattern in ("*.parquet", "*.arrow"):
-        if files := sorted(path.glob(pattern)):
-            return files
-    inside = sorted(p.parent for p in path.glob("*/dataset_info.json"))
-    advice = f"; did you mean one of its splits, such as {inside[0]}?" if inside else ""
-    raise LongalignError(f"{path}: no .parquet or .arrow file in this folder{advice}")
-
-
-def _pyarrow() -> Any:
-    try:
-        import_module("pyarrow.parquet")
-        return import_module("pyarrow")
-    except ImportError:
-        raise LongalignError(
-            "parquet and Arrow files are read with pyarrow, which is not installed: pip install pyarrow"
-        ) from None
-
-
-def _schema(file: Path) -> list[str]:
-    pa = _pyarrow()
-    try:
-        if file.suffix == ".arrow":
-            return _arrow_table(file).column_names
-        return pa.parquet.read_schema(file).names
-    except (OSError, pa.ArrowInvalid) as error:
-        raise LongalignError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def _group_count(file: Path) -> int:
-    return 1 if file.suffix == ".arrow" else _pyarrow().parquet.ParquetFile(file).num_row_groups
-
-
-def _arrow_table(file: Path) -> Any:
-    """All of an Arrow file, mapped and not read: in the stream format (`datasets`) or the file format."""
-    pa = _pyarrow()
-    mapped = pa.memory_map(str(file))
-    try:
-        return pa.ipc.open_stream(mapped).read_all()
-    except pa.ArrowInvalid:
-        return pa.ipc.open_file(mapped).read_all()
-
-
-def _row_group(file: Path, group: int, names: tuple[str, ...]) -> Any:
-    # opened anew each time: an open file's position would be shared among forked workers
-    return _pyarrow().parquet.ParquetFile(file).read_row_group(group, columns=list(names))
-
-
 def _decode(value: Any, where: str) -> np.ndarray:
     """Encoded bytes, or `datasets`' image (a dict with ``bytes``) → uint8 (H, W, 3)."""
     data = value.get("bytes") if isinstance(value, dict) else value
     if not data:
         raise LongalignError(f"{where}: holds no picture")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return np.asarray(to_rgb(ImageOps.exif_transpose(image), where))
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise LongalignError(f"{where}: cannot be read as a picture: {error}") from error
+        return np.asarray(entries.decode(data, where))
+    except LongalignError as error:
+        raise LongalignError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from error

@@ -24,7 +24,11 @@ OBJECTIVES: dict[str, str] = {
 
 
 class Objective(Protocol):
-    """Fills `.grad` and says how it went; clipping, stepping, logging, saving and resuming are the loop's."""
+    """Fills `.grad` and says how it went; clipping, stepping, logging, saving and resuming are the loop's.
+
+    An objective that writes lists of its own, such as of skipped rows, may have a method `opened(folder)`: the main
+    process calls it with the run folder before the first step.
+    """
 
     Settings: ClassVar[type]
     DataSettings: ClassVar[type]

@@ -7,6 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
+import yaml
+
 from longalign.errors import LongalignError
 from longalign.runs import atomic_path, atomic_write_text, json_line
 from longalign.stickers.captions import caption, text_of
@@ -135,6 +137,10 @@ def pack_preference(run: Path, out: Path) -> int:
     atomic_write_text(out / "preprocessor_config.json", processor)
     if model.decomposition is not None:
         model.decomposition.save(out / FILE_NAME)
-    shutil.copy(run / "config.yaml", out / "recipe.yaml")
+    recipe = yaml.safe_load((run / "config.yaml").read_text())
+    kept = {
+        k: v for k, v in recipe.items() if k not in ("command", "out")
+    }  # as it could be trained again, anywhere
+    atomic_write_text(out / "recipe.yaml", yaml.safe_dump(kept, sort_keys=False))
     shutil.copy(run / "metrics.jsonl", out / "curve.jsonl")
     return sum(f.stat().st_size for f in out.rglob("*") if f.is_file())

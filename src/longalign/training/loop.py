@@ -55,6 +55,8 @@ def fit(
     checkpoint = on_main(accelerator, lambda: None if path is None else check_folder(path, recipe))
     task, weights = build_task(recipe, accelerator)
     folder = on_main(accelerator, lambda: open_folder(path, recipe))
+    if accelerator.is_main_process and (opened := getattr(task.objective, "opened", None)) is not None:
+        opened(folder.path)
     progress = Progress()
     if checkpoint is not None:
         progress = _resume(checkpoint, task.objective, weights, accelerator)

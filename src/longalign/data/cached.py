@@ -1,0 +1,137 @@
+"""Training data from a cache folder (`longalign.data.cache`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from torch.utils.data import Dataset
+
+from longalign.checkpoints.base import Fingerprint, difference
+from longalign.data.captioned import Example
+from longalign.data.store import Reader
+from longalign.data.texts import Padding, TextSide, TextStates
+from longalign.errors import LongalignError
+
+SETTINGS, ROWS, PADDING = "cache.json", "rows.npy", "padding.safetensors"
+# The last five are a caption's padded shape, whether it was cut, and its bytes.
+ROW = np.dtype(
+    [
+        ("row", "<i8"),
+        ("picture", "S32"),
+        ("picture_shard", "<u4"),
+        ("text", "S32"),
+        ("text_shard", "<u4"),
+        ("clip", "<u4"),
+        ("sd3_t5", "<u4"),
+        ("t5", "<u4"),
+        ("cut", "?"),
+        ("bytes", "<u4"),
+    ]
+)
+
+
+def is_cache(name: str | Path) -> bool:
+    """Whether a folder is a cache."""
+    return (Path(name) / SETTINGS).is_file()
+
+
+class CachedPictures(Dataset[Example]):
+    """The rows of a cache folder. The list of them is mapped, so that processes share it.
+
+    Attributes:
+        padding: what `longalign.data.texts.join` needs.
+
+    Raises:
+        LongalignError: the cache is not complete, or a file of it is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.settings: dict[str, Any] = json.loads((self.folder / SETTINGS).read_text())
+            if not self.settings["complete"]:
+                raise LongalignError(
+                    f"{folder}: the cache is not complete: the same longalign cache command goes on with it"
+                )
+            self.rows = np.load(self.folder / ROWS, mmap_mode="r")
+        except (OSError, ValueError, KeyError) as error:
+            raise LongalignError(f"{folder}: cannot be read as a cache: {error}") from None
+        padding = read_padding(self.folder)
+        if padding is None or self.rows.dtype != ROW:
+            raise LongalignError(f"{folder}: cannot be read as a cache: run longalign cache again")
+        self.padding = padding
+        self._latents, self._texts = Reader(self.folder / "latents"), Reader(self.folder / "texts")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.rows[index]
+        latent = self._latents.read(int(row["picture_shard"]), row["picture"].decode(), "latent")
+        key, shard = row["text"].decode(), int(row["text_shard"])
+
+        def part(name: str, there: bool) -> Any:
+            return self._texts.read(shard, key, name) if there else None
+
+        shape = (int(row["clip"]), int(row["sd3_t5"]))
+        states = TextStates(
+            part("own", sum(shape) > 0),
+            shape,
+            part("t5", bool(row["t5"])),
+            part("pooled", self.padding.pooled is not None),
+            bool(row["cut"]),
+        )
+        return Example(latent, states)
+
+    def check(self, vae: Any, texts: TextSide, size_px: int) -> None:
+        """Was it made for this model, by this strategy, at this size?
+
+        Raises:
+            LongalignError: no; the message says what differs.
+        """
+        made = self.settings
+        wanted = {"strategy": repr(texts.strategy), "length": texts.length, "size_px": size_px}
+        for name, value in wanted.items():
+            if made[name] != value:
+                raise LongalignError(
+                    f"{self.folder}: the cache was made with {name} {made[name]}, and {value} is wanted: run "
+                    "longalign cache with that, or change the recipe"
+                )
+        modules = [vae, *texts.modules]
+        noted = [made["vae"], *made["encoders"]]
+        if len(modules) != len(noted):
+            raise LongalignError(f"{self.folder}: the cache was made with other text encoders")
+        for module, note in zip(modules, noted, strict=True):
+            if told := difference(Fingerprint.from_json(note), module):
+                raise LongalignError(
+                    f"{self.folder}: the cache was made with another {type(module).__name__}: {told}"
+                )
+
+
+def read_padding(folder: Path, made_of: str | None = None) -> Padding | None:
+    """What `longalign.data.cache` wrote; None where there is none, or it is of other encoders than ``made_of``."""
+    path = folder / PADDING
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            notes = file.metadata()
+            if made_of is not None and notes["made_of"] != made_of:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, KeyError) as error:
+        raise LongalignError(f"{path}: cannot be read: {error}") from None
+    padding = Padding(
+        notes["family"], bool(int(notes["zeros"])), tensors.get("pad_star"), tensors.get("pooled")
+    )
+    for name, tensor in tensors.items():
+        kind, *numbers = name.split(".")
+        if kind == "own":
+            padding.own[int(numbers[0]), int(numbers[1])] = tensor
+        elif kind == "t5":
+            padding.t5[int(numbers[0])] = tensor
+    return padding

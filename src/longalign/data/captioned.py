@@ -1,0 +1,143 @@
+"""Captioned pictures to train on: squares of pixels and their captions, without those that cannot be used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from longalign.data.entries import Entry, Failure, Source, square
+from longalign.errors import LongalignError
+from longalign.runs import json_line
+
+MOST_SKIPPED = 0.05
+_COUNTED_FROM = 100  # rows: of a few one bad one may be many per cent
+_IN_A_ROW = 100
+SKIPPED_FILE = "skipped.jsonl"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row to train on.
+
+    Attributes:
+        image: uint8 (3, S, S) pixels; or float (C, h, w) latents, from a cache.
+        text: the caption; or its `longalign.data.texts.TextStates`, from a cache.
+        skipped: the rows that were passed over on the way to it.
+    """
+
+    image: Tensor
+    text: Any
+    skipped: tuple[Failure, ...] = ()
+
+
+class CaptionedPictures(Dataset[Example]):
+    """The rows of a source. In place of one that cannot be used comes the next one that can.
+
+    Which row that is depends on the files alone, so that runs stay repeatable.
+
+    Raises:
+        LongalignError: nothing in it; and, when rows are asked for, a hundred in a row that cannot be used.
+    """
+
+    def __init__(self, source: Source, size_px: int, name: str = "the data") -> None:
+        if not len(source):
+            raise LongalignError(f"{name}: holds no picture")
+        self.source, self.size_px, self.name = source, size_px, name
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        skipped: list[Failure] = []
+        for k in range(min(len(self), _IN_A_ROW)):
+            entry = self.source[(index + k) % len(self)]
+            found = pixels_of(entry, self.size_px)
+            if isinstance(found, Failure):
+                skipped.append(found)
+            else:
+                assert isinstance(entry, Entry)
+                return Example(torch.from_numpy(found), entry.text, tuple(skipped))
+        raise LongalignError(
+            f"{self.name}: {len(skipped)} rows in a row cannot be used; {skipped[0].name}: {skipped[0].reason}"
+        )
+
+
+def usable(entry: Entry | Failure) -> Entry | Failure:
+    """The entry, unless its caption is empty."""
+    if isinstance(entry, Entry) and not entry.text.strip():
+        return Failure(entry.name, "its caption is empty")
+    return entry
+
+
+def pixels_of(entry: Entry | Failure, size_px: int) -> np.ndarray | Failure:
+    """uint8 (3, S, S) of an entry with a caption, or why not."""
+    entry = usable(entry)
+    if isinstance(entry, Failure):
+        return entry
+    try:
+        return square(entry.picture(), size_px)
+    except LongalignError as error:
+        return Failure(entry.name, str(error))
+
+
+class SkipLog:
+    """Which rows were skipped, each counted and listed once, in ``skipped.jsonl``.
+
+    Args:
+        total: rows of the data.
+
+    Attributes:
+        seen: rows that were asked for.
+    """
+
+    def __init__(self, total: int, name: str = "the data") -> None:
+        self.total, self.name = total, name
+        self.seen = 0
+        self.failures: dict[str, Failure] = {}
+        self._path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.failures)
+
+    def open(self, folder: str | os.PathLike[str]) -> None:
+        """List them in a folder from now on, those so far included."""
+        self._path = Path(folder) / SKIPPED_FILE
+        self._write(self.failures.values())
+
+    def add(self, failures: Iterable[Failure], seen: int) -> None:
+        """Note what was skipped among ``seen`` more rows.
+
+        Raises:
+            LongalignError: it is more than 5 % of what was seen (of a hundred rows at the least, and of all at the
+                most).
+        """
+        self.seen += seen
+        new = {f.name: f for f in failures if f.name not in self.failures}
+        self.failures |= new
+        self._write(new.values())
+        rows = max(min(self.seen, self.total), min(_COUNTED_FROM, self.total))
+        if len(self) > MOST_SKIPPED * rows:
+            reasons = "; ".join(f"{f.name}: {f.reason}" for f in list(self.failures.values())[:3])
+            listed = f" All are listed in {self._path}." if self._path else ""
+            raise LongalignError(
+                f"{self.name}: {len(self)} of {rows} rows cannot be used, more than {MOST_SKIPPED:.0%}: look at the "
+                f"data before training on what is left of them ({reasons}).{listed}"
+            )
+
+    def _write(self, failures: Iterable[Failure]) -> None:
+        lines = "".join(json_line({"name": f.name, "reason": f.reason}) for f in failures)
+        if lines and self._path is not None:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with open(self._path, "ab", buffering=0) as file:  # whole lines, also from several processes
+                    file.write(lines.encode("utf-8", errors="backslashreplace"))
+            except OSError as error:
+                raise LongalignError(f"Cannot write {self._path}: {error.strerror}") from error

@@ -1,0 +1,166 @@
+"""Captioned pictures listed in text files: JSONL, CSV, COCO's JSON, or a .txt file beside each picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from longalign.data.entries import SUFFIXES, TEXT_KEYS, Entry, Failure, Source, entry_of
+from longalign.errors import LongalignError
+
+
+class JsonLines(Source):
+    """A JSONL file of ``{"image": …, "caption": …}``; see `entry_of`. Only where its lines begin is held in memory."""
+
+    def __init__(self, path: Path, folder: Path | None = None, text_keys: Sequence[str] = TEXT_KEYS) -> None:
+        self.path, self.folder, self.text_keys = path, folder or path.parent, text_keys
+        starts, numbers, at = [], [], 0
+        try:
+            with open(path, "rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        starts.append(at)
+                        numbers.append(number)
+                    at += len(line)
+        except OSError as error:
+            raise LongalignError(f"{path}: cannot be read: {error.strerror}") from None
+        self._starts, self._numbers = np.array(starts, np.int64), np.array(numbers, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> Entry | Failure:
+        with open(self.path, "rb") as file:
+            file.seek(int(self._starts[index]))
+            return self._entry(file.readline(), int(self._numbers[index]))
+
+    def __iter__(self) -> Iterator[Entry | Failure]:
+        with open(self.path, "rb") as file:  # opened once
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield self._entry(line, number)
+
+    def _entry(self, line: bytes, number: int) -> Entry | Failure:
+        where = f"{self.path}, line {number}"
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except ValueError as error:  # of JSON, or of UTF-8
+            return Failure(where, f"is no line of JSON: {error}")
+        if not isinstance(row, dict):
+            return Failure(where, "is no JSON object")
+        return entry_of(row, self.folder, where, self.text_keys)
+
+
+class CsvRows(Source):
+    """A CSV file with a header. It is read whole, since a quoted caption may hold line ends."""
+
+    def __init__(self, path: Path, folder: Path | None = None, text_keys: Sequence[str] = TEXT_KEYS) -> None:
+        self.path, self.folder, self.text_keys = path, folder or path.parent, text_keys
+        try:
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                self._rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise LongalignError(f"{path}: cannot be read as CSV: {error}") from None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Entry | Failure:
+        return entry_of(self._rows[index], self.folder, f"{self.path}, row {index + 1}", self.text_keys)
+
+
+class CocoCaptions(Source):
+    """COCO's captions: ``images`` (id, file_name) and ``annotations`` (image_id, caption); an entry a caption.
+
+    Pictures are looked for beside the file, in ``images`` there, and, as COCO is unpacked
+    (``annotations/captions_val2017.json``, ``val2017/``), in the folder above that the file's name ends in.
+
+    Raises:
+        LongalignError: no such JSON, or pictures that are nowhere.
+    """
+
+    def __init__(self, path: Path, folder: Path | None = None) -> None:
+        self.path = path
+        try:
+            with open(path, "rb") as file:
+                content = json.load(file)
+            names = {image["id"]: image["file_name"] for image in content["images"]}
+            self._rows = [
+                (a["image_id"], a["caption"], a.get("id", i)) for i, a in enumerate(content["annotations"])
+            ]
+        except OSError as error:
+            raise LongalignError(f"{path}: cannot be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise LongalignError(
+                f"{path}: is no COCO captions file (images with id and file_name, annotations with image_id and "
+                f"caption): {error!r}"
+            ) from None
+        self._names: dict[Any, str] = names
+        self.folder = folder or self._find()
+
+    def _find(self) -> Path:
+        beside, above = self.path.parent, self.path.parent.parent
+        split = self.path.stem.rpartition("_")[2]
+        places = [beside, beside / "images", above / split, above / "images" / split, above / "images"]
+        first = next(iter(self._names.values()), "")
+        for place in places:
+            if (place / first).is_file():
+                return place
+        looked = ", ".join(str(p) for p in places)
+        raise LongalignError(
+            f"{self.path}: its pictures ({first}, …) are in none of {looked}: say where (images)"
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Entry | Failure:
+        image_id, text, number = self._rows[index]
+        where = f"{self.path}, annotation {number}"
+        if image_id not in self._names:
+            return Failure(where, f"is of image {image_id}, which is not listed")
+        name = self._names[image_id]
+        if not isinstance(text, str):
+            return Failure(where, "has no caption")
+        return Entry(self.folder / name, text, f"{name}#{number}")
+
+
+class TextFiles(Source):
+    """A folder of pictures, subfolders included, each with a ``.txt`` file of the same name beside it.
+
+    Raises:
+        LongalignError: no pictures.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._pictures = [str(p.relative_to(folder)) for p in pictures_in(folder)]
+        if not self._pictures:
+            raise LongalignError(f"{folder}: holds no metadata.jsonl and no pictures ({', '.join(SUFFIXES)})")
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Entry | Failure:
+        name = self._pictures[index]
+        picture = self.folder / name
+        caption = picture.with_suffix(".txt")
+        try:
+            return Entry(picture, caption.read_text("utf-8-sig").strip(), name)
+        except FileNotFoundError:
+            return Failure(name, f"has no caption: there is no {caption.name} beside it")
+        except (OSError, UnicodeDecodeError) as error:
+            return Failure(name, f"its caption cannot be read: {error}")
+
+
+def pictures_in(folder: Path) -> Iterator[Path]:
+    """Every picture file below ``folder``, in the order of its name within each folder."""
+    for where, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (Path(where) / name for name in sorted(files) if name.lower().endswith(SUFFIXES))
