@@ -85,14 +85,18 @@ def test_truth_is_the_share_of_true_sentences(stickers: tuple[Sticker, ...], tru
     assert truth(STATED, replace(FOX_AND_PIG, stickers=stickers)) == true / 3
 
 
-def test_alter_makes_each_of_the_five_mistakes() -> None:
-    """Told by what is left: fewer stickers; another set of kinds; other discs; kinds in other cells."""
+def test_alter_makes_each_of_the_six_mistakes() -> None:
+    """Told by what is left: another ground; fewer stickers; another set of kinds; other discs; kinds in other cells."""
     shown, made = FOX_AND_PIG, set()
     rng = np.random.default_rng(0)
     before = {(s.kind, s.disc): s.cell for s in shown.stickers}
     for _ in range(100):
-        after = {(s.kind, s.disc): s.cell for s in alter(shown, rng, {0}).stickers}
-        if len(after) < 2:
+        altered = alter(shown, rng, {0, None})
+        after = {(s.kind, s.disc): s.cell for s in altered.stickers}
+        if altered.background != shown.background:
+            assert after == before
+            made.add("repainted")
+        elif len(after) < 2:
             assert list(after) == [("pig", None)]  # it is the fox that is missing
             made.add("missing")
         elif {k for k, _ in after} != {"fox", "pig"}:
@@ -107,6 +111,14 @@ def test_alter_makes_each_of_the_five_mistakes() -> None:
             assert after[("pig", None)] == 4 and after[("fox", "red")] not in (0, 4)
             made.add("moved")
     assert made == set(CHANGES)
+
+
+def test_a_ground_that_nobody_spoke_of_stays() -> None:
+    rng = np.random.default_rng(0)
+    assert {alter(FOX_AND_PIG, rng, {0}).background for _ in range(50)} == {FOX_AND_PIG.background}
+    assert (
+        len({alter(FOX_AND_PIG, rng).background for _ in range(200)}) == 5
+    )  # anywhere: all five colours come up
 
 
 @pytest.mark.parametrize(

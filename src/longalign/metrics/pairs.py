@@ -58,10 +58,12 @@ def families(
     for family in range(-(-count // size)):
         first = scene(family, objects=parse_range(objects), split=split, seed=seed)
         rng = np.random.default_rng([_FAMILY, seed, family])
-        members = {frozenset(first.stickers): first}
+        members = {
+            (first.background, frozenset(first.stickers)): first
+        }  # the order of stickers does not show
         while len(members) < size:
             relative = alter(first, rng)
-            members.setdefault(frozenset(relative.stickers), relative)
+            members.setdefault((relative.background, frozenset(relative.stickers)), relative)
         scenes += members.values()
     return scenes[:count]
 

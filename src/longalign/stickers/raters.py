@@ -16,6 +16,7 @@ from longalign.errors import LongalignError
 from longalign.stickers.captions import Fact, Sentence, caption, is_true, swap, text_of
 from longalign.stickers.looks import LOOKS, worsen
 from longalign.stickers.world import (
+    BACKGROUND_NAMES,
     DISC_NAMES,
     KIND_NAMES,
     MAX_OBJECTS,
@@ -26,7 +27,7 @@ from longalign.stickers.world import (
     scene,
 )
 
-CHANGES: tuple[str, ...] = ("swapped", "moved", "missing", "recoloured", "replaced")
+CHANGES: tuple[str, ...] = ("swapped", "moved", "missing", "recoloured", "replaced", "repainted")
 
 # The longest sentence has 13 words and a full stop: five of them and the two special tokens are 72 of CLIP's 77.
 MOST_STATED = 5
@@ -195,10 +196,10 @@ class RaterPairs(PreferenceData):
         return [a.caption, b.caption]
 
     def _version(self, wanted: Scene, stated: list[Fact], rng: np.random.Generator) -> Version:
-        cells = {fact.cell for fact in stated if fact.cell is not None}
+        places = {fact.cell for fact in stated}  # None is the background's
         shown = wanted
         for _ in range(int(rng.integers(self.changes[0], self.changes[1] + 1))):
-            shown = alter(shown, rng, cells if rng.random() < self.focus else None)
+            shown = alter(shown, rng, places if rng.random() < self.focus else None)
         kind, strength = LOOKS[rng.integers(len(LOOKS))], 1 - rng.random()  # (0, 1]
         if rng.random() < self.clean:
             strength = 0.0
@@ -211,13 +212,17 @@ def truth(stated: list[Fact], shown: Scene) -> float:
     return sum(is_true(fact, shown) for fact in stated) / len(stated)
 
 
-def alter(shown: Scene, rng: np.random.Generator, cells: set[int] | None = None) -> Scene:
-    """A scene with one mistake: a sticker swapped with another, moved, missing, on another disc, or of another kind.
+def alter(shown: Scene, rng: np.random.Generator, places: set[int | None] | None = None) -> Scene:
+    """A scene with one mistake.
+
+    A sticker is swapped with another, moved, missing, on another disc, or of another kind; or the background has
+    another colour.
 
     Args:
-        cells: where to make it, if there is still a sticker in one of them; None is anywhere.
+        places: where to make it, if there is still a sticker in one of these cells; None among them is the
+            background. None instead of a set is anywhere.
     """
-    here = [s for s in shown.stickers if cells is None or s.cell in cells] or list(shown.stickers)
+    here = [s for s in shown.stickers if places is None or s.cell in places] or list(shown.stickers)
     sticker = here[rng.integers(len(here))]
     others = [s for s in shown.stickers if s != sticker]
     empty = [c for c in range(MAX_OBJECTS) if shown.at(c) is None]
@@ -227,8 +232,11 @@ def alter(shown: Scene, rng: np.random.Generator, cells: set[int] | None = None)
         "missing": bool(others),  # an empty scene has nothing to be wrong about
         "recoloured": sticker.disc is not None,
         "replaced": True,
+        "repainted": places is None or None in places,
     }
     change = _one_of([c for c in CHANGES if possible[c]], rng)
+    if change == "repainted":
+        return replace(shown, background=_one_of([b for b in BACKGROUND_NAMES if b != shown.background], rng))
     if change == "swapped":
         return swap(shown, sticker.cell, others[rng.integers(len(others))].cell)
     if change == "missing":
