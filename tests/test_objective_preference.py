@@ -370,8 +370,10 @@ def test_bad_input_to_build(tmp_path: Path) -> None:
         given = data if pairs is None else PreferenceDataSettings(pairs=str(pairs))
         PreferenceObjective.build(str(model), PreferenceSettings(**settings), given, CPU)
 
+    tiny_model().save_pretrained(tmp_path / "bare")
     with pytest.raises(LongalignError, match="'stored', but the model has no V beside it"):
-        build("stickers/clip", v="stored")
+        build(tmp_path / "bare", v="stored")
+    build("stickers/clip", v="stored")
     uncaptioned = write(tmp_path, ROW, {**ROW, "caption_b": ""})
     with pytest.raises(LongalignError, match="line 2: the loss 'seg-o' needs a long caption of each picture"):
         build("stickers/clip", pairs=uncaptioned)
