@@ -58,9 +58,11 @@ def train(
             print(json.dumps(made.to_json())) if as_json else _print_plan(made)
         return
     from longalign.training.loop import fit
+    from longalign.training.processes import part
 
     with _progress(read.train.steps, shown=main) as on_step:
         result = fit(read, out, on_step=on_step)
+    part()
     if main:
         if as_json:
             print(json.dumps(result.to_json(), ensure_ascii=False))

@@ -148,3 +148,14 @@ def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
             buckets.append([t])
             size = t.numel()
     return buckets
+
+
+def part() -> None:
+    """Wait for the other processes and leave the group, as the last thing that all of them do.
+
+    Left to the interpreter's exit, a process whose peer is gone already may abort (gloo, seen once on a busy
+    machine).
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
