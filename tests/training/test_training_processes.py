@@ -25,7 +25,7 @@ sys.path.insert(0, sys.argv[1])
 from line_objective import line_recipe, registered
 from longalign.errors import LongalignError
 from longalign.training import fit
-from longalign.training.processes import average_gradients, make_accelerator, part
+from longalign.training.processes import average_gradients, make_accelerator, leave_group
 import torch
 
 os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -48,7 +48,7 @@ if os.environ["RANK"] == "1":
 average_gradients([q, p], make_accelerator("no"), 2)
 said["gradients"] = [None if t.grad is None else t.grad.tolist() for t in (p, q)]
 print(json.dumps(said))
-part()
+leave_group()
 """  # noqa: E501
 
 

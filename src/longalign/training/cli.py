@@ -58,11 +58,11 @@ def train(
             print(json.dumps(made.to_json())) if as_json else _print_plan(made)
         return
     from longalign.training.loop import fit
-    from longalign.training.processes import part
+    from longalign.training.processes import leave_group
 
     with _progress(read.train.steps, shown=main) as on_step:
         result = fit(read, out, on_step=on_step)
-    part()
+    leave_group()
     if main:
         if as_json:
             print(json.dumps(result.to_json(), ensure_ascii=False))

@@ -150,7 +150,7 @@ def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     return buckets
 
 
-def part() -> None:
+def leave_group() -> None:
     """Wait for the other processes and leave the group, as the last thing that all of them do.
 
     Left to the interpreter's exit, a process whose peer is gone already may abort (gloo, seen once on a busy
