@@ -22,10 +22,10 @@ from longalign.checkpoints.base import fingerprint
 from longalign.checkpoints.convert import export_lora, import_checkpoint
 from longalign.checkpoints.lora_file import FILE_NAME, LoraFile, Pair
 from longalign.checkpoints.safe import read_pickle
-from longalign.checkpoints.soft_tokens import SoftTokenFile
 from longalign.cli import app
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel
+from longalign.soft_tokens import SoftTokens
 from tiny import WIDTH, _unet
 from tiny_clip import tiny_model
 
@@ -324,19 +324,19 @@ def test_a_clip_folder_is_checked_and_loses_its_pickle(tmp_path: Path, pickled: 
 
 def test_softrepas_tokens(tmp_path: Path) -> None:
     """A pickled Parameter, and a pickled embedding; the second need not be there."""
-    tokens, table = nn.Parameter(torch.randn(4, 16)), nn.Embedding(100, 16)
+    tokens, table = nn.Parameter(torch.randn(4, 768)), nn.Embedding(100, 768)
     folder = tmp_path / "softrepa"
     folder.mkdir()
     torch.save(tokens, folder / "dc_tokens.pth")
-    assert import_checkpoint(folder, tmp_path / "alone").facts == {"tokens": [4, 16], "time": False}
+    assert import_checkpoint(folder, tmp_path / "alone").facts["time buckets"] is None
     torch.save(table, folder / "dc_t_tokens.pth")
-    assert import_checkpoint(folder / "dc_tokens.pth", tmp_path / "both").kind == "soft-tokens"
-    found = SoftTokenFile.read(tmp_path / "both")
-    assert torch.equal(found.tokens, tokens) and found.time is not None
-    assert torch.equal(found.time, table.weight)
-    assert json.loads((tmp_path / "both" / "soft_tokens.json").read_text()) == {
-        "tokens": 4, "width": 16, "time_buckets": 100
+    done = import_checkpoint(folder / "dc_tokens.pth", tmp_path / "both")
+    assert done.kind == "soft-tokens" and done.facts == {
+        "backbone": "sd15", "tokens": [1, 4, 768], "time buckets": 100, "parameters": 79_872
     }  # fmt: skip
+    found = SoftTokens.from_pretrained(tmp_path / "both")
+    assert torch.equal(found.tokens[0], tokens) and found.time is not None
+    assert torch.equal(found.time[:, 0], table.weight) and found.config.stages == ("down",)
     torch.save(torch.ones(3), folder / "dc_t_tokens.pth")
     with pytest.raises(LongalignError, match="holds no table of time buckets"):
         import_checkpoint(folder, tmp_path / "bad")

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from longalign import soft_tokens
 from longalign.encoding.conditioning import Conditioning
 from longalign.errors import LongalignError
 
@@ -126,9 +127,10 @@ class Denoiser:
             LongalignError: a conditioning of another family or another number of prompts.
         """
         c = self._check(conditioning, len(x_t))
-        if negative:
-            return self._predict(x_t, t, c.negative_embeds, c.negative_pooled)
-        return self._predict(x_t, t, c.embeds, c.pooled)
+        with soft_tokens.branch(self.module, "uncond" if negative else "cond"):
+            if negative:
+                return self._predict(x_t, t, c.negative_embeds, c.negative_pooled)
+            return self._predict(x_t, t, c.embeds, c.pooled)
 
     # f = f_n + w (f_c − f_n) = (1 − w) f_n + w f_c
     def terms(
@@ -153,9 +155,10 @@ class Denoiser:
             if c.pooled is not None and c.negative_pooled is not None:
                 pooled = torch.cat([c.negative_pooled, c.pooled])
             twice = t.repeat(2) if isinstance(t, Tensor) and t.ndim else t
-            both = self._predict(
-                x_t.repeat(2, 1, 1, 1), twice, torch.cat([c.negative_embeds, c.embeds]), pooled
-            )
+            with soft_tokens.branch(self.module, "cfg"):
+                both = self._predict(
+                    x_t.repeat(2, 1, 1, 1), twice, torch.cat([c.negative_embeds, c.embeds]), pooled
+                )
             without, with_text = both.chunk(2)
             yield 1.0, without + guidance * (with_text - without)
 

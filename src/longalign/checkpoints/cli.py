@@ -42,7 +42,8 @@ def import_(
     """Read a published checkpoint, without running code that it may hold, and write it as safetensors.
 
     Knows LongAlign's LoRA lists (s28750_lora_vis.pt) and adapters, Denscore and other CLIPModel folders, and
-    SoftREPA's tokens (dc_tokens.pth). A LoRA then loads into diffusers by pipe.load_lora_weights(FOLDER).
+    SoftREPA's tokens (a folder with dc_tokens.pth, and dc_t_tokens.pth where they know the time; they become one
+    soft_tokens.safetensors). A LoRA then loads into diffusers by pipe.load_lora_weights(FOLDER).
 
     With --base the LoRA's file carries a fingerprint of that model, and longalign refuses to load it into another
     one. Without it, shapes are checked against SD1.5's and any model of them is accepted, with a warning. Examples:
@@ -50,6 +51,8 @@ def import_(
         longalign import s28750_lora_vis.pt --adapter s28750_adapter --out long --base sd15
 
         longalign import sd15-reward-3750.pt --out reward --base sd15 --after long
+
+        longalign import softrepa-sd15 --out tokens
     """
     from longalign.checkpoints.convert import import_checkpoint
 

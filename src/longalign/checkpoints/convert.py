@@ -77,8 +77,13 @@ def import_checkpoint(
             facts = _import_lora(path, folder, base, after)
         elif kind == "soft-tokens":
             tokens = soft_tokens.read_published(path)
-            tokens.write(folder)
-            facts = {"tokens": list(tokens.tokens.shape), "time": tokens.time is not None}
+            tokens.save(folder)
+            facts = {
+                "backbone": tokens.config.backbone,
+                "tokens": list(tokens.tokens.shape),
+                "time buckets": tokens.config.buckets,
+                "parameters": sum(p.numel() for p in tokens.parameters()),
+            }
         elif kind == "clip":
             facts = clip_folder.copy(path, folder)
         else:

@@ -1,0 +1,235 @@
+"""Soft tokens in a model by hooks: no subclass, no copy of a forward pass.
+
+Everything that a call decides (its time, whether there are tokens at all) travels as an argument, inside the dictionary
+of attention arguments that diffusers hands down to every block, and is taken out of it before an attention layer sees
+it. Nothing is kept on the side, so a block that gradient checkpointing runs again, at whatever moment, finds
+the time of its own call.
+
+    UNet    before each block of the chosen stages:  text [y_0, y_1, …] → [y_0, s_1(t), …, s_n(t), y_1, …]
+    SD3     before block k < L:                      text [y_0, y_1, …] → [s_k1(t), …, s_kn(t), y_0, y_1, …]
+            after it:                                the first n rows of the text stream are removed
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from longalign.errors import LongalignError
+from longalign.soft_tokens.config import Stage, unet_blocks
+
+if TYPE_CHECKING:
+    from longalign.soft_tokens.tokens import Rows, SoftTokens
+
+_KEY = "longalign_soft_tokens"  # in the attention arguments
+_PLACE = "_longalign_soft_tokens"  # attribute of the model
+
+Arguments = dict[str, Any]
+Hooked = tuple[tuple[()], Arguments] | None  # what a forward pre-hook returns
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One call of the model.
+
+    Attributes:
+        t: (1,) or (B,) times.
+        scale: s.
+        rows: (B,) which get tokens, or None for all.
+        plain: the arguments as they came, where the prediction without tokens is needed, too.
+    """
+
+    t: Tensor
+    scale: float
+    rows: Tensor | None
+    plain: Arguments | None
+
+
+class Attachment:
+    """Tokens on a model; ends by `detach` or with a ``with`` block. Made by `SoftTokens.attach`."""
+
+    def __init__(self, tokens: SoftTokens, module: Any) -> None:
+        module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper
+        config = tokens.config
+        config.check(module)
+        if getattr(module, _PLACE, None) is not None:
+            raise LongalignError("this model has soft tokens already: detach those first")
+        self.tokens = tokens
+        self.module = module
+        sd3 = config.backbone == "sd3"
+        # The dictionary that goes down to the blocks, and what the model calls its latents.
+        self._carrier = "joint_attention_kwargs" if sd3 else "cross_attention_kwargs"
+        self._latents = "hidden_states" if sd3 else "sample"
+        if module.device.type != "meta":
+            tokens.to(module.device)
+        self._handles: list[Any] = [
+            module.register_forward_pre_hook(self._before(_named(module)), with_kwargs=True),
+            module.register_forward_hook(self._after, with_kwargs=True),
+        ]
+        if sd3:
+            self._hook_transformer(config.layers)
+        else:
+            for stage in get_args(Stage):
+                for block in unet_blocks(module, stage):
+                    self._hook_unet_block(block, stage in config.stages)
+        setattr(module, _PLACE, self)
+        _forget_compiled()
+
+    def detach(self) -> None:
+        """Take the tokens off again."""
+        if self._handles:
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
+            delattr(self.module, _PLACE)
+            _forget_compiled()
+            self.tokens.detach()
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    def _before(self, named: Callable[..., Arguments]) -> Callable[..., Hooked]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Hooked:
+            tokens, values = self.tokens, named(args, kwargs)
+            latents = values[self._latents]
+            rows = tokens.affected(len(latents)) if tokens.scale else False
+            if rows is False:
+                return None
+            mask = rows.to(latents.device) if isinstance(rows, Tensor) else None
+            # A forward pass may empty lists and dictionaries that it is given: the two runs get one each.
+            call = _Call(
+                t=torch.as_tensor(values["timestep"], device=latents.device).reshape(-1),
+                scale=tokens.scale,
+                rows=mask,
+                plain=_copied(values) if mask is not None or tokens.scale < 1 else None,
+            )
+            told = values.get(self._carrier) or {}
+            return (), {**_copied(values), self._carrier: {**told, _KEY: call}}
+
+        return hook
+
+    # f = (1 − s)·f(without tokens) + s·f(with them)
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: Arguments, output: Any) -> Any:
+        call = _call(kwargs, self._carrier)
+        if call is None or call.plain is None:
+            return None
+        # Past the hooks of the model, and without a call among the arguments those of its blocks do nothing.
+        without = module.forward(**call.plain)[0]  # (B, C, h, w)
+        f = output[0]
+        if call.scale < 1:
+            f = (1 - call.scale) * without + call.scale * f
+        if call.rows is not None:
+            f = torch.where(call.rows.reshape(-1, 1, 1, 1), f, without)
+        return (f, *output[1:]) if isinstance(output, tuple) else type(output)(sample=f)
+
+    def _hook_unet_block(self, block: nn.Module, chosen: bool) -> None:
+        named = _named(block)
+
+        def insert(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Hooked:
+            values = named(args, kwargs)
+            call = _call(values, self._carrier)
+            if call is None:
+                return None
+            values = _without_call(values, self._carrier)
+            if chosen:
+                text = values["encoder_hidden_states"]
+                own, *others = (
+                    text if isinstance(text, tuple) else (text,)
+                )  # an IP-Adapter's images beside it
+                own = torch.cat([own[:, :1], self._states(call, own), own[:, 1:]], dim=1)  # (B, L + n, D)
+                values["encoder_hidden_states"] = (own, *others) if isinstance(text, tuple) else own
+                bias = values.get("encoder_attention_mask")  # (B, 1, L), 0 where text counts
+                if bias is not None:
+                    seen = bias.new_zeros(*bias.shape[:-1], self.tokens.config.count)
+                    bias = torch.cat([bias[..., :1], seen, bias[..., 1:]], dim=-1)
+                    values["encoder_attention_mask"] = bias
+            return (), values
+
+        self._handles.append(block.register_forward_pre_hook(insert, with_kwargs=True))
+
+    def _hook_transformer(self, layers: int) -> None:
+        for k, block in enumerate(self.module.transformer_blocks):
+            if k < layers:
+                prepend, remove = self._around_block(k, _named(block))
+                self._handles += [
+                    block.register_forward_pre_hook(prepend, with_kwargs=True),
+                    block.register_forward_hook(remove, with_kwargs=True),
+                ]
+            # The block's own hooks need the call both before and after it, so it is taken out one level further down.
+            for attention in (block.attn, getattr(block, "attn2", None)):
+                if attention is not None:
+                    self._handles.append(attention.register_forward_pre_hook(_take_out, with_kwargs=True))
+
+    def _around_block(self, k: int, named: Callable[..., Arguments]) -> tuple[Callable, Callable]:
+        def prepend(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Hooked:
+            values = named(args, kwargs)
+            call = _call(values, self._carrier)
+            if call is None:
+                return None
+            text = values["encoder_hidden_states"]  # (B, L, D)
+            own = self._states(call, text, k, self.module.context_embedder)
+            return (), {**values, "encoder_hidden_states": torch.cat([own, text], dim=1)}
+
+        def remove(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments, output: Any) -> Any:
+            text, image = output
+            if _call(kwargs, self._carrier) is None or text is None:  # the last block gives back no text
+                return None
+            return text[:, self.tokens.config.count :], image
+
+        return prepend, remove
+
+    def _states(self, call: _Call, text: Tensor, layer: int = 0, embed: nn.Module | None = None) -> Tensor:
+        """The tokens (B, n, D), on the device and in the precision of text states (B, L, D)."""
+        return self.tokens(call.t, layer, embed).to(text).expand(len(text), -1, -1)
+
+
+def attached(module: Any) -> SoftTokens | None:
+    """The soft tokens that are on a model."""
+    attachment = getattr(module, _PLACE, None)
+    return None if attachment is None else attachment.tokens
+
+
+def branch(module: Any, rows: Rows) -> AbstractContextManager[None]:
+    """`SoftTokens.branch` of the tokens on a model; nothing where there are none."""
+    tokens = attached(module)
+    return nullcontext() if tokens is None else tokens.branch(rows)
+
+
+def _named(module: nn.Module) -> Callable[..., Arguments]:
+    """Arguments of a module's forward pass by their names, however they are given."""
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    return lambda args, kwargs: {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _call(values: Mapping[str, Any], carrier: str) -> _Call | None:
+    return (values.get(carrier) or {}).get(_KEY)
+
+
+def _without_call(values: Arguments, carrier: str) -> Arguments:
+    return {**values, carrier: {k: v for k, v in values[carrier].items() if k != _KEY} or None}
+
+
+def _take_out(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Arguments
+) -> tuple[tuple[Any, ...], Arguments]:
+    return args, {k: v for k, v in kwargs.items() if k != _KEY}
+
+
+def _copied(values: Arguments) -> Arguments:
+    return {k: v.copy() if isinstance(v, (list, dict)) else v for k, v in values.items()}
+
+
+def _forget_compiled() -> None:
+    """torch.compile has no guards on hooks: what it compiled before would run without them, or still with them."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
