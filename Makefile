@@ -10,7 +10,7 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench soak clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -30,6 +30,9 @@ bench: $(VENV)/dev ## run every benchmark
 	@for script in $(shell grep -l __main__ benchmarks/*.py); do \
 		echo "$$script"; $(bin)/python $$script $(ARGS) || exit 1; \
 	done
+
+soak: $(VENV)/runtime ## kill a training run 20 times, resume it, compare the weights (options: ARGS="--kills 3")
+	$(bin)/python tools/soak.py $(ARGS)
 
 clean: ## remove the environment and the caches; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,7 +3,7 @@
     python benchmarks/reward_step.py                            # the embedded sticker model; minutes on two cores
     python benchmarks/reward_step.py --size tiny --repeats 1    # a UNet of some thousand parameters: does it run?
     python benchmarks/reward_step.py --size sd15 --device cuda  # SD1.5, VAE, CLIP-H; random weights, bf16; wants a GPU
-    python benchmarks/reward_step.py --size sd15 --flops        # counts its FLOPs without computing anything
+    python benchmarks/reward_step.py --size sd15 --flops        # counts its FLOPs on the meta device; some minutes
 
 One step is: sample pictures with guidance, score them, gradient to a LoRA through 5 predictions with detached inputs
 (DRTune). The sides:
@@ -17,7 +17,8 @@ One step is: sample pictures with guidance, score them, gradient to a LoRA throu
 All sides run in one process, after a short run of each, and take turns; times are medians, ratios are medians of the
 turns' ratios with the least and the most. Memory is the peak of live tensors beside weights, inputs and the LoRA's
 gradients (see live_tensors.py; on a GPU what its allocator counts). With the same steps all sides give the same
-gradient, and its difference from the first side's is printed.
+gradient, and its difference from the first side's is printed. At the end stand the ratios that are claimed, with the
+most that each may be; exit code 1 if one is more, unless the size is tiny, which measures nothing.
 """
 
 from __future__ import annotations
@@ -28,55 +29,17 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from live_tensors import LiveTensors
-from longalign.objectives.reward_chain import Plan, backpropagate, sample_keeping
-from longalign.solver import LinearSolver
 from reward_step_models import SIZES, Case
-
-Side = Callable[[], None]
-
-
-def spread_out(total: int, count: int) -> Plan:
-    """DRTune's steps from a fixed start."""
-    return Plan(tuple((total // 2 + i * total) // count for i in range(count)))
-
-
-def ours(case: Case, solver: LinearSolver, count: int, split: bool = False, at_once: int = 1) -> None:
-    def terms(_: int, x: Tensor, t: Tensor) -> Iterator[tuple[float, Tensor]]:
-        return case.denoiser.terms(x, t, case.conditioning, case.guidance, split=split)
-
-    plan = spread_out(len(solver), count)
-    sampled = sample_keeping(solver, terms, case.noise, plan)
-    g = torch.empty_like(sampled.x0)
-    for rows in (slice(i, i + at_once) for i in range(0, len(g), at_once)):
-        latents = sampled.x0[rows].detach().requires_grad_()
-        [g[rows]] = torch.autograd.grad(case.loss(latents, rows), latents)
-    backpropagate(solver, terms, sampled, plan, g)
-
-
-def by_autograd(case: Case, solver: LinearSolver, count: int, checkpointed: bool) -> None:
-    plan = spread_out(len(solver), count)
-
-    def guided(x: Tensor, t: Tensor) -> Tensor:
-        return case.denoiser.guided(x, t, case.conditioning, case.guidance)
-
-    def predict(i: int, x: Tensor, t: Tensor) -> Tensor:
-        with torch.set_grad_enabled(i in plan.steps):
-            if i in plan.steps and checkpointed:
-                return checkpoint(guided, x.detach(), t, use_reentrant=False)
-            return guided(x.detach(), t)
-
-    case.loss(solver.sample(predict, case.noise)).backward()
+from reward_step_sides import Names, Side, sides_of
 
 
 @dataclass
@@ -118,20 +81,50 @@ def flops(side: Side) -> int:
     return counter.get_total_flops()
 
 
-def sides_of(case: Case, steps: tuple[int, int], counts: tuple[int, int, int]) -> dict[str, Side]:
-    ddim, unipc = case.solver("ddim", steps[0]), case.solver("unipc", steps[1])
-    few, some, many = counts
-    slow, fast = f"DDIM-{steps[0]}", f"UniPC-{steps[1]}"
-    return {
-        f"ours, {slow}, {some} gradient steps": lambda: ours(case, ddim, some),
-        "ours, split": lambda: ours(case, ddim, some, split=True),
-        "ours, all pictures scored together": lambda: ours(case, ddim, some, at_once=len(case.noise)),
-        f"ours, {few} gradient step{'s' if few > 1 else ''}": lambda: ours(case, ddim, few),
-        f"ours, {many} gradient steps": lambda: ours(case, ddim, many),
-        f"ours, {fast}, {some} gradient steps": lambda: ours(case, unipc, some),
-        "autograd, plain": lambda: by_autograd(case, ddim, some, False),
-        "autograd, checkpointed": lambda: by_autograd(case, ddim, some, True),
-    }
+@dataclass(frozen=True)
+class Claim:
+    """A ratio, and the most that it may be."""
+
+    text: str
+    ratio: float
+    most: float
+
+    @property
+    def holds(self) -> bool:
+        return self.ratio <= self.most
+
+    def __str__(self) -> str:
+        return f"{self.text:56} {self.ratio:.3f}, at most {self.most}: {'yes' if self.holds else 'NO'}"
+
+
+def claims(results: dict[str, Result], names: Names) -> list[Claim]:
+    """Those of one method over the other, as far as there are figures."""
+
+    def flop(one: str, other: str) -> float:
+        return results[one].flop / results[other].flop
+
+    def peak_of(one: str, other: str) -> float:
+        return results[one].peak_bytes / results[other].peak_bytes
+
+    def time_of(one: str, other: str) -> float:
+        return median(a / b for a, b in zip(results[one].seconds, results[other].seconds, strict=True))
+
+    found = [Claim("FLOPs: UniPC over DDIM", flop(names.fast, names.ours), 0.7)]
+    if not results[names.ours].seconds:
+        return found
+    return [
+        Claim("peak: many gradient steps over few", peak_of(names.many, names.few), 1.01),
+        Claim("peak: ours over checkpointed autograd", peak_of(names.ours, names.checkpointed), 1.02),
+        Claim("peak: ours, split, over checkpointed autograd", peak_of(names.split, names.checkpointed), 0.7),
+        Claim("peak: ours over plain autograd", peak_of(names.ours, names.plain), 0.3),
+        Claim(
+            "time: ours over checkpointed autograd, equal steps",
+            time_of(names.ours, names.checkpointed),
+            1.05,
+        ),
+        Claim("time: UniPC over DDIM", time_of(names.fast, names.ours), 0.7),
+        *found,
+    ]
 
 
 def measure(case: Case, sides: dict[str, Side], repeats: int) -> dict[str, Result]:
@@ -203,22 +196,33 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     given = parse()
+    steps, counts = tuple(given.steps), tuple(given.gradient_steps)
     case = SIZES[given.size](given.batch, "meta" if given.flops else given.device)
-    sides = sides_of(case, tuple(given.steps), tuple(given.gradient_steps))
-    if given.flops:
-        results = {name: Result(flop=flops(side)) for name, side in sides.items()}
+    names, sides = Names.of(steps, counts), sides_of(case, steps, counts)
+    if given.flops:  # the other sides have those of the first one, or lie on a line with it
+        counted = (names.ours, names.fast, names.plain, names.checkpointed)
+        results = {name: Result(flop=flops(sides[name])) for name in counted}
     else:
         results = measure(case, sides, given.repeats)
     machine = {"device": str(case.noise.device), "torch": torch.__version__, "cpu": platform.machine()}
     if case.noise.is_cuda:
         machine["gpu"] = torch.cuda.get_device_name()
-    rows = rows_of(results, given.batch)
+    rows, claimed = rows_of(results, given.batch), claims(results, names)
     out = sys.stderr if given.json else sys.stdout
     print(f"{given.size}, {given.batch} pictures, {machine}", file=out)
     for row in rows:
         print(line(row, given.peak_tflops and given.peak_tflops * 1e12, given.batch), file=out)
+    for claim in claimed:
+        print(claim, file=out)
     if given.json:
-        print(json.dumps({"machine": machine, "size": given.size, "batch": given.batch, "rows": rows}))
+        said = [{**asdict(claim), "holds": claim.holds} for claim in claimed]
+        print(
+            json.dumps(
+                {"machine": machine, "size": given.size, "batch": given.batch, "rows": rows, "claims": said}
+            )
+        )
+    if given.size != "tiny" and not all(claim.holds for claim in claimed):
+        sys.exit("a ratio is more than was claimed")
 
 
 if __name__ == "__main__":

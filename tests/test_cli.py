@@ -46,7 +46,18 @@ def test_lazy_names_are_there_and_others_are_not() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["segment"], ["generate"], ["demo"], ["stickers"], ["stickers", "train"], ["train"], ["score"]],
+    [
+        [],
+        ["segment"],
+        ["generate"],
+        ["demo"],
+        ["stickers"],
+        ["stickers", "train"],
+        ["stickers", "study"],
+        ["train"],
+        ["merge"],
+        ["score"],
+    ],
 )
 def test_help_teaches(command: list[str]) -> None:
     done = run(*command, "--help")
@@ -97,6 +108,8 @@ def test_stickers_render_writes_an_image_folder(tmp_path: Path) -> None:
         (["generate", "a fox", "--strategy", "clip-dog"], "clip-cat"),
         (["generate", "a fox", "--scheduler", "magic"], "unipc"),
         (["generate", "a fox", "--steps", "0"], "steps"),
+        (["generate", "a fox", "--lora", "stickers/fox"], "there is no embedded LoRA stickers/fox"),
+        (["stickers", "study", "--stage", "SFT"], "should be LABEL=LORA"),
         (["segment", "a fox", "--mode", "haiku"], "sentence"),
         (["segment", "a fox", "--window", "0"], "window"),
         (["segment", "a fox", "--model", "stickers", "--window", "2"], "window"),

@@ -1,4 +1,4 @@
-"""`generate` and `demo`: from prompts to a run folder."""
+"""`generate`: from prompts to a run folder."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from longalign.demo import COLUMNS, OBJECTS, accuracy_table, demo, demo_steps
+from longalign import lora
+from longalign.adapter import TextAdapter
 from longalign.errors import LongalignError
-from longalign.generate import GenerateConfig, generate
-from longalign.judging import Sentences, judge, sentences_of
+from longalign.generate import GenerateConfig, generate, t5_branch
+from longalign.judging import sentences_of
 from longalign.pipelines import load_pipeline
-from longalign.report import Estimate
-from longalign.segments import Segment
 from longalign.stickers.captions import caption, text_of
-from longalign.stickers.world import Scene, Sticker, render, scene
+from longalign.stickers.world import scene
 
 LONG = text_of(caption(scene(0, objects=(9, 9), split="test"), 0))
 SHORT = "A fox is in the top left. The background is navy. It is a lovely evening."
 QUICK = GenerateConfig(steps=2, device="cpu")
+QUICK_1 = GenerateConfig(steps=1, device="cpu")
 
 
 def test_generate_writes_a_run_folder(tmp_path: Path) -> None:
@@ -73,13 +74,6 @@ def test_sentences_outside_the_world_are_not_judged(tmp_path: Path) -> None:
     assert rows[0].marks["seed 0"] in ("true", "false", "unclear")
 
 
-def test_judge_on_a_render() -> None:
-    picture = render(Scene("navy", (Sticker("fox", 0, "red"),)))
-    texts = ["A fox is in the top left.", "It stands on a red disc.", "It is on a blue disc.", "Hello."]
-    assert judge(texts, picture, "stickers") == ["true", "true", "false", "unjudged"]
-    assert judge(texts, picture, None) == ["unjudged"] * 4
-
-
 def test_an_earlier_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     generate([SHORT], QUICK, out=tmp_path / "run")
     with pytest.raises(LongalignError, match="already holds files"):
@@ -122,30 +116,48 @@ def test_beyond_follows_the_token_window() -> None:
     assert short.beyond == [False] * 3 and any(long.beyond)
 
 
-def test_accuracy_table_by_hand() -> None:
-    """Two scenes, two sentences each, the second beyond the window; one picture is right, the other empty.
-
-    Before: 1 of 2 true. Beyond: 1 of 2. Chance judges each scene's sentences on the other's picture: 0 of 4.
-    """
-    drawn = Scene("navy", (Sticker("fox", 0), Sticker("star", 1)))
-    texts = [
-        ["A fox is in the top left.", "A star is in the top centre."],
-        ["A pig is in the top right.", "A car is in the middle left."],
-    ]
-    sentences = [Sentences([Segment(t, 0, len(t)) for t in of_scene], [False, True]) for of_scene in texts]
-    images = {"model": [render(drawn), render(Scene("pink", ()))]}
-    table = accuracy_table(sentences, images, "stickers")
-    values = [[c.value for c in row[1:] if isinstance(c, Estimate)] for row in table.rows]
-    assert values == [[0.5, 0.0], [0.5, 0.0], [0.5, 0.0]]
+@pytest.fixture
+def sft(tmp_path: Path) -> Path:
+    """A LoRA of the embedded model that changes its pictures, and a text adapter that was trained beside it."""
+    unet = load_pipeline("stickers", device="cpu").unet
+    own = lora.attach(unet, 2, layers=["mid_block.attentions.0.proj_in"])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        [p.copy_(torch.randn_like(p)) for p in own]
+    adapter = TextAdapter(96, 112, 128)
+    lora.save(unet, tmp_path / "sft", adapter=adapter, base_name="stickers")
+    return tmp_path / "sft"
 
 
-def test_demo_in_small(tmp_path: Path) -> None:
-    steps: list[int] = []
-    made = demo(scenes=2, steps=2, out=tmp_path / "demo", on_step=steps.append)
-    assert sum(steps) == demo_steps(2, 2) == 8
-    assert made.accuracy.columns == ["", *COLUMNS, "chance"]
-    assert all(OBJECTS[0] + 1 <= len(s.segments) <= OBJECTS[1] + 1 for s in made.sentences)
-    assert len(list((tmp_path / "demo" / "images").iterdir())) == 6
-    html = (tmp_path / "demo" / "report.html").read_text()
-    assert html.count("data:image/png") >= 6 and "http://" not in html.replace("http://www.w3.org", "")
-    json.dumps(made.to_json())
+def test_a_lora_stage_changes_the_picture_and_is_recorded(sft: Path, tmp_path: Path) -> None:
+    config = GenerateConfig(steps=1, device="cpu", loras=(str(sft),))
+    made, plain = (
+        generate([SHORT], config, out=tmp_path / "a"),
+        generate([SHORT], QUICK_1, out=tmp_path / "b"),
+    )
+    assert made.pictures[0].image.tobytes() != plain.pictures[0].image.tobytes()
+    assert str(sft) in (tmp_path / "a" / "config.yaml").read_text()
+    assert "LoRA" in (tmp_path / "a" / "report.html").read_text()
+
+
+def test_the_text_adapter_of_a_stage_takes_the_models_place(sft: Path) -> None:
+    pipe = load_pipeline("stickers", device="cpu")
+    own = t5_branch("stickers", "clip+t5", pipe)
+    stage = t5_branch("stickers", "clip+t5", pipe, [str(sft)])
+    assert own is not None and stage is not None
+    trained = lora.load_text_adapter(sft)
+    assert trained is not None
+    name = "norm1.weight", "ff1.net.0.proj.weight"
+    assert all(torch.equal(stage.adapter.state_dict()[n], trained.state_dict()[n]) for n in name)
+    assert not torch.equal(own.adapter.state_dict()[name[1]], stage.adapter.state_dict()[name[1]])
+    assert t5_branch("stickers", "clip-cat", pipe, [str(sft)]) is None
+
+
+def test_lora_folders_that_are_none() -> None:
+    for loras, says in (
+        (("stickers/sft2",), "no embedded LoRA stickers/sft2"),
+        (("/nowhere",), "no such file"),
+        ((str(Path(__file__).parent),), "no LoRA folder"),
+    ):
+        with pytest.raises(LongalignError, match=says):
+            generate([SHORT], GenerateConfig(steps=1, device="cpu", loras=loras))

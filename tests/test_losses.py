@@ -1,4 +1,4 @@
-"""The losses of preference training, worked by hand."""
+"""The losses of preference training and of soft tokens, worked by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from longalign.losses import margin, pair_loss, preference_nll, seg_a_loss, seg_loss, seg_o_loss
+from longalign.losses import (
+    alignment_directions,
+    contrastive_logits,
+    contrastive_loss,
+    margin,
+    pair_loss,
+    preference_nll,
+    seg_a_loss,
+    seg_loss,
+    seg_o_loss,
+)
 
 X = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
 Y = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64)
@@ -133,3 +143,65 @@ def test_half_precision_labels_and_a_learned_scale() -> None:
         loss = seg_a_loss(X, Y, X, X, X, y, scale)
         assert loss.item() == pytest.approx(2 * nll(2))
     assert torch.autograd.grad(loss, scale)[0].item() == pytest.approx(-2 / (1 + math.exp(2)))
+
+
+E = torch.tensor([[0.0, 0.07], [0.14, 0.07]], dtype=torch.float64)
+
+
+def test_contrastive_loss_by_hand() -> None:
+    """τ = 0.07 and s = 4: logits 4·(1, e⁻¹ | e⁻², e⁻¹) = (4, 1.4715 | 0.5413, 1.4715).
+
+    Row 0: log(1 + e^(1.4715 − 4)) = 0.0768; row 1: log(1 + e^(0.5413 − 1.4715)) = 0.3325. With λ = 10 comes
+    10 · (0 + 0.07)/2 = 0.35.
+    """
+    rows = [math.log(1 + math.exp(4 / math.e - 4)), math.log(1 + math.exp(4 / math.e**2 - 4 / math.e))]
+    assert rows == pytest.approx([0.0768, 0.3325], abs=1e-4)
+    torch.testing.assert_close(contrastive_logits(E)[1, 0], torch.tensor(4 / math.e**2, dtype=torch.float64))
+    assert contrastive_loss(E).item() == pytest.approx(sum(rows) / 2)
+    assert contrastive_loss(E, matched_weight=10.0).item() == pytest.approx(sum(rows) / 2 + 0.35)
+
+
+def test_contrastive_loss_of_captions_over_pictures() -> None:
+    """Symmetric: the mean with the columns' log(1 + e^(0.5413 − 4)) = 0.0310 and log(1 + e^0) = 0.6931."""
+    columns = [math.log(1 + math.exp(4 / math.e**2 - 4)), math.log(2)]
+    expected = (contrastive_loss(E).item() + sum(columns) / 2) / 2
+    assert contrastive_loss(E, symmetric=True).item() == pytest.approx(expected)
+    wide = torch.cat([E, torch.zeros(2, 1, dtype=torch.float64)], dim=1)
+    assert contrastive_loss(wide, symmetric=True).item() == pytest.approx(
+        (contrastive_loss(wide).item() + sum(columns) / 2) / 2
+    )
+
+
+def test_contrastive_loss_without_what_is_no_negative() -> None:
+    """Row 0 has nothing else left and loses 0; row 1 has a third caption like the second: log(1 + e^−0.9302 + 1).
+
+    The masked pair has no gradient.
+    """
+    errors = torch.cat([E, E[:, 1:]], dim=1).requires_grad_()
+    masked = torch.tensor([[False, True, True], [False, False, False]])
+    loss = contrastive_loss(errors, masked)
+    row = math.log(2 + math.exp(4 / math.e**2 - 4 / math.e))
+    assert loss.item() == pytest.approx(row / 2)
+    loss.backward()
+    assert errors.grad is not None and (errors.grad[0] == 0).all() and (errors.grad[1] != 0).all()
+
+
+def test_contrastive_gradient_dies_far_from_the_temperature() -> None:
+    """−s/τ · exp(−E/τ): at E = 20 τ it is 2·10⁻⁹ of what it is at 0. It stays finite."""
+    errors = torch.tensor([[1.4, 1.4], [0.0, 0.07]], requires_grad=True)
+    contrastive_loss(errors).backward()
+    assert errors.grad is not None and 0 < errors.grad[0].abs().max() < 1e-6 < errors.grad[1].abs().max()
+
+
+def test_alignment_directions_by_hand() -> None:
+    """One picture of one number, f* = 0, predictions 1 and 3, A = 2, T = 4: r = (−1, −9), w = softmax(−¼, −9/4).
+
+    w = (σ(2), σ(−2)) = (0.8808, 0.1192), the mean is 1.2384, Δ = (−0.2384, 1.7616).
+    """
+    predictions = torch.tensor([1.0, 3.0], dtype=torch.float64).view(1, 2, 1, 1, 1)
+    found = alignment_directions(
+        predictions, torch.zeros(1, 1, 1, 1, dtype=torch.float64), 4.0, 2.0
+    ).flatten()
+    assert found.tolist() == pytest.approx([-0.2384, 1.7616], abs=1e-4)
+    w = 1 / (1 + math.exp(-2))
+    assert found.tolist() == pytest.approx([1 - (3 - 2 * w), 3 - (3 - 2 * w)])

@@ -13,7 +13,9 @@ from diffusers import DDIMScheduler
 import tiny
 from longalign.encoding import encode
 from longalign.errors import LongalignError
-from longalign.objectives.consistency import ConsistencyObjective, ConsistencySettings, without_lora
+from longalign.objectives.consistency import ConsistencyObjective, ConsistencySettings
+from longalign.objectives.draws import Draws
+from longalign.objectives.lora_off import without_lora
 from longalign.training import read_recipe
 from picture_objectives import LENGTH, TEXTS, accelerator, batch_of, data, gradients, make
 
@@ -49,9 +51,10 @@ def test_the_loss_by_hand(make_pipe: Any) -> None:
     found = objective.backward(batch, accelerator())
     grads = gradients(objective)
     torch.manual_seed(7)
-    times = (((torch.rand(4) * 50).long() + 1) * 20 - 1).tolist()
+    own = Draws.now(4).rows(4)
+    times = [((int(torch.rand((), generator=generator) * 50)) + 1) * 20 - 1 for generator in own]
     x0, _, _ = objective.encode(batch)
-    eps = torch.randn(x0.shape)
+    eps = torch.stack([torch.randn(x0.shape[1:], generator=generator) for generator in own])
     bars, kind = pipe.scheduler.alphas_cumprod, objective.denoiser.parameterisation
     total: Any = 0.0
     for i, t in enumerate(times):

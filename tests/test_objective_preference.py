@@ -262,7 +262,7 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("loss", ["single", "seg-o"])
 def test_evaluation_by_hand(loss: str) -> None:
     """By what `PreferenceModel.score` says of each picture."""
-    held_out = RaterPairs(40, "validation")
+    held_out = RaterPairs(40, "validation", seed=1)  # of seed 0, pair 6 has the same pixels twice: a tie
     objective = make(loss, held_out=held_out)
     found = objective.evaluate(accelerator())
     agree: dict[str, list[float]] = {"accuracy": [], "accuracy_truth": [], "accuracy_looks": []}

@@ -7,22 +7,29 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from longalign import lora
+from longalign.data.sources import StickerScenes
 from longalign.decomposition import Decomposition, fit_prompts
 from longalign.errors import LongalignError
+from longalign.metrics.distances import cmmd, fid
 from longalign.objectives import BuildContext
+from longalign.objectives.draws import Draws
+from longalign.objectives.lora_off import without_lora
 from longalign.objectives.reward import RewardObjective
 from longalign.objectives.reward_data import load_prompts
-from longalign.objectives.reward_evaluation import HeldOut
+from longalign.objectives.reward_evaluation import HeldOut, load_held_out
 from longalign.objectives.reward_settings import RewardDataSettings, RewardSettings
 from longalign.objectives.rewards import Reward
 from longalign.pipelines import ModelSettings, load_pipeline
 from longalign.preference import PreferenceModel, crop
+from longalign.preference.images import to_pixels
+from longalign.sampling import to_images
 from longalign.training import fit
 from longalign.training.recipe import Recipe
 from tiny import tiny_sd15
@@ -74,17 +81,19 @@ def run(objective: RewardObjective, prompts: list[str] = PROMPTS, seed: int = 1)
 def plainly(objective: RewardObjective, half: bool, seed: int = 1) -> tuple[Tensor, Tensor]:
     """One prompt after the other, all steps in one graph, inputs detached; C⊥ + ω ηV from the definitions.
 
-    What is random is drawn in the same order: the first step, then of each group the noise and the crop's place.
+    What is random: for all the first step and then the crop's place, and each row's noise.
     """
     torch.manual_seed(seed)
+    draws = Draws.now(len(PROMPTS))
+    common, own = draws.common(), draws.rows(len(PROMPTS))
     count = len(objective.solver)
-    first = int(torch.randint(count, ()))
+    first = int(torch.randint(count, (), generator=common))
+    crop_seed = int(torch.randint(2**31, (), generator=common))
     steps = {(first + i * count) // 2 for i in range(2)}
     objective.denoiser.module.zero_grad()
     total = torch.zeros(())
     for members, text in objective.encode(PROMPTS):
-        noise = torch.randn(len(members), 4, 16, 16)
-        crop_seed = int(torch.randint(2**31, ()))
+        noise = torch.stack([torch.randn(4, 16, 16, generator=own[m]) for m in members])
         for row, member in enumerate(members):
 
             def predict(i: int, x: Tensor, t: Tensor, of: Any = text[row]) -> Tensor:
@@ -191,19 +200,20 @@ def test_crop_is_random_in_training_and_fixed_without_a_generator() -> None:
 
 
 def test_evaluation_by_others_and_by_the_oracle() -> None:
-    """Scores by hand from the same pictures; the oracle's share is one of all sentences; figures do not change."""
+    """Scores and distances by hand from the same pictures; the oracle's share is one of all sentences; figures do not
+    change, and pictures are kept to be shown.
+    """
     one, two = scorers()
-    objective = make([Reward("one", one, 2.0)], evaluate_at_once=2)
+    objective = make([Reward("one", one, 2.0)], evaluate_at_once=2, sample_pictures=2)
     objective.model = ModelSettings(oracle="stickers", length=20)
     prompts = load_prompts("stickers", split="validation", count=3, objects=(1, 2))
     objective.held_out = HeldOut(prompts, 3, [Reward("two", two, omega=1.0)])
     found = objective.evaluate(accelerator())
-    assert set(found) == {"score_two", "reward", "diversity", "true"}
-    pictures: dict[int, Tensor] = {}
-    for members, text in objective.encode([prompts[i] for i in range(3)]):
-        pictures |= zip(members, objective.sample(text, [20_000 + m for m in members]), strict=True)
-    pixels = torch.stack([pictures[i] for i in range(3)])
+    assert set(found) == {"score_two", "reward", "diversity", "true", "looks", "fid", "cmmd"}
     texts = [prompts[i] for i in range(3)]
+    pixels = drawn(objective, texts)
+    with without_lora(objective.denoiser.module, "reward"):
+        before = drawn(objective, texts)
     with torch.no_grad():
         images = [model.image(crop(pixels, 7 / 8)) for model in (one, two)]
         by_hand = [
@@ -214,9 +224,73 @@ def test_evaluation_by_others_and_by_the_oracle() -> None:
     assert found["score_two"] == pytest.approx(by_hand[1], rel=1e-4)
     alike = images[1] @ images[1].T
     assert found["diversity"] == pytest.approx(1 - float((alike.sum() - 3) / 6), abs=1e-5)
-    assert 0 <= found["true"] <= 1
+    with torch.no_grad():
+        first = two.image(crop(before, 7 / 8))
+    assert found["fid"] == pytest.approx(fid(images[1], first), rel=1e-3) and found["fid"] > 1e-4
+    assert found["cmmd"] == pytest.approx(cmmd(images[1], first), rel=1e-2)
+    assert 0 <= found["true"] <= 1 and found["looks"] <= 0
+    shown = objective.samples(accelerator())
+    assert [text for text, _ in shown] == texts[:2]
+    for (_, image), picture in zip(shown, to_images(pixels), strict=False):
+        assert np.abs(np.asarray(image).astype(int) - np.asarray(picture)).max() <= 1
     torch.manual_seed(77)
     assert objective.evaluate(accelerator()) == found
+
+
+def drawn(objective: RewardObjective, prompts: list[str]) -> Tensor:
+    """(B, 3, H, W): pictures of held-out prompts, as evaluations draw them."""
+    found: dict[int, Tensor] = {}
+    for members, text in objective.encode(prompts):
+        found |= zip(members, objective.sample(text, [20_000 + m for m in members]), strict=True)
+    return torch.stack([found[i] for i in range(len(prompts))])
+
+
+def test_processes_share_the_held_out_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three prompts the first process fills rows 0 and 2, the second row 1; together what one would."""
+    import longalign.objectives.reward_evaluation as evaluation
+
+    tables: list[Tensor] = []
+
+    def shared(rows: Tensor, _: Any) -> Tensor:
+        tables.append(rows.clone())
+        rows[:, -1] += 1e-3  # features that are all zero have no direction
+        return rows
+
+    monkeypatch.setattr(evaluation, "_shared", shared)
+    objective = make(distance_to="none")
+    objective.held_out = HeldOut(load_prompts("stickers", split="validation", count=3), 5)
+    for index, count in ((0, 1), (0, 2), (1, 2)):
+        objective.context = BuildContext(torch.device("cpu"), 0, index, count)
+        assert set(objective.evaluate(accelerator())) == {"reward", "diversity"}
+    whole, first, second = tables
+    assert len(whole) == 3 and not first[1].any() and not second[[0, 2]].any()
+    torch.testing.assert_close(first + second, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_distances_from_what_the_prompts_are_captions_of(tmp_path: Path) -> None:
+    """The scenes themselves, by the first judge; of prompts in a file nobody knows them."""
+    one, _ = scorers()
+    objective = make([Reward("one", one)], distance_to="pictures")
+    prompts = load_prompts("stickers", split="validation", count=3)
+    objective.held_out = HeldOut(prompts, 3)
+    found = objective.evaluate(accelerator())
+    scenes = torch.stack([to_pixels(StickerScenes(3, "validation").picture(i)) for i in range(3)])
+    with torch.no_grad():
+        pixels = drawn(objective, [prompts[i] for i in range(3)])
+        mine, theirs = one.image(crop(pixels, 7 / 8)), one.image(crop(scenes, 7 / 8))
+    assert found["fid"] == pytest.approx(fid(mine, theirs), rel=1e-3)
+    assert found["cmmd"] == pytest.approx(cmmd(mine, theirs), rel=1e-2)
+    (tmp_path / "prompts.txt").write_text("A cat.\n")
+    data = RewardDataSettings(held_out=str(tmp_path / "prompts.txt"))
+    with pytest.raises(LongalignError, match=r"reward\.distance_to: nobody knows pictures of the prompts"):
+        load_held_out(objective.settings, data, "cpu")
+
+
+def test_the_base_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = make()
+    monkeypatch.delattr(lora, "fingerprint")
+    objective.save(tmp_path)
+    assert lora.LoraFile.read(tmp_path).base == objective.base
 
 
 def recipe(**reward: Any) -> Recipe:
@@ -249,6 +323,22 @@ def test_training_on_the_embedded_model_ends_in_a_lora_for_diffusers(tmp_path: P
     assert trainable and all(".reward." in n for n in trainable)
     task.objective.save(tmp_path / "both")
     assert lora.LoraFile.read(tmp_path / "both").rank == 4  # both stages, of rank 2 each
+
+
+def test_sticker_prompts_are_captions_of_the_same_scenes() -> None:
+    """One sticker and nine in turn; with sentences that refer, where that is asked for."""
+    ranges = ((1, 1), (9, 9))
+    prompts = load_prompts("stickers", count=4, objects=ranges, referring=1.0)
+    scenes = StickerScenes(4, objects=ranges, referring=1.0)
+    assert [prompts[i] for i in range(4)] == [scenes[i].text for i in range(4)]
+    assert min(len(prompts[1]), len(prompts[3])) > 3 * max(len(prompts[0]), len(prompts[2]))
+    assert prompts[1] != load_prompts("stickers", count=4, objects=ranges)[1]
+    assert (
+        load_prompts("stickers", count=4, objects=(9, 9))[3]
+        == load_prompts("stickers", count=4, objects=ranges)[3]
+    )
+    settings = RewardDataSettings.model_validate({"objects": [7, 9], "referring": True})
+    assert (settings.objects, settings.referring) == (((7, 9),), 1.0)
 
 
 def test_prompts_come_from_files_too(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from longalign.data.latents import encode_pixels
 from longalign.data.texts import TextSide
 from longalign.encoding import encode
 from longalign.errors import LongalignError
+from longalign.objectives.draws import Draws
 from longalign.objectives.picture_settings import PictureDataSettings
 from longalign.objectives.supervised import SupervisedObjective, SupervisedSettings
 from longalign.pipelines import load_pipeline, settings_of
@@ -96,9 +97,12 @@ def test_the_gradient_is_that_of_the_mean(monkeypatch: pytest.MonkeyPatch) -> No
     found = gradients(objective)
     x0, _, _ = objective.encode(batch)
     torch.manual_seed(5)
-    torch.rand(4)  # the caption dropout's
-    t = ((torch.randperm(4) + torch.rand(4)) / 4 * 1000).long()
-    eps = torch.randn(x0.shape)
+    draws = Draws.now(4)
+    common, own = draws.common(), draws.rows(4)
+    t = ((torch.randperm(4, generator=common) + torch.rand(4, generator=common)) / 4 * 1000).long()
+    for generator in own:
+        torch.rand((), generator=generator)  # the caption dropout's
+    eps = torch.stack([torch.randn(x0.shape[1:], generator=generator) for generator in own])
     total = 0.0
     for i, text in enumerate(TEXTS):
         conditioning = encode(objective.pipe, text, length=LENGTH)
@@ -169,6 +173,34 @@ def test_evaluation_is_the_same_every_time() -> None:
     assert supervised().evaluate(accelerator()) == {}
 
 
+@pytest.mark.parametrize("make_pipe", [tiny.tiny_sd15, tiny.tiny_sd3])
+def test_pictures_to_be_shown(make_pipe: Any) -> None:
+    """Two held-out captions from the same seeds each time; a flow model by its own solver. None held out, none."""
+    objective = supervised(pipe=make_pipe(), held_out=data(4), sample_pictures=2)
+    torch.manual_seed(1)
+    found = objective.samples(accelerator())
+    torch.manual_seed(2)
+    assert [(text, image.tobytes()) for text, image in objective.samples(accelerator())] == [
+        (text, image.tobytes()) for text, image in found
+    ]
+    assert [text for text, _ in found] == list(TEXTS[:2]) and found[0][1].size == (SIDE_PX, SIDE_PX)
+    assert supervised(sample_pictures=2).samples(accelerator()) == []
+
+
+def test_pictures_to_be_shown_of_a_cache(tmp_path: Path) -> None:
+    """The same pictures as of live data; captions are not in a cache."""
+    pipe, rows = tiny.tiny_sd15(), data()
+    CacheBuilder(tmp_path, pipe, TextSide(pipe, "clip-cat", LENGTH), SIDE_PX, stored="float32").build(
+        rows.source
+    )
+    live = supervised(pipe=pipe, held_out=rows, sample_pictures=2).samples(accelerator())
+    cache = CachedPictures(tmp_path)
+    objective = supervised(rows=cache, held_out=cache, sample_pictures=2)
+    found = objective.samples(accelerator())
+    assert [text for text, _ in found] == ["held-out row 0", "held-out row 1"]
+    assert [image.tobytes() for _, image in found] == [image.tobytes() for _, image in live]
+
+
 def test_times() -> None:
     """Uniform: u = ½ is 500. With power ½: 707. Flow models take fractions of steps."""
     u = torch.tensor([0.0, 0.5, 0.9999999])
@@ -226,6 +258,7 @@ def test_the_sticker_recipe_trains(tune: str, tmp_path: Path) -> None:
     ]
     result = fit(read_recipe(RECIPES / "stickers-sft.yaml", small), tmp_path / "run")
     assert result.step == 2 and result.model is not None and 0 <= result.evaluation["true"] <= 1
+    assert result.evaluation["looks"] <= 0 and len(list((result.folder / "samples").rglob("*.png"))) == 1
     if tune == "lora":
         pipe = load_pipeline(device="cpu")
         pipe.load_lora_weights(result.model)

@@ -194,14 +194,35 @@ def test_chances_of_raters() -> None:
         assert rated.count(rating) / 4000 == pytest.approx(chance, abs=4 * deviation)
 
 
-def test_truth_and_looks_decide_about_equally() -> None:
+def test_without_siblings_truth_and_looks_decide_about_equally() -> None:
     """On 2,000 pairs: truth 42 %, looks 40 %, noise 12 %, ties 5 %. Here 500, so within 4·√(¼/500) = 9 %."""
-    found = balance(RaterPairs(500))
+    found = balance(RaterPairs(500, siblings=0))
     assert found["by_truth"] == pytest.approx(0.42, abs=0.09)
     assert found["by_looks"] == pytest.approx(0.40, abs=0.09)
     assert found["by_truth"] + found["by_looks"] + found["by_noise"] + found["ties"] == pytest.approx(1)
     assert 0.82 < found["best"] < 0.92
     assert found["truth_only"] > 0.04 and found["looks_only"] > 0.2
+
+
+def test_siblings_differ_in_one_mistake_alone() -> None:
+    """One mistake changes one sticker, two swapped ones, or the background; looks stay, whoever comes first."""
+    pairs = RaterPairs(60, siblings=1)
+    first = 0
+    for index in range(60):
+        _, a, b, _ = pairs.plan(index)
+        assert (a.kind, a.strength) == (b.kind, b.strength)
+        changed = set(a.scene.stickers) ^ set(b.scene.stickers)
+        repainted = a.scene.background != b.scene.background
+        assert (len(changed), repainted) in {(0, True), (1, False), (2, False), (4, False)}
+        first += a.truth > b.truth
+    assert 5 < first < 55
+
+
+def test_siblings_come_as_often_as_asked() -> None:
+    """40 % of 500, within 4·√(0.24/500) = 9 %; others have the same looks by chance only when both are clean."""
+    pairs = RaterPairs(500, clean=0)
+    alike = [a.strength == b.strength for _, a, b, _ in map(pairs.plan, range(500))]
+    assert np.mean(alike) == pytest.approx(0.4, abs=0.09)
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_shipped_weights_are_complete_and_small() -> None:
 def test_a_preference_run_packs_into_an_embedded_model(tmp_path: Path) -> None:
     """In half precision it embeds as the run's model does, and its recipe names no folder of the machine."""
     from longalign.preference import PreferenceModel
-    from longalign.stickers.files import pack_preference
+    from longalign.stickers.pack_run import pack_run
 
     trained = PreferenceModel.from_pretrained("stickers/clip", device="cpu")
     run = tmp_path / "run"
@@ -216,8 +216,8 @@ def test_a_preference_run_packs_into_an_embedded_model(tmp_path: Path) -> None:
     (run / "config.yaml").write_text(f"command: train\nobjective: preference\nout: {tmp_path}\n")
     (run / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(LongalignError, match="no trained model"):
-        pack_preference(tmp_path, tmp_path / "nothing")
-    assert pack_preference(run, tmp_path / "packed") < 6e6
+        pack_run(tmp_path, tmp_path / "nothing")
+    assert pack_run(run, tmp_path / "packed") < 6e6
     packed = PreferenceModel.from_pretrained(
         tmp_path / "packed", device="cpu", tokenizer=str(folder() / "tokenizer")
     )

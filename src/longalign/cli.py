@@ -18,6 +18,7 @@ from longalign.data.cli import cache, caption
 from longalign.errors import LongalignError
 from longalign.metrics import cli as metrics
 from longalign.scoring import cli as scoring
+from longalign.stages.cli import ForceLora, Loras, merge
 from longalign.stickers.cli import app as stickers
 from longalign.terminal import (
     Device,
@@ -104,6 +105,7 @@ def segment(
 def generate(
     prompts: Prompts,
     model: Model = "stickers",
+    lora: Loras = None,
     strategy: Annotated[
         str,
         typer.Option(
@@ -136,6 +138,7 @@ def generate(
     language: Language = "en",
     device: Device = "auto",
     dtype: Dtype = "auto",
+    force_lora: ForceLora = False,
     out: Out = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -147,6 +150,8 @@ def generate(
         longalign generate "The background is navy. A fox is in the top left. …"
 
         longalign generate @prompts.txt --model stable-diffusion-v1-5/stable-diffusion-v1-5 --num 4
+
+        longalign generate @prompts.txt --lora stickers/sft --lora stickers/reward
     """
     from longalign.prompts import read_prompts
 
@@ -156,6 +161,7 @@ def generate(
 
     config = GenerateConfig(
         model=model,
+        loras=tuple(lora or ()),
         strategy=strategy,
         segments=segments,
         pooled=pooled,
@@ -173,6 +179,7 @@ def generate(
         language=language,
         device=device,
         dtype=dtype,
+        check_base=not force_lora,
     )
     with progress("drawing", len(texts) * num * steps) as advance:
         made = run(texts, config, out=out, overwrite=overwrite, on_step=advance)
@@ -197,7 +204,7 @@ def demo(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Draw crowded held-out scenes with and without segment-level encoding, and let the oracle judge.
+    """Draw crowded held-out scenes plainly, segment by segment and with trained stages, and let the oracle judge.
 
     Needs nothing but the package: the models of the sticker world are inside.
     """
@@ -216,6 +223,7 @@ def demo(
 app.command("score")(scoring.score)
 app.command("decompose")(scoring.decompose)
 app.command()(train)
+app.command()(merge)
 app.command()(cache)
 app.command()(caption)
 metrics.register(app, stickers)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from longalign import soft_tokens as of_tokens
 from longalign.encoding import T5Branch, Truncation, encode_groups
 from longalign.judging import sentence_rows, sentences_of, window_of
 from longalign.pipelines import ModelSettings, load_pipeline, quiet, resolve, settings_of
@@ -24,9 +26,18 @@ ON_STEP = Callable[[int], None]
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """The settings of a run, as they go into its `config.yaml`. None: what suits the model."""
+    """The settings of a run, as they go into its `config.yaml`. None: what suits the model.
+
+    `loras`: stages on the model, in the order of their training; `check_base`: refuse those of other weights.
+    `soft_tokens`: file of trained soft text tokens, or the folder that they are in, such as a run folder of
+    `longalign train`; `soft_token_scale` and `soft_token_branches`: as in `longalign.soft_tokens.SoftTokens`.
+    """
 
     model: str = "stickers"
+    loras: tuple[str, ...] = ()
+    soft_tokens: str | None = None
+    soft_token_scale: float = 1.0
+    soft_token_branches: str = "both"
     strategy: str = "clip-cat"
     segments: str = "sentence"
     pooled: str = "whole"
@@ -44,6 +55,22 @@ class GenerateConfig:
     language: str = "en"
     device: str = "auto"
     dtype: str = "auto"
+    check_base: bool = True
+
+    def load(self) -> Any:
+        """The pipeline, with all that is to be on it.
+
+        Raises:
+            LongalignError: what `load_pipeline` refuses; soft tokens that are none, or of another backbone.
+        """
+        pipe = load_pipeline(
+            self.model, device=self.device, dtype=self.dtype, loras=self.loras, check_base=self.check_base
+        )
+        if self.soft_tokens is not None:
+            put_soft_tokens(
+                pipe, self.soft_tokens, scale=self.soft_token_scale, branches=self.soft_token_branches
+            )
+        return pipe
 
 
 @dataclass(frozen=True)
@@ -93,6 +120,36 @@ def row_json(row: SentenceRow) -> dict[str, Any]:
     return {"text": row.text, "beyond_window": row.beyond, "marks": dict(row.marks)}
 
 
+def put_soft_tokens(pipe: Any, name: str, *, scale: float = 1.0, branches: str = "both") -> None:
+    """Attach trained soft tokens to a pipeline's UNet or transformer, for good.
+
+    Args:
+        name: their file, or the folder that it is in; of a run folder of `longalign train`, the ``model`` in it.
+        scale: from 0 (as if there were none) to 1.
+        branches: of classifier-free guidance: ``both``, ``cond`` or ``uncond``.
+
+    Raises:
+        LongalignError: there are none, or they are for another backbone.
+    """
+    from longalign.stages.stack import backbone
+
+    trained = Path(name) / "model"
+    tokens = of_tokens.SoftTokens.from_pretrained(
+        trained if (trained / of_tokens.FILE_NAME).is_file() else name
+    )
+    tokens.attach(backbone(pipe), scale=scale, branches=branches)  # type: ignore[arg-type]  # checked there
+
+
+def guided_rows(pipe: Any, guidance: float | None) -> AbstractContextManager[None]:
+    """Tells soft tokens that are for one branch alone which rows of a pipeline's batches are which.
+
+    Args:
+        guidance: of `longalign.sampling.sample`. More than 1 doubles the batch, and so does a pipeline's default.
+    """
+    module = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    return of_tokens.branch(module, "cfg" if guidance is None or guidance > 1 else "cond")
+
+
 def draw(
     pipe: Any, prompts: Sequence[str], seeds: Sequence[int], *, sampling: Mapping[str, Any], **encoding: Any
 ) -> list[Image.Image]:
@@ -103,15 +160,29 @@ def draw(
         sampling: arguments of `longalign.sampling.sample`.
         encoding: arguments of `longalign.encode`.
     """
-    return sample_groups(pipe, encode_groups(pipe, list(prompts), **encoding), seeds, **sampling)
+    groups = encode_groups(pipe, list(prompts), **encoding)
+    with guided_rows(pipe, sampling.get("guidance")):
+        return sample_groups(pipe, groups, seeds, **sampling)
 
 
-def t5_branch(model: str, strategy: str, pipe: Any) -> T5Branch | None:
-    """The T5 branch beside a model, on its pipeline's device, where the strategy asks for one."""
+def t5_branch(model: str, strategy: str, pipe: Any, loras: Sequence[str] = ()) -> T5Branch | None:
+    """The T5 branch beside a model, on its pipeline's device, where the strategy asks for one.
+
+    Args:
+        loras: stages on the model; the last text adapter that was trained with one of them takes the model's place.
+    """
     if "t5" not in strategy:
         return None
     with quiet():
-        return T5Branch.from_pretrained(resolve(model), dtype=pipe.dtype, device=pipe.device)
+        branch = T5Branch.from_pretrained(resolve(model), dtype=pipe.dtype, device=pipe.device)
+    if not loras:
+        return branch
+    from longalign.stages.stack import text_adapter
+
+    adapter = text_adapter(loras)
+    if adapter is None:
+        return branch
+    return T5Branch(branch.tokenizer, branch.encoder, adapter.to(pipe.device, pipe.dtype))
 
 
 def generate(
@@ -132,11 +203,11 @@ def generate(
         config: the settings.
         out: the run folder; None makes `runs/generate-<date>-NNN`.
         overwrite: replace an earlier run in `out`.
-        pipe: a pipeline that is loaded already; `config.model` then only names it.
+        pipe: a pipeline that is loaded already; what `config` says of the model then only says what it is.
         on_step: called after each sampling step with the number of pictures in the batch.
     """
     config = config or GenerateConfig()
-    pipe = pipe or load_pipeline(config.model, device=config.device, dtype=config.dtype)
+    pipe = pipe or config.load()
     settings = settings_of(config.model, pipe)
     guidance = settings.guidance if config.guidance is None else config.guidance
     length = settings.length if config.length is None else config.length
@@ -152,7 +223,7 @@ def generate(
         segments=config.segments,  # type: ignore[arg-type]  # checked there
         pooled=config.pooled,  # type: ignore[arg-type]
         language=config.language,
-        t5=t5_branch(config.model, config.strategy, pipe),
+        t5=t5_branch(config.model, config.strategy, pipe, config.loras),
     )
     cut = {i: lost for members, c in groups for i, lost in zip(members, c.truncation, strict=True)}
 
@@ -166,17 +237,18 @@ def generate(
         i, seed = jobs[job]
         files[job] = str(run.save_image(f"{i:04d}-{seed}", image).relative_to(run.path))
 
-    images = sample_groups(
-        pipe,
-        groups,
-        [seed for _, seed in jobs],
-        on_image=keep,
-        on_step=on_step,
-        steps=config.steps,
-        guidance=guidance,
-        size=(config.width, config.height) if config.width and config.height else None,
-        batch_size=config.batch_size,
-    )
+    with guided_rows(pipe, guidance):
+        images = sample_groups(
+            pipe,
+            groups,
+            [seed for _, seed in jobs],
+            on_image=keep,
+            on_step=on_step,
+            steps=config.steps,
+            guidance=guidance,
+            size=(config.width, config.height) if config.width and config.height else None,
+            batch_size=config.batch_size,
+        )
     pictures = [Picture(i, seed, images[job], files[job]) for job, (i, seed) in enumerate(jobs)]
     sentences = sentences_of(pipe, prompts, config.language)
     rows = []
@@ -189,6 +261,12 @@ def generate(
     made = Generation(list(prompts), pictures, rows, truncation, run.path, settings)
     write_report(_report(made, resolved, window_of(pipe)), run.report, jsonl=run.path / "report.jsonl")
     return made
+
+
+def told_tokens(name: str, scale: float, branches: str) -> str:
+    """Soft tokens as reports name them."""
+    scaled = "" if scale == 1 else f", scale {scale:g}"
+    return name + scaled + ("" if branches == "both" else f", {branches} alone")
 
 
 def _report(made: Generation, resolved: dict[str, Any], window: int) -> Report:
@@ -205,6 +283,12 @@ def _report(made: Generation, resolved: dict[str, Any], window: int) -> Report:
     ]
     shown = ("model", "strategy", "steps", "guidance", "scheduler", "seed", "length", "negative_prompt")
     facts = {k.replace("_", " "): str(resolved[k]) for k in shown if resolved[k] is not None}
+    if resolved["loras"]:
+        facts["LoRA"] = " + ".join(resolved["loras"])
+    if resolved["soft_tokens"]:
+        facts["soft tokens"] = told_tokens(
+            resolved["soft_tokens"], resolved["soft_token_scale"], resolved["soft_token_branches"]
+        )
     return Report(
         title=made.prompts[0]
         if len(made.prompts) == 1 and len(made.prompts[0]) < 80

@@ -20,13 +20,15 @@ import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import nn
 
 from longalign.adapter import TextAdapter
 from longalign.checkpoints.base import Fingerprint, difference, fingerprint
 from longalign.checkpoints.lora_file import LoraFile, Pair, check_layers
 from longalign.checkpoints.text_adapter import read_text_adapter, write_text_adapter
 from longalign.errors import LongalignError
+from longalign.pipelines import resolve_lora
+from longalign.stages.factors import change, concatenated
 
 TARGETS = {
     "unet": ("ResnetBlock2D", "Attention", "GEGLU"),
@@ -143,30 +145,20 @@ def merge(model: Any, names: Sequence[str] | None = None) -> None:
         model.delete_adapters(list(names))
 
 
-def change(pair: Pair) -> Tensor:
-    """ΔW = up · down in float32, in the shape of W: (out, in) or (out, in, kh, kw)."""
-    up, down = (t.float() for t in pair)
-    return (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])
-
-
 def combined(model: nn.Module, names: Sequence[str] | None = None) -> dict[str, Pair]:
-    """Several LoRAs as one of the sum of their ranks, and of scale 1: it gives exactly their sum.
+    """Several LoRAs as one of the sum of their ranks, and of scale 1 (`concatenated`): it gives exactly their sum.
 
-    [s₁B₁ s₂B₂] · [A₁; A₂] = s₁B₁A₁ + s₂B₂A₂. A single one keeps its factors; its scale is left out.
+    A single one keeps its factors; its scale is left out.
     """
     names = _existing(model, names)
-    ranks = {n: model.peft_config[n].r for n in names}  # type: ignore[union-attr, index]
+    ranks = [model.peft_config[n].r for n in names]  # type: ignore[union-attr, index]
     found: dict[str, Pair] = {}
     for key, layer in _wrapped(model):
-        pairs = {n: _pair(layer, n) for n in names if n in layer.lora_A}
-        if len(names) == 1 and pairs:
-            [found[key]] = pairs.values()
-        elif pairs:
-            up, down = next(iter(pairs.values()))
-            # A LoRA that leaves this layer alone is zero on it, so that all layers have one rank.
-            ups = [pairs[n].up * layer.scaling[n] if n in pairs else _zeros(up, 1, ranks[n]) for n in names]
-            downs = [pairs[n].down if n in pairs else _zeros(down, 0, ranks[n]) for n in names]
-            found[key] = Pair(torch.cat(ups, 1), torch.cat(downs, 0))
+        pairs = [_pair(layer, n) if n in layer.lora_A else None for n in names]
+        if len(names) == 1 and pairs[0]:
+            found[key] = pairs[0]
+        elif any(pairs):
+            found[key] = concatenated(pairs, [layer.scaling.get(n, 1.0) for n in names], ranks)
     return found
 
 
@@ -227,7 +219,8 @@ def load(
     """Put a saved LoRA on a model, beside those that are on it.
 
     Args:
-        folder: with a LoRA file, or the file. Any LoRA in diffusers' peft layout will do.
+        folder: with a LoRA file, the file, a training run's folder, or an embedded one such as ``stickers/sft``. Any
+            LoRA in diffusers' peft layout will do.
         name: to tell several apart.
         check_base: refuse a model other than the LoRA's own. Rounding to another dtype is no other model.
         base_name: what to call `model` in messages.
@@ -240,14 +233,37 @@ def load(
         LongalignError: no such file, damaged, of another base (both are named), or with a layer that the model
             has not or of another shape (it is named).
     """
-    file = LoraFile.read(folder)
+    file = LoraFile.read(resolve_lora(folder))
+    put(
+        model,
+        file,
+        str(folder),
+        name=name,
+        check_base=check_base,
+        base_name=base_name,
+        trainable=trainable,
+    )
+    return file
+
+
+def put(
+    model: Any,
+    file: LoraFile,
+    where: str,
+    *,
+    name: str = "default",
+    check_base: bool = True,
+    base_name: str = "",
+    trainable: bool = False,
+) -> None:
+    """`load` for a file that is read already; `where` is what to call it in messages."""
     if file.component != component_of(model):
         raise LongalignError(
-            f"{folder}: is a LoRA of a {file.component}, and this is a {type(model).__name__}"
+            f"{where}: is a LoRA of a {file.component}, and this is a {type(model).__name__}"
         )
     if check_base:
-        _check_base(file, model, str(folder), base_name)
-    check_layers(file, model, str(folder))
+        refuse_other_base(file, model, where, base_name)
+    check_layers(file, model, where)
     own = attach(model, file.rank, file.alpha, name=name, layers=file.layers)
     with torch.no_grad():
         for key, layer in _wrapped(model):
@@ -258,7 +274,6 @@ def load(
     if not trainable:
         for parameter in own:
             parameter.requires_grad_(False)
-    return file
 
 
 def load_text_adapter(folder: str | os.PathLike[str]) -> TextAdapter | None:
@@ -267,11 +282,15 @@ def load_text_adapter(folder: str | os.PathLike[str]) -> TextAdapter | None:
     Raises:
         LongalignError: it is damaged.
     """
-    path = Path(folder) / ADAPTER_FOLDER
+    path = resolve_lora(folder) / ADAPTER_FOLDER
     return read_text_adapter(path) if path.is_dir() else None
 
 
-def _check_base(file: LoraFile, model: nn.Module, folder: str, base_name: str) -> None:
+def refuse_other_base(file: LoraFile, model: nn.Module, folder: str, base_name: str = "") -> None:
+    """Raises LongalignError: the model is not the one that the LoRA was trained on, or lacks a LoRA of that time.
+
+    Where the file does not say, a warning does. Rounding to another dtype makes no other model.
+    """
     if missing := [n for n in file.stacked_on if n not in attached(model)]:
         raise LongalignError(
             f"{folder}: was trained with the LoRA {missing[0]!r} on the model: load that first, under this name "
@@ -314,9 +333,3 @@ def _parameters(model: nn.Module, name: str) -> Iterator[nn.Parameter]:
     for _, layer in _wrapped(model):
         if name in layer.lora_A:
             yield from _pair(layer, name)  # type: ignore[misc]
-
-
-def _zeros(like: Tensor, dim: int, rank: int) -> Tensor:
-    shape = list(like.shape)
-    shape[dim] = rank
-    return like.new_zeros(shape)

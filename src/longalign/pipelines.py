@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 STICKERS = "stickers"
 SETTINGS_FILE = "longalign.json"  # what a model folder may say about itself
+LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -50,6 +52,24 @@ def resolve(name: str) -> str:
 
         return str(folder())
     return name
+
+
+def resolve_lora(name: str | os.PathLike[str]) -> Path:
+    """The folder or file that the name of a LoRA stands for: ``stickers/sft`` and other embedded ones by name.
+
+    Of a run folder of `longalign train`, the ``model`` in it.
+
+    Raises:
+        LongalignError: there is no embedded LoRA of this name.
+    """
+    told = os.fspath(name)
+    if told.startswith(f"{STICKERS}/"):
+        from longalign.stickers import lora_folder
+
+        return lora_folder(told.removeprefix(f"{STICKERS}/"))
+    path = Path(told)
+    trained = path / "model"
+    return trained if (trained / LORA_FILE).is_file() and not (path / LORA_FILE).is_file() else path
 
 
 def settings_of(name: str, pipe: Any = None) -> ModelSettings:
@@ -88,11 +108,28 @@ def pick_dtype(dtype: str, device: str) -> torch.dtype:
     return getattr(torch, dtype)
 
 
-def load_pipeline(name: str = STICKERS, *, device: str = "auto", dtype: str = "auto") -> Any:
+def load_pipeline(
+    name: str = STICKERS,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    loras: Sequence[str | os.PathLike[str]] = (),
+    check_base: bool = True,
+    fuse: bool | None = None,
+) -> Any:
     """A diffusers pipeline, on its device, quiet, with weights from safetensors only.
 
+    Args:
+        name: ``stickers``, a folder, or a hub name.
+        loras: LoRA stages in the order of their training: folders that `longalign train` wrote, other LoRAs in
+            diffusers' layout, ``stickers/…``. Text adapters in them are `longalign.generate.t5_branch`'s affair.
+        check_base: refuse a LoRA that was trained on other weights.
+        fuse: add the LoRAs to the weights, which makes them cost nothing at sampling, or leave them on as they are. By
+            default they are added, except in bfloat16, whose weights are too coarse for small changes.
+
     Raises:
-        LongalignError: the folder is no pipeline, or lacks a part (which is named), or the hub has no such model.
+        LongalignError: the folder is no pipeline, or lacks a part (which is named), or the hub has no such model; a
+            LoRA is none, or belongs to another model.
     """
     from diffusers import DiffusionPipeline
 
@@ -108,6 +145,15 @@ def load_pipeline(name: str = STICKERS, *, device: str = "auto", dtype: str = "a
         raise LongalignError(f"model {name!r} cannot be loaded: {reason}") from error
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
+    if loras:
+        import torch
+
+        from longalign import lora
+        from longalign.stages.stack import backbone, put_on
+
+        put_on(pipe, [os.fspath(f) for f in loras], check_base=check_base, base_name=name)
+        if fuse if fuse is not None else kind != torch.bfloat16:
+            lora.merge(backbone(pipe))
     return pipe
 
 

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -21,12 +22,22 @@ WIDTH = 3
 
 
 class Settings(BaseModel):
-    """`sick_steps`: micro-batches (counted from 0) whose loss is NaN. `raise_at`: where SIGTERM is sent."""
+    """What goes wrong, and when.
+
+    Attributes:
+        sick: micro-batches (counted from 0) whose loss is NaN. lost: those that only say that it is infinite.
+        signal_at: where SIGTERM is sent.
+        peak: the step after which the evaluation's `score` is best; it is −(step − peak)².
+        samples: how many pictures there are to see.
+    """
 
     dropout: float = 0.0
     sick: list[int] = []
+    lost: list[int] = []
     freeze: bool = False
     signal_at: int | None = None
+    peak: int | None = None
+    samples: int = 0
 
 
 class DataSettings(BaseModel):
@@ -48,8 +59,9 @@ class Points(Dataset[tuple[Tensor, Tensor]]):
 
 
 class LineObjective:
-    """`predict` and not `forward`, as real objectives do; `seen` counts rows, as a running mean would."""
+    """`seen` counts rows, as a running mean would. More rows at once than `room` do not fit into memory."""
 
+    room: ClassVar[int | None] = None
     Settings = Settings
     DataSettings = DataSettings
 
@@ -77,6 +89,9 @@ class LineObjective:
 
     def backward(self, batch: Any, accelerator: Any) -> dict[str, float | Tensor]:
         x, y = batch
+        if self.room is not None and len(x) > self.room:
+            self.seen += 1000  # as far as it came
+            raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. {len(x)} rows")
         loss = ((self.line(self.drop(x)).squeeze(-1) - y) ** 2).mean()
         if self.calls in self.settings.sick:
             loss = loss * math.nan
@@ -85,10 +100,11 @@ class LineObjective:
             import signal
 
             os.kill(os.getpid(), signal.SIGTERM)
-        self.calls += 1
         accelerator.backward(loss)
+        lost = self.calls in self.settings.lost
+        self.calls += 1
         self.seen += len(x)
-        return {"loss": loss, "rows": float(len(x))}
+        return {"loss": loss * math.inf if lost else loss, "rows": float(len(x))}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"seen": self.seen}
@@ -100,10 +116,22 @@ class LineObjective:
         assert not self.drop.training
         with torch.no_grad():
             x, y = self.collate([Points(50)[i] for i in range(50)])
-            return {
+            found = {
                 "loss": float(((self.line(x).squeeze(-1) - y) ** 2).mean()),
                 "noise": float(torch.rand(())),
             }
+        if self.settings.peak is not None:
+            found["score"] = -((float(self.seen) / 4 - self.settings.peak) ** 2)
+        return found
+
+    def samples(self, accelerator: Any) -> list[tuple[str, Image.Image]]:
+        """Pictures of one colour, of which red is random and green shows the bias."""
+        assert not self.drop.training
+        green = int(20 * float(self.line.bias.detach())) % 256
+        return [
+            (f"caption {k}", Image.new("RGB", (8, 8), (int(torch.randint(256, ())), green, k)))
+            for k in range(self.settings.samples)
+        ]
 
     def save(self, folder: Path) -> None:
         torch.save({k: v.clone() for k, v in self.line.state_dict().items()}, folder / "line.pt")

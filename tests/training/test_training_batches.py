@@ -11,7 +11,7 @@ from longalign.errors import LongalignError
 from longalign.training.batches import Batching, MicroBatches, RowOrder, make_loader
 
 
-def batching(batch_size: int, micro: int | None, processes: int = 1) -> Batching:
+def batching(batch_size: int, micro: int | str | None, processes: int = 1) -> Batching:
     return Batching.of(
         line_recipe(train__batch_size=batch_size, train__micro_batch_size=micro).train, processes
     )
@@ -59,6 +59,21 @@ def test_the_batch_has_to_come_out_even() -> None:
         batching(3, None, 2)
     with pytest.raises(LongalignError, match=r"= 8; take 8$"):
         batching(2, 8)
+
+
+def test_smaller_micro_batches_come_out_even() -> None:
+    """A share of 12 rows: 12, then at most 6, 3, 1. With 2 processes a share of 5: 5, then 1 (2 does not divide it)."""
+
+    def sizes(first: Batching) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        tried: Batching | None = first
+        while tried is not None:
+            found.append((tried.micro_batch_size, tried.accumulation))
+            tried = tried.smaller()
+        return found
+
+    assert sizes(batching(12, "auto")) == [(12, 1), (6, 2), (3, 4), (1, 12)]
+    assert sizes(batching(10, "auto", 2)) == [(5, 1), (1, 5)]
 
 
 def test_without_rows_there_is_no_order() -> None:

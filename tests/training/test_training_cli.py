@@ -47,11 +47,19 @@ def test_a_signal_ends_with_status_1_and_says_how_to_go_on(train: Callable[..., 
     assert (made["resumed_from"], made["step"], made["stopped"]) == (4, 6, "")
 
 
+def test_a_run_that_gets_no_better_ends_well(train: Callable[..., Result]) -> None:
+    best = ["train.best={metric: score, mode: max, patience: 1}", "train.evaluate_every=1"]
+    done = train("line.peak=2", *best, "--out", "run")
+    assert done.exit_code == 0
+    assert "best:   score -0 at step 2; model/ holds its weights" in done.stdout
+    assert "no better (train.best.patience), after step 3 of 6\n" in done.stderr
+
+
 def test_a_dry_run_writes_nothing(train: Callable[..., Result], tmp_path: Path) -> None:
     shown = train("--dry-run")
     assert shown.exit_code == 0
     assert "batch: 4 = 2 rows × 1 process × 2 micro-batches" in shown.stdout
-    assert "data: 10 rows, each seen 2.4 times" in shown.stdout
+    assert "steps: 6" in shown.stdout and "data: 10 rows, each seen 2.4 times" in shown.stdout
     assert "weights 80 B + gradients 80 B + AdamW 160 B + average 0 B" in shown.stdout
     assert json.loads(train("--dry-run", "--json").stdout)["modules"]["line"] == [4, 4]
     assert [p.name for p in tmp_path.iterdir()] == ["line.yaml"]

@@ -16,7 +16,7 @@ import accelerate.utils
 import pytest
 import torch
 import yaml
-from line_objective import Points, line_recipe
+from line_objective import LineObjective, Points, line_recipe
 
 from longalign.errors import LongalignError
 from longalign.training import fit, plan, step
@@ -190,18 +190,46 @@ def test_steps_without_a_finite_gradient_are_skipped_and_counted(tmp_path: Path)
     parts = read_parts(tmp_path / "run" / "checkpoints" / "step-00000006")
     assert all(t.isfinite().all() for part in parts.values() for t in part.values())
     assert parts["optimizer"]["line.weight::step"] == 4  # six steps, four updates
-    assert "2 steps without a finite gradient" in (tmp_path / "run" / "report.html").read_text()
+    assert "2 steps without a finite loss" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_loss_that_is_not_finite_skips_the_step_whatever_its_gradient(tmp_path: Path) -> None:
+    """Micro-batch 3 (step 1) says that its loss is infinite, and gives an ordinary gradient all the same."""
+    with pytest.warns(UserWarning, match="step 1: loss or gradient is not finite"):
+        result = fit(line_recipe(line__lost=[3], train__steps=3), tmp_path / "run")
+    parts = read_parts(tmp_path / "run" / "checkpoints" / "step-00000003")
+    assert result.skipped == 1 and parts["optimizer"]["line.weight::step"] == 2
+
+
+def test_a_scaler_finds_its_range_before_steps_count_as_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16 starts with a factor of 2^16 before the loss and halves it at every overflow, which is as it should be.
+    Where every loss is NaN, 16 halvings bring it to 1 (steps 0 to 15), and the next five (16 to 20) are an error.
+    """
+    make = step.Accelerator
+
+    def scaled(precision: str) -> Any:
+        accelerator = make(cpu=True)
+        accelerator.scaler = torch.amp.GradScaler("cpu")
+        return accelerator
+
+    monkeypatch.setattr("longalign.training.loop.make_accelerator", scaled)
+    given = line_recipe(line__sick=list(range(99)), train__steps=50, train__micro_batch_size=None)
+    with warnings.catch_warnings(), pytest.raises(LongalignError, match="5 steps in a row, up to step 20"):
+        warnings.simplefilter("ignore")
+        fit(given, tmp_path / "run")
 
 
 def test_it_gives_up_when_every_gradient_is_sick(tmp_path: Path) -> None:
-    """Steps 0 and 1 are well, 2 to 26 are not: the 25th in a row is an error, and there is a checkpoint from before."""
+    """Steps 0 and 1 are well, 2 to 6 are not: the fifth in a row is an error, and there is a checkpoint from before."""
     given = line_recipe(
         line__sick=list(range(2, 99)),
         train__steps=50,
         train__micro_batch_size=None,
         train__checkpoint_every_steps=2,
     )
-    with warnings.catch_warnings(), pytest.raises(LongalignError, match="25 steps in a row, up to step 26"):
+    with warnings.catch_warnings(), pytest.raises(LongalignError, match="5 steps in a row, up to step 6"):
         warnings.simplefilter("ignore")
         fit(given, tmp_path / "run")
     found = newest_checkpoint(tmp_path / "run" / "checkpoints")
@@ -213,6 +241,9 @@ def test_another_recipe_is_refused_but_more_steps_are_not(tmp_path: Path) -> Non
     fit(line_recipe(), out)
     with pytest.raises(LongalignError, match=r"differ in line\.dropout, train\.lr\. Choose another"):
         fit(line_recipe(train__lr=0.2, line__dropout=0.1), out)
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    del config["train"]["compile"]  # as if made before there was such a key
+    (out / "config.yaml").write_text(yaml.safe_dump(config))
     longer = fit(line_recipe(train__steps=8, train__keep_checkpoints=1), out)
     assert (longer.resumed_from, longer.step) == (6, 8)
     straight = fit(line_recipe(train__steps=8), tmp_path / "straight")
@@ -311,8 +342,6 @@ def test_precision_and_tracker_that_are_not_there(tmp_path: Path, monkeypatch: p
 def test_bf16_computes_in_bf16_and_keeps_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half-precision weights become float32, and a matrix product of the objective gives bfloat16 within the loop."""
     kinds: set[torch.dtype] = set()
-    from line_objective import LineObjective
-
     plain = LineObjective.backward
 
     def backward(self: Any, batch: Any, accelerator: Any) -> Any:
@@ -343,6 +372,35 @@ def test_a_plan_counts_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         160,
         80,
     )
-    assert made.batching.accumulation == 2 and made.epochs == 2.0 and made.rows == 10
+    assert made.batching.accumulation == 2 and made.epochs == 2.0 and (made.rows, made.steps) == (10, 5)
     assert made.total_s == pytest.approx(5 * made.step_s) and made.step_s > 0 and made.peak_bytes > 0
     assert list(tmp_path.iterdir()) == []
+
+
+class Affine(torch.nn.Linear):
+    """A layer of our own: torch leaves its own ones, taken alone, uncompiled."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+
+
+def test_compiling_keeps_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled by a backend that runs the graph as it is: the weights of an ordinary run, under the same names."""
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    plain, built = torch.compile, LineObjective.__init__
+
+    def with_affine(self: Any, *arguments: Any) -> None:
+        built(self, *arguments)
+        self.line.__class__ = Affine
+
+    monkeypatch.setattr(LineObjective, "__init__", with_affine)
+    monkeypatch.setattr(torch, "compile", lambda function: plain(function, backend=backend))
+    fit(line_recipe(train__steps=2, train__compile=True), tmp_path / "compiled")
+    assert graphs
+    fit(line_recipe(train__steps=2), tmp_path / "plain")
+    assert same_end(tmp_path / "plain", tmp_path / "compiled")

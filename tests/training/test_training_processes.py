@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 WORKER = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
-from line_objective import line_recipe, registered
+from line_objective import LineObjective, line_recipe, registered
 from longalign.errors import LongalignError
 from longalign.training import fit
 from longalign.training.processes import average_gradients, make_accelerator, leave_group
@@ -31,13 +31,20 @@ import torch
 os.environ["ACCELERATE_USE_CPU"] = "true"
 out, said = sys.argv[2], {}
 with registered():
-    made = fit(line_recipe(train__steps=3, train__micro_batch_size=1), out + "/two")
+    best = {"metric": "score", "mode": "max"}
+    watched = {"line__samples": 1, "line__peak": 1, "train__evaluate_every": 1, "train__best": best}
+    made = fit(line_recipe(train__steps=3, train__micro_batch_size=1, **watched), out + "/two")
     said["fit"] = [made.step, made.metrics["loss"], made.metrics["rows"]]
+    said["best"] = [made.best.step, str(made.model)]
+    # There is no room for two rows in the second process alone: both take one.
+    LineObjective.room = 1 if os.environ["RANK"] == "1" else None
+    fit(line_recipe(train__steps=3, train__micro_batch_size="auto"), out + "/auto")
+    LineObjective.room = None
     # A signal that reaches the second process alone stops both after the same step.
     at = 2 if os.environ["RANK"] == "1" else None
     stopped = fit(line_recipe(line__signal_at=at, train__micro_batch_size=1), out + "/" + "stopped")
     said["stopped"] = [stopped.step, stopped.stopped]
-    for name, recipe in {"refused": line_recipe(train__lr=0.7), "uneven": line_recipe(train__batch_size=5, train__micro_batch_size=None)}.items():
+    for name, recipe in {"refused": line_recipe(train__lr=0.7, **watched), "uneven": line_recipe(train__batch_size=5, train__micro_batch_size=None)}.items():
         try:
             fit(recipe, out + "/two")
         except LongalignError as error:
@@ -97,6 +104,15 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     for part in ("modules", "optimizer"):
         assert a[part].keys() == b[part].keys()
         assert all(torch.allclose(a[part][name], b[part][name], rtol=1e-9, atol=0) for name in a[part])
+    # Each process sees 2 rows a step and the score is −(rows/4 − 1)²: best after step 2, says the main one for both.
+    assert said[0]["best"] == [2, str(tmp_path / "two" / "model")]
+    assert len(list((tmp_path / "two" / "samples").glob("*/00.png"))) == 3
+    assert json.loads((tmp_path / "auto" / "batching.json").read_text()) == {
+        "micro_batch_size": 1,
+        "processes": 2,
+    }
+    found = read_parts(tmp_path / "auto" / "checkpoints" / "step-00000003")["modules"]
+    assert all(torch.equal(found[name], b["modules"][name]) for name in found)
     # A gradient of 1 in one of two processes, for two micro-batches: 1/4 in both; no gradient stays none.
     assert said[0]["gradients"] == [[0.25, 0.25], None]
     # Two micro-batches a step: call 2 of the second process is in its second step.

@@ -42,6 +42,23 @@ def test_an_unknown_key_names_the_nearest_right_one(key: str, says: str) -> None
         ({"train__steps": 0}, "train.steps: input should be greater than 0, not 0"),
         ({"train__lr": "fast"}, "train.lr: input should be a valid number"),
         ({"train__lr": float("inf")}, "train.lr: input should be a finite number"),
+        (
+            {"train__micro_batch_size": 0},
+            "train.micro_batch_size: should be a number of rows greater than 0, or",
+        ),
+        (
+            {"train__micro_batch_size": "ato"},
+            "train.micro_batch_size: should be a number of rows greater than 0",
+        ),
+        ({"train__best": {"metric": "loss"}}, "train.best.mode: is missing"),
+        (
+            {"train__best": {"metric": "loss", "mode": "min"}},
+            "train.best: chooses among evaluations, and there are none on the way: set train.evaluate_every",
+        ),
+        (
+            {"train__best": {"metric": "loss", "mod": "min"}},
+            "train.best.mod: no such key; did you mean train.best.mode?",
+        ),
         ({"train__betas": [0.9, 1.0]}, "train.betas: both betas should be at least 0 and below 1"),
         ({"train__schedule": "cosinus"}, "train.schedule: input should be 'constant', 'cosine' or 'linear'"),
         ({"train": None}, "train.steps: is missing; train.batch_size: is missing; train.lr: is missing"),

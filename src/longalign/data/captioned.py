@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,8 @@ def pixels_of(entry: Entry | Failure, size_px: int) -> np.ndarray | Failure:
 class SkipLog:
     """Which rows were skipped, each counted and listed once, in ``skipped.jsonl``.
 
+    A run that goes on counts from nothing again, and lists only what the folder does not list yet.
+
     Args:
         total: rows of the data.
 
@@ -103,6 +107,7 @@ class SkipLog:
         self.seen = 0
         self.failures: dict[str, Failure] = {}
         self._path: Path | None = None
+        self._listed: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.failures)
@@ -110,6 +115,7 @@ class SkipLog:
     def open(self, folder: str | os.PathLike[str]) -> None:
         """List them in a folder from now on, those so far included."""
         self._path = Path(folder) / SKIPPED_FILE
+        self._listed = set(_names(self._path))
         self._write(self.failures.values())
 
     def add(self, failures: Iterable[Failure], seen: int) -> None:
@@ -133,11 +139,33 @@ class SkipLog:
             )
 
     def _write(self, failures: Iterable[Failure]) -> None:
-        lines = "".join(json_line({"name": f.name, "reason": f.reason}) for f in failures)
+        new = {f.name: f for f in failures if f.name not in self._listed}
+        lines = "".join(json_line({"name": f.name, "reason": f.reason}) for f in new.values())
         if lines and self._path is not None:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with open(self._path, "ab", buffering=0) as file:  # whole lines, also from several processes
-                    file.write(lines.encode("utf-8", errors="backslashreplace"))
+                    data = lines.encode("utf-8", errors="backslashreplace")
+                    while data:  # a disk that gets full takes a part first, and then says so
+                        data = data[file.write(data) :]
             except OSError as error:
-                raise LongalignError(f"Cannot write {self._path}: {error.strerror}") from error
+                raise LongalignError(
+                    f"Cannot write {self._path}: {error.strerror}. Free some space, or write elsewhere."
+                ) from error
+            self._listed.update(new)
+
+
+def _names(path: Path) -> Iterator[str]:
+    """Names of the rows in a list of skipped ones. A last line that was cut off is ended: another may follow."""
+    try:
+        data = path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            with open(path, "ab") as file:
+                file.write(b"\n")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LongalignError(f"Cannot read or write {path}: {error.strerror}") from error
+    for line in data.splitlines():
+        with suppress(ValueError, KeyError, TypeError):
+            yield json.loads(line)["name"]

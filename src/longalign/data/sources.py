@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from longalign.data.entries import TEXT_KEYS, Entry, Failure, Source
 from longalign.data.files import CocoCaptions, CsvRows, JsonLines, TextFiles
 from longalign.errors import LongalignError
+
+if TYPE_CHECKING:
+    from longalign.stickers.world import Scene
 
 STICKERS = "stickers"
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -42,16 +47,29 @@ class StickerScenes(Source):
         return self.count
 
     def __getitem__(self, index: int) -> Entry:
+        return Entry(self.picture(index), self.text(index), f"scene {index}")
+
+    def picture(self, index: int) -> Image.Image:
+        """The scene, drawn."""
+        from longalign.stickers.world import render
+
+        return render(self._scene(index))
+
+    def text(self, index: int) -> str:
+        """Its caption; nothing is drawn for it."""
         from longalign.stickers.captions import caption, text_of
-        from longalign.stickers.world import render, scene
+
+        rng = np.random.default_rng([self.seed, index])
+        refers = bool(rng.random() < self.referring)
+        return text_of(caption(self._scene(index), rng, referring=refers))
+
+    def _scene(self, index: int) -> Scene:
+        from longalign.stickers.world import scene
 
         if not 0 <= index < self.count:
             raise IndexError(index)
         objects = self.objects[index % len(self.objects)]
-        drawn = scene(index, objects=objects, split=self.split, seed=self.seed)
-        rng = np.random.default_rng([self.seed, index])
-        refers = bool(rng.random() < self.referring)
-        return Entry(render(drawn), text_of(caption(drawn, rng, referring=refers)), f"scene {index}")
+        return scene(index, objects=objects, split=self.split, seed=self.seed)
 
 
 def open_source(

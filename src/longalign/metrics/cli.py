@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from longalign.errors import LongalignError
+from longalign.metrics.evaluate_cli import curves, evaluate
+from longalign.metrics.information_cli import information
 from longalign.metrics.options import (
     ModelList,
     Objects,
@@ -27,6 +29,9 @@ from longalign.terminal import Device, Dtype, Json, Out, Overwrite, progress
 def register(app: typer.Typer, stickers: typer.Typer) -> None:
     """Adds the commands of this package to the table of functions."""
     app.command("retrieve")(retrieve)
+    app.command("evaluate")(evaluate)
+    app.command("curves")(curves)
+    app.command("information")(information)
     stickers.command("identify")(identify)
     stickers.command("localise")(localise)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longalign.report import Report, Table, write_report
+from longalign.report import Case, Curve, Report, Table, write_report
 from longalign.runs import RunFolder
 from longalign.versions import versions
 
@@ -22,6 +22,8 @@ def write_run(
     title: str,
     intro: str,
     facts: Mapping[str, str],
+    cases: Sequence[Case] = (),
+    curves: Sequence[Curve] = (),
     out: Path | None = None,
     overwrite: bool = False,
 ) -> RunFolder:
@@ -39,6 +41,8 @@ def write_run(
         intro=intro,
         facts={"command": shlex.join(["longalign", *sys.argv[1:]]), **facts, **versions()},
         tables=tables,
+        cases=cases,
+        curves=curves,
     )
     write_report(report, run.report, jsonl=run.path / "report.jsonl")
     return run

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 OBJECTIVES: dict[str, str] = {
     "consistency": "longalign.objectives.consistency:ConsistencyObjective",
+    "contrastive": "longalign.objectives.contrastive:ContrastiveObjective",
     "preference": "longalign.objectives.preference:PreferenceObjective",
     "reward": "longalign.objectives.reward:RewardObjective",
     "supervised": "longalign.objectives.supervised:SupervisedObjective",
@@ -27,7 +28,15 @@ class Objective(Protocol):
     """Fills `.grad` and says how it went; clipping, stepping, logging, saving and resuming are the loop's.
 
     An objective that writes lists of its own, such as of skipped rows, may have a method `opened(folder)`: the main
-    process calls it with the run folder before the first step.
+    process calls it with the run folder before the first step. One that draws random numbers may have a method
+    `reseed(draws)` (`longalign.objectives.draws`): the loop calls it before each `backward`, so that several processes
+    draw what one would.
+
+    One that makes pictures may have a method `samples(accelerator) -> list[tuple[str, PIL.Image.Image]]`: captions and
+    what the model makes of them now. The loop calls it at each evaluation, in the main process alone (so it must not
+    wait for others), always from the same random state and without dropout, and gives the pictures to the run folder
+    (`samples/`), the tracker and the report, which sets those of one caption side by side. What it costs is the
+    objective's business: a few captions, the same each time.
     """
 
     Settings: ClassVar[type]

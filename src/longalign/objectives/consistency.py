@@ -7,19 +7,19 @@ its weights and is sampled without, in four steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from longalign.data.texts import Padding, TextStates, join
 from longalign.encoding import Conditioning
 from longalign.errors import LongalignError
+from longalign.objectives.draws import normal, uniform
 from longalign.objectives.from_pictures import FromPictures
+from longalign.objectives.lora_off import without_lora
 from longalign.objectives.picture_settings import PictureSettings
 
 
@@ -66,8 +66,9 @@ class ConsistencyObjective(FromPictures):
         self, x0: Tensor, states: Sequence[TextStates], padding: Padding, accelerator: Any
     ) -> dict[str, float | Tensor]:
         """One micro-batch, without caption dropout; see `FromPictures.learn`."""
-        t = self.times(torch.rand(len(x0))).to(x0.device)
-        eps = torch.randn(x0.shape).to(x0.device)
+        own = self.draws_of(len(x0)).rows(len(x0))
+        t = self.times(uniform(own)).to(x0.device)
+        eps = normal(own, *x0.shape[1:], dtype=x0.dtype).to(x0.device)
         total = x0.new_zeros(())
         for members, conditioning in join(states, padding, self.adapter):
             loss = self.losses(x0[members], t[members], eps[members], conditioning).sum() / len(x0)
@@ -94,7 +95,7 @@ class ConsistencyObjective(FromPictures):
         sigma, scaled = self.settings.sigma_data, self.settings.timestep_scaling * t.double()
         c_skip = sigma**2 / (scaled**2 + sigma**2)
         c_out = scaled / (scaled**2 + sigma**2).sqrt()
-        f = self.denoiser(x_t, t, conditioning).float()
+        f = self.denoiser(x_t, t, conditioning)
         x0 = self.denoiser.x0(x_t, f, t)
         skip, out = (c.to(x_t).view(-1, *[1] * (x_t.ndim - 1)) for c in (c_skip, c_out))
         return skip * x_t + out * x0
@@ -102,24 +103,10 @@ class ConsistencyObjective(FromPictures):
     # x̂_s = α_s x̂_0 + σ_s ε̂,  x_t = α_t x̂_0 + σ_t ε̂
     def step(self, x_t: Tensor, f: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """DDIM from t to s (η = 0). s = 0 is the schedule's first step, where a little noise is left."""
-        x0 = self.denoiser.x0(x_t, f.float(), t)
+        x0 = self.denoiser.x0(x_t, f, t)
         alpha, sigma = self.denoiser.levels(t, x_t)
         return self.denoiser.noised(x0, (x_t - alpha * x0) / sigma, s)
 
     def times(self, u: Tensor) -> Tensor:
         """One of the teacher's steps: 19, 39, …, 999 for 50 of 1000."""
         return ((u * self.settings.ddim_steps).long() + 1) * self.stride - 1
-
-
-@contextmanager
-def without_lora(module: nn.Module, name: str) -> Iterator[None]:
-    """One of the LoRAs of a model multiplied by 0. Unlike switching it off, that touches no `requires_grad`."""
-    layers = [m for m in module.modules() if isinstance(m, LoraLayer) and name in m.scaling]
-    before = [layer.scaling[name] for layer in layers]
-    for layer in layers:
-        layer.scaling[name] = 0.0
-    try:
-        yield
-    finally:
-        for layer, scale in zip(layers, before, strict=True):
-            layer.scaling[name] = scale

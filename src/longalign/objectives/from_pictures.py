@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -23,17 +24,19 @@ from longalign.encoding import Conditioning, T5Branch
 from longalign.errors import LongalignError
 from longalign.generate import t5_branch
 from longalign.objectives import BuildContext, Task
-from longalign.objectives.drawn import share_true
+from longalign.objectives.drawn import drawn_samples, judged
+from longalign.objectives.draws import Drawing, normal
 from longalign.objectives.picture_data import Batch, Data, captions_of, load_pictures
 from longalign.objectives.picture_settings import PictureDataSettings, PictureSettings
-from longalign.pipelines import ModelSettings, load_pipeline, resolve, settings_of
-from longalign.solver import make_solver
+from longalign.objectives.whole_model import save_whole
+from longalign.pipelines import ModelSettings, load_pipeline, settings_of
+from longalign.solver import LinearSolver, make_solver
 
 _EVALUATED_AT_ONCE = 32
 _SEED = 10_000  # ε of held-out row i comes from this seed + i, in every evaluation and run
 
 
-class FromPictures(ABC):
+class FromPictures(Drawing, ABC):
     """Base of objectives with a loss on noised latents under a caption.
 
     A batch is split by the captions' padded lengths, since what stands behind a caption must not depend on its
@@ -83,7 +86,7 @@ class FromPictures(ABC):
         self.skip_log = SkipLog(len(data), "the training data")
         own_guidance = 1.0 if self.model.guidance is None else self.model.guidance
         self.guidance = own_guidance if settings.guidance is None else settings.guidance
-        self._sampler = make_solver(pipe.scheduler, *self.solver) if self.prompts else None
+        self._shown: list[tuple[str, Image.Image]] = []  # pictures of the last evaluation
         self._freeze()
 
     @classmethod
@@ -153,7 +156,8 @@ class FromPictures(ABC):
             and not self.prompts
             and not isinstance(self.held_out, CaptionedPictures)
         ):
-            for part in (*self.texts.modules, self.pipe.vae):
+            shows = settings.sample_pictures and self.held_out is not None
+            for part in (*self.texts.modules, *([] if shows else [self.pipe.vae])):
                 part.to("cpu")
 
     @property
@@ -228,8 +232,7 @@ class FromPictures(ABC):
     def evaluate(self, accelerator: Any) -> dict[str, float]:
         """On held-out rows, the `loss` at fixed times (spread evenly) and fixed noise, without caption dropout.
 
-        Where the model has an oracle, `true`: the share of sentences of held-out captions that it finds true of
-        pictures drawn from fixed seeds; unclear ones count as not true.
+        Where the model has an oracle, `true` and `looks` of pictures of held-out captions: `drawn.judged`.
         """
         if self.held_out is None:
             return {}
@@ -239,16 +242,33 @@ class FromPictures(ABC):
             sums += self._held_out_loss(list(mine[first : first + _EVALUATED_AT_ONCE]))
         total, count = accelerator.reduce(sums, reduction="sum").tolist()
         found = {"loss": total / count}
-        if self._sampler is not None:
-            found["true"] = share_true(self, self._sampler, self.prompts, accelerator)
+        if self.prompts:
+            figures, self._shown = judged(self, self.prompts, accelerator)
+            found |= figures
         return found
+
+    def samples(self, accelerator: Any) -> list[tuple[str, Image.Image]]:
+        """Held-out captions and pictures of them: those that the last evaluation drew here, else new ones."""
+        count = min(self.settings.sample_pictures, self.held_out_count)
+        if self.prompts or not count:
+            return self._shown[:count]
+        return drawn_samples(self, count)
+
+    @cached_property
+    def sampler(self) -> LinearSolver:
+        """How pictures are drawn, as `solver` says; a flow model has its own way."""
+        name, steps = self.solver
+        return make_solver(
+            self.pipe.scheduler, "own" if self.denoiser.alphas_cumprod is None else name, steps
+        )
 
     @torch.no_grad()
     def _held_out_loss(self, numbers: Sequence[int]) -> Tensor:
         """(2,) sum of the losses of some held-out rows, and how many."""
         assert self.held_out is not None
         x0, states, padding = self.encode_held_out(numbers)
-        eps = torch.stack([_noise(x0[0], _SEED + i) for i in numbers])
+        generators = [torch.Generator().manual_seed(_SEED + i) for i in numbers]
+        eps = normal(generators, *x0.shape[1:]).to(x0.device)
         # The golden ratio's multiples are spread evenly, however many there are.
         u = torch.tensor([(i * 0.6180339887498949) % 1 for i in numbers])
         t = self.times(u).to(x0.device)
@@ -276,20 +296,4 @@ class FromPictures(ABC):
         trained = {lora.component_of(module): module}
         if self.t5 is not None:
             trained["adapter"] = self.t5.adapter
-        base = Path(resolve(self.model_name))
-        if base.is_dir():  # all that is beside the pipeline, too: settings, T5 branch, CLIP
-            replaced = {*trained, "curves"}
-
-            def left_out(where: str, names: list[str]) -> set[str]:
-                return replaced & set(names) if Path(where) == base else set()
-
-            shutil.copytree(base, folder, ignore=left_out, dirs_exist_ok=True)
-        else:
-            self.pipe.save_pretrained(folder)
-        for name, part in trained.items():
-            part.save_pretrained(folder / name)
-
-
-def _noise(like: Tensor, seed: int) -> Tensor:
-    """Drawn on the CPU, so that it is the same for every device."""
-    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like.device)
+        save_whole(self.pipe, self.model_name, trained, folder)

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from longalign.data.sources import Objects
+
+
+def _one_range(value: Any) -> Any:
+    one = isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(v, int) for v in value)
+    return (value,) if one else value
+
+
+def _in_range(value: tuple[Objects, ...]) -> tuple[Objects, ...]:
+    if not value or not all(1 <= least <= most <= 9 for least, most in value):
+        raise ValueError("should be least and most, from 1 to 9")
+    return value
+
+
+# Of sticker scenes; in a recipe one pair will do.
+ObjectRanges = Annotated[tuple[Objects, ...], BeforeValidator(_one_range), AfterValidator(_in_range)]
 
 
 class PictureSettings(BaseModel):
@@ -31,6 +46,9 @@ class PictureSettings(BaseModel):
     oracle_scenes: int = Field(
         0, ge=0, description="held-out captions that are drawn and judged, where the model has an oracle"
     )
+    sample_pictures: int = Field(
+        4, ge=0, description="held-out captions whose pictures a tracker shows at each evaluation"
+    )
     guidance: float | None = Field(None, ge=0, description="classifier-free guidance; null: the model's own")
 
 
@@ -50,26 +68,11 @@ class PictureDataSettings(BaseModel):
     column: str | None = Field(None, description="key of the captions; null: caption, prompt or text")
     size_px: int | None = Field(None, gt=0, description="side of the squares; null: the model's own")
     count: int = Field(1_000_000, gt=0, description="how many sticker scenes; files are taken whole")
-    objects: tuple[Objects, ...] = Field(
-        ((1, 9),),
-        min_length=1,
-        description="least and most stickers of a scene, or several such ranges in turn",
+    objects: ObjectRanges = Field(
+        ((1, 9),), description="least and most stickers of a scene, or several such ranges in turn"
     )
     referring: float = Field(
         0.0, ge=0, le=1, description="share of sticker captions with sentences that refer to the one before"
     )
     held_out: str | None = Field(None, description="to evaluate on; null: nothing")
     held_out_count: int = Field(256, gt=0, description="at most so many of them")
-
-    @field_validator("objects", mode="before")
-    @classmethod
-    def _one_range(cls, value: Any) -> Any:
-        one = isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(v, int) for v in value)
-        return (value,) if one else value
-
-    @field_validator("objects")
-    @classmethod
-    def _ranges(cls, value: tuple[Objects, ...]) -> tuple[Objects, ...]:
-        if not all(1 <= least <= most <= 9 for least, most in value):
-            raise ValueError("should be least and most, from 1 to 9")
-        return value

@@ -7,28 +7,30 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from longalign import lora
+from longalign.checkpoints.base import fingerprint
 from longalign.denoiser import Denoiser
 from longalign.encoding import Conditioning, T5Branch, encode_groups
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.generate import t5_branch
 from longalign.objectives import BuildContext, Task
+from longalign.objectives.draws import Drawing, normal
 from longalign.objectives.reward_chain import Terms, backpropagate, make_plan, sample_keeping
 from longalign.objectives.reward_data import load_prompts
-from longalign.objectives.reward_evaluation import HeldOut, evaluate
-from longalign.objectives.reward_settings import RewardDataSettings, RewardModel, RewardSettings
-from longalign.objectives.rewards import Reward, reward_loss
+from longalign.objectives.reward_evaluation import HeldOut, evaluate, load_held_out
+from longalign.objectives.reward_settings import RewardDataSettings, RewardSettings
+from longalign.objectives.rewards import Reward, load_reward, reward_loss
 from longalign.pipelines import ModelSettings, load_pipeline, settings_of
-from longalign.preference import PreferenceModel, crop
+from longalign.preference import crop
 from longalign.preference.scores import SCALE
 from longalign.solver import LinearSolver, make_solver
 
 
-class RewardObjective:
+class RewardObjective(Drawing):
     """Samples pictures without gradient, scores them, and takes the scores' gradient back to chosen predictions.
 
     Args:
@@ -43,6 +45,7 @@ class RewardObjective:
         LongalignError: the solver does not fit the model, or is not linear.
     """
 
+    name: ClassVar[str] = "reward"  # also of the LoRA
     Settings: ClassVar[type] = RewardSettings
     DataSettings: ClassVar[type] = RewardDataSettings
 
@@ -63,6 +66,7 @@ class RewardObjective:
         self.t5, self.held_out, self.model_name = t5, held_out, model_name
         self.denoiser = Denoiser.of(pipe)
         self.context = context or BuildContext(self.denoiser.device)
+        self.base = fingerprint(self.denoiser.module, model_name)  # once: of a big model it takes seconds
         self.solver: LinearSolver = make_solver(
             pipe.scheduler,
             settings.solver,
@@ -96,28 +100,15 @@ class RewardObjective:
             adapter = lora.load_text_adapter(folder)
             if t5 is not None and adapter is not None:
                 t5 = T5Branch(t5.tokenizer, t5.encoder, adapter.to(device))
-        lora.attach(backbone, rank=settings.rank, name="reward")
+        lora.attach(backbone, rank=settings.rank, name=cls.name)
         rewards = [load_reward(wanted, settings, device) for wanted in settings.rewards]
-        held_out = None
-        if data.held_out is not None:  # the same for every seed, so that runs can be compared
-            prompts: Dataset[str] = load_prompts(
-                data.held_out,
-                split="validation",
-                count=data.held_out_count,
-                objects=data.objects,
-                referring=data.referring,
-            )
-            others = [
-                load_reward(wanted, settings, device, judging=True) for wanted in settings.evaluate_with
-            ]
-            held_out = HeldOut(prompts, data.held_out_count, others)
         objective = cls(
             pipe,
             rewards,
             settings,
             model=settings_of(model, pipe),
             t5=t5,
-            held_out=held_out,
+            held_out=load_held_out(settings, data, device),
             context=context,
             model_name=model,
         )
@@ -148,17 +139,26 @@ class RewardObjective:
             the loss; the `reward`, which is the weighted sum of plain scores × 100, so that runs of different ω can be
             compared; where there are several, each one's score; the first step with gradient (`first_step`).
         """
+        draws = self.draws_of(len(batch))
+        common, own = draws.common(), draws.rows(len(batch))
         texts = [reward.embed(batch, accelerator) for reward in self.rewards]
-        plan = make_plan(self.settings.method, len(self.solver), self._gradient_steps)
+        plan = make_plan(self.settings.method, len(self.solver), self._gradient_steps, common)
+        crop_seed = int(torch.randint(2**31, (), generator=common))  # one place for all pictures of the step
         loss = torch.zeros((), device=self.denoiser.device)
         scores = torch.zeros(len(self.rewards), device=self.denoiser.device)
         for members, conditioning in self.encode(batch):
             terms = self.terms(conditioning)
+            generators = [own[m] for m in members]
             sampled = sample_keeping(
-                self.solver, terms, self.noise(len(members)), plan, lambda x, f, t: self.denoiser.x0(x, f, t)
+                self.solver,
+                terms,
+                self.noise(generators),
+                plan,
+                lambda x, f, t: self.denoiser.x0(x, f, t),
+                generator=generators,
             )
             share = [(reweighted[members], plain[members]) for reweighted, plain in texts]
-            g, lost, scored = self.score_gradient(sampled.x0, share, len(batch), accelerator)
+            g, lost, scored = self.score_gradient(sampled.x0, share, len(batch), crop_seed, accelerator)
             loss, scores = loss + lost, scores + scored
             backpropagate(
                 self.solver,
@@ -200,14 +200,21 @@ class RewardObjective:
 
         return parts
 
-    def noise(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """(count, C, h, w) starting noise, drawn on the CPU so that it is the same for every device."""
-        shape = (count, self.denoiser.channels, self.denoiser.side, self.denoiser.side)
-        return torch.randn(shape, generator=generator).to(self.denoiser.device)
+    def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """(B, C, h, w) starting noise, each row from its own generator."""
+        denoiser = self.denoiser
+        dtype = torch.promote_types(torch.float32, denoiser.module.dtype)
+        shape = (denoiser.channels, denoiser.side, denoiser.side)
+        return normal(generators, *shape, dtype=dtype).to(denoiser.device)
 
     # g = ∂L/∂x_0
     def score_gradient(
-        self, x0: Tensor, texts: Sequence[tuple[Tensor, Tensor]], count: int, accelerator: Any
+        self,
+        x0: Tensor,
+        texts: Sequence[tuple[Tensor, Tensor]],
+        count: int,
+        crop_seed: int,
+        accelerator: Any,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Through the decoder and the scorers alone, a few pictures at a time.
 
@@ -215,13 +222,13 @@ class RewardObjective:
             x0: (B, C, h, w) sampled latents.
             texts: for each reward (B, D) C⊥ + ω ηV, and (B, D) plain C_P.
             count: what the loss is a mean over: the pictures of the whole micro-batch.
+            crop_seed: says which part of the pictures is scored.
 
         Returns:
             (B, C, h, w) g; these pictures' part of the mean loss; and of each reward's mean score × 100, (rewards,).
         """
         scale = _scale(accelerator)
         g = torch.empty_like(x0)
-        crop_seed = int(torch.randint(2**31, ()))  # one place, however many pictures are taken at once
         loss = x0.new_zeros(())
         scores = x0.new_zeros(len(self.rewards))
         at_once = self.settings.pictures_at_once
@@ -255,11 +262,15 @@ class RewardObjective:
         """Held-out prompts: see `longalign.objectives.reward_evaluation`."""
         return {} if self.held_out is None else evaluate(self, self.held_out, accelerator)
 
+    def samples(self, accelerator: Any) -> list[tuple[str, Image.Image]]:
+        """Held-out prompts and their pictures, of those that this process drew in the last evaluation."""
+        return [] if self.held_out is None else self.held_out.samples
+
     @torch.no_grad()
     def sample(self, conditioning: Conditioning, seeds: Sequence[int]) -> Tensor:
         """One picture for each prompt, (B, 3, H, W) in [0, 1], each from its own seed."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noise = torch.cat([self.noise(1, g) for g in generators])
+        noise = self.noise(generators)
 
         def predict(_: int, x: Tensor, t: Tensor) -> Tensor:
             return self.denoiser.guided(x, t, conditioning, self.guidance, split=self.settings.split_guidance)
@@ -272,23 +283,7 @@ class RewardObjective:
         if not lora.attached(self.denoiser.module):
             raise LongalignError("nothing to save: the backbone has no LoRA")
         adapter = self.t5.adapter if self.t5 is not None and self.settings.start_from else None
-        lora.save(self.denoiser.module, folder, adapter=adapter, base_name=self.model_name)
-
-
-def load_reward(
-    wanted: RewardModel, settings: RewardSettings, device: str, *, judging: bool = False
-) -> Reward:
-    """The preference model of a recipe's line, in float32.
-
-    Args:
-        judging: only its plain score is wanted, and so no V.
-    """
-    model = PreferenceModel.from_pretrained(
-        wanted.model, device=device, dtype="float32", tokenizer=wanted.tokenizer
-    )
-    omega = settings.omega if wanted.omega is None else wanted.omega
-    name = Path(wanted.model).name
-    return Reward(name, model, wanted.weight, 1.0 if judging else omega, settings.v, wanted.text)
+        lora.save(self.denoiser.module, folder, adapter=adapter, base=self.base, base_name=self.model_name)
 
 
 def _scale(accelerator: Any) -> float:

@@ -43,33 +43,33 @@ class Plan:
     one_step: bool = False
 
 
-def drtune(total: int, count: int) -> Plan:
+def drtune(total: int, count: int, generator: torch.Generator | None = None) -> Plan:
     """Deep Reward Tuning (LongAlign, Eq. 5): ``count`` of all steps at equal distances from a random start.
 
     Released: every 10th of 50 from a start of 0…9. Every step is as likely as any other, also where ``count`` does not
     divide their number.
     """
-    start = _draw(total)
+    start = _draw(total, generator)
     return Plan(tuple((start + i * total) // count for i in range(count)))
 
 
-def draft(total: int, count: int) -> Plan:
+def draft(total: int, count: int, generator: torch.Generator | None = None) -> Plan:
     """DRaFT-K: the last K = ``count`` steps, inputs attached."""
     return Plan(tuple(range(total - count, total)), attached=True)
 
 
-def alignprop(total: int, count: int) -> Plan:
+def alignprop(total: int, count: int, generator: torch.Generator | None = None) -> Plan:
     """AlignProp: the last K steps, inputs attached, K drawn uniformly from 1 to all; ``count`` means nothing."""
-    return draft(total, 1 + _draw(total))
+    return draft(total, 1 + _draw(total, generator))
 
 
-def refl(total: int, count: int) -> Plan:
+def refl(total: int, count: int, generator: torch.Generator | None = None) -> Plan:
     """ReFL: one random step of the last quarter (30…39 of its 40), and from there to x_0 at once."""
     late = max(1, total // 4)
-    return Plan((total - late + _draw(late),), one_step=True)
+    return Plan((total - late + _draw(late, generator),), one_step=True)
 
 
-METHODS: dict[str, Callable[[int, int], Plan]] = {
+METHODS: dict[str, Callable[..., Plan]] = {
     "drtune": drtune,
     "draft": draft,
     "alignprop": alignprop,
@@ -77,20 +77,23 @@ METHODS: dict[str, Callable[[int, int], Plan]] = {
 }
 
 
-def make_plan(method: str, total: int, count: int) -> Plan:
-    """Draws the steps of one sampling of ``total`` predictions from torch's random state.
+def make_plan(method: str, total: int, count: int, generator: torch.Generator | None = None) -> Plan:
+    """Draws the steps of one sampling of ``total`` predictions.
+
+    Args:
+        generator: else torch's own.
 
     Raises:
         LongalignError: more gradient steps than there are steps.
     """
     if not 1 <= count <= total:
         raise LongalignError(f"{count} steps with gradient cannot be chosen from {total}")
-    return METHODS[method](total, count)
+    return METHODS[method](total, count, generator)
 
 
-def _draw(count: int) -> int:
+def _draw(count: int, generator: torch.Generator | None) -> int:
     """0 … count − 1."""
-    return int(torch.randint(count, ()))
+    return int(torch.randint(count, (), generator=generator))
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,15 @@ def sample_keeping(
     noise: Tensor,
     plan: Plan,
     x0_of: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    *,
+    generator: torch.Generator | list[torch.Generator] | None = None,
 ) -> Sampled:
     """Samples, and keeps what `backpropagate` needs.
 
     Args:
         noise: (B, …) x_T.
         x0_of: x_in, f, t → the clean latent that f stands for; a plan that ends in one step needs it.
+        generator: of a stochastic solver's noise, one or one a row; None is torch's own.
     """
     kept: dict[int, Kept] = {}
     one_step: list[Tensor] = []
@@ -138,7 +144,8 @@ def sample_keeping(
             one_step.append(x0_of(x, f, t))
         return f
 
-    end = solver.sample(predict, noise, last=plan.steps[-1] if plan.one_step else None)
+    last = plan.steps[-1] if plan.one_step else None
+    end = solver.sample(predict, noise, last=last, generator=generator)
     # Casts of trained weights that autocast made here have no graph, and older torch would use them again.
     torch.clear_autocast_cache()
     return Sampled(one_step[0] if plan.one_step else end, kept)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+from PIL import Image
 from torch.utils.data import Dataset
 
+from longalign.data.sources import STICKERS, Objects, StickerScenes
 from longalign.prompts import read_prompt_file
-from longalign.stickers.captions import caption, text_of
-from longalign.stickers.world import scene
-
-STICKERS = "stickers"
 
 
-class ListedPrompts(Dataset[str]):
+class Prompts(Dataset[str]):
     """Prompts that are at hand."""
 
     def __init__(self, prompts: Sequence[str]) -> None:
@@ -27,37 +24,25 @@ class ListedPrompts(Dataset[str]):
     def __getitem__(self, index: int) -> str:
         return self.prompts[index]
 
+    def picture(self, index: int) -> Image.Image | None:
+        """What the prompt is a caption of, where that is known."""
+        return None
 
-class StickerCaptions(Dataset[str]):
-    """Captions of random scenes that state everything, written when they are asked for.
 
-    Args:
-        count: how many.
-        split, seed: which series of scenes; those of different splits never meet.
-        objects: least and most stickers of a scene.
-        referring: with sentences that refer to the one before ("It stands on a red disc.").
-    """
+class SceneCaptions(Prompts):
+    """Captions of random scenes, written when they are asked for."""
 
-    def __init__(
-        self,
-        count: int,
-        split: str = "train",
-        seed: int = 0,
-        objects: tuple[int, int] = (1, 9),
-        referring: bool = False,
-    ) -> None:
-        self.count, self.split, self.seed = count, split, seed
-        self.objects, self.referring = objects, referring
+    def __init__(self, scenes: StickerScenes) -> None:
+        self.scenes = scenes
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.scenes)
 
     def __getitem__(self, index: int) -> str:
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        drawn = scene(index, objects=self.objects, split=self.split, seed=self.seed)
-        rng = np.random.default_rng([self.seed, index])
-        return text_of(caption(drawn, rng, referring=self.referring))
+        return self.scenes.text(index)
+
+    def picture(self, index: int) -> Image.Image:
+        return self.scenes.picture(index)
 
 
 def load_prompts(
@@ -66,14 +51,18 @@ def load_prompts(
     split: str = "train",
     seed: int = 0,
     count: int = 100_000,
-    objects: tuple[int, int] = (1, 9),
-    referring: bool = False,
-) -> Dataset[str]:
+    objects: Objects | Sequence[Objects] = (1, 9),
+    referring: float = 0.0,
+) -> Prompts:
     """Prompts by the name of their source: ``stickers``, or a text or JSONL file (`longalign.prompts`).
+
+    Args:
+        split, seed, count, objects, referring: of `StickerScenes`; one range of ``objects`` will do.
 
     Raises:
         LongalignError: no such file, or no prompts in it.
     """
     if source == STICKERS:
-        return StickerCaptions(count, split, seed, objects, referring)
-    return ListedPrompts(read_prompt_file(Path(source)))
+        ranges = [objects] if isinstance(objects[0], int) else objects
+        return SceneCaptions(StickerScenes(count, split, seed, tuple(ranges), referring))  # type: ignore[arg-type]
+    return Prompts(read_prompt_file(Path(source)))

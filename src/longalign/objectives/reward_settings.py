@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from longalign.objectives.picture_settings import ObjectRanges
 from longalign.objectives.reward_chain import Method
 from longalign.objectives.rewards import TextReading, VSource
 from longalign.solver import LCM_TIMESTEPS, SOLVERS, SPACINGS
@@ -79,7 +80,17 @@ class RewardSettings(BaseModel):
     )
 
     evaluate_with: tuple[RewardModel, ...] = Field(
-        (), description="preference models that score held-out prompts and are not trained on"
+        (),
+        description="preference models that score held-out prompts and are not trained on; the first (else the "
+        "first reward) has the features of diversity, fid and cmmd",
+    )
+    distance_to: Literal["base", "pictures", "none"] = Field(
+        "base",
+        description="fid and cmmd from what the model draws of the held-out prompts without this run's LoRA, or "
+        "from the pictures that they are captions of (stickers alone)",
+    )
+    sample_pictures: int = Field(
+        4, ge=0, description="held-out prompts whose pictures a tracker shows at each evaluation"
     )
     evaluate_at_once: int = Field(16, gt=0, description="pictures sampled together")
 
@@ -128,17 +139,14 @@ class RewardDataSettings(BaseModel):
 
     prompts: str = Field("stickers", description="to train on")
     count: int = Field(100_000, gt=0, description="how many sticker captions; files are taken whole")
-    objects: tuple[int, int] = Field((1, 9), description="least and most stickers of a scene")
-    referring: bool = Field(False, description="sticker captions with sentences that refer to the one before")
+    objects: ObjectRanges = Field(
+        ((1, 9),), description="least and most stickers of a scene, or several such ranges in turn"
+    )
+    referring: float = Field(
+        0.0, ge=0, le=1, description="share of sticker captions with sentences that refer to the one before"
+    )
     held_out: str | None = Field(None, description="to evaluate on; null: nothing")
     held_out_count: int = Field(64, gt=0, description="at most so many of them")
-
-    @field_validator("objects")
-    @classmethod
-    def _a_range(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if not 1 <= value[0] <= value[1] <= 9:
-            raise ValueError("should be least and most, from 1 to 9")
-        return value
 
 
 def _one_of(value: str, names: tuple[str, ...]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from longalign.decomposition import Decomposition
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel
+
+if TYPE_CHECKING:
+    from longalign.objectives.reward_settings import RewardModel, RewardSettings
 
 VSource = Literal["stored", "batch"]
 TextReading = Literal["segments", "single"]
@@ -75,6 +79,25 @@ class Reward:
     def image(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] → (B, D) unit, differentiable."""
         return self.model.image(pixels)
+
+
+def load_reward(
+    wanted: RewardModel, settings: RewardSettings, device: str, *, judging: bool = False
+) -> Reward:
+    """The preference model of a recipe's line, in float32.
+
+    Args:
+        judging: only its plain score is wanted, and so no V.
+
+    Raises:
+        LongalignError: there is no such model, or no V beside it.
+    """
+    model = PreferenceModel.from_pretrained(
+        wanted.model, device=device, dtype="float32", tokenizer=wanted.tokenizer
+    )
+    omega = settings.omega if wanted.omega is None else wanted.omega
+    name = Path(wanted.model).name
+    return Reward(name, model, wanted.weight, 1.0 if judging else omega, settings.v, wanted.text)
 
 
 # L = Σ_k w_k (1 − C_X·(C⊥ + ω ηV)), halved in the released code                                  §2.3, Eq. 8

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from longalign.data.texts import Padding, TextStates, join
 from longalign.encoding import Conditioning
+from longalign.objectives.draws import normal, uniform
 from longalign.objectives.from_pictures import FromPictures
 from longalign.objectives.picture_settings import PictureSettings
 
@@ -40,13 +40,14 @@ class SupervisedObjective(FromPictures):
     def learn(
         self, x0: Tensor, states: Sequence[TextStates], padding: Padding, accelerator: Any
     ) -> dict[str, float | Tensor]:
-        """One micro-batch; see `FromPictures.learn`. All random numbers come from the CPU's generator."""
-        copies = self.settings.noisings
-        drop = (torch.rand(len(x0)) < self.settings.caption_dropout).tolist()
-        # Stratified: less noise in the gradient. In random order, since rows of one length come together.
-        n = copies * len(x0)
-        t = self.times((torch.randperm(n) + torch.rand(n)) / n).to(x0.device)
-        eps = torch.randn(n, *x0.shape[1:]).to(x0.device)
+        """One micro-batch, its times stratified over the step's whole batch; see `FromPictures.learn`."""
+        count, copies = len(x0), self.settings.noisings
+        draws = self.draws_of(count)
+        own = draws.rows(count)
+        drop = (uniform(own) < self.settings.caption_dropout).tolist()
+        t = self.times(draws.stratified(count, copies, draws.common())).to(x0.device)
+        eps = normal(own, copies, *x0.shape[1:], dtype=x0.dtype).flatten(0, 1).to(x0.device)
+        n = count * copies
         total = x0.new_zeros(())
         for members, conditioning in join(states, padding, self.adapter, drop):
             rows = [m for m in members for _ in range(copies)]
@@ -62,7 +63,7 @@ class SupervisedObjective(FromPictures):
     def losses(self, x0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
         """(B,) means over channels and places."""
         f = self.denoiser(self.denoiser.noised(x0, eps, t), t, conditioning)
-        return (f.float() - self.denoiser.target(x0, eps, t)).square().flatten(1).mean(1)
+        return (f - self.denoiser.target(x0, eps, t)).square().flatten(1).mean(1)
 
     def times(self, u: Tensor) -> Tensor:
         """t = 1000 u^p; whole steps where the schedule has such."""

@@ -29,9 +29,12 @@ def line_plot(curve: Curve) -> Markup:
     horizontal = _axis([x for x, _ in points])
     vertical = _axis([y for _, y in points])
     said = f"{curve.caption} over {curve.x_label}: " + "; ".join(map(_summary, curve.lines))
+    if curve.mark is not None:
+        said += f"; {curve.mark[1]} at {curve.mark[0]:g}"
     body = Markup("").join(
         [
             *_grid(horizontal, vertical),
+            _marked(curve, horizontal),
             *(_drawn(line, k, horizontal, vertical) for line, k in _numbered(curve)),
         ]
     )
@@ -108,6 +111,18 @@ def _grid(horizontal: Axis, vertical: Axis) -> list[Markup]:
             )
         )
     return drawn
+
+
+def _marked(curve: Curve, horizontal: Axis) -> Markup:
+    """A line across the plot at `curve.mark`, its text over it and held within the plot's width."""
+    if curve.mark is None:
+        return Markup("")
+    at, text = horizontal.at(curve.mark[0]), curve.mark[1]
+    anchor = "start" if at < 10 else "end" if at > 90 else "middle"
+    return Markup(
+        '<line class="mark" x1="{0}%" x2="{0}%" y1="0" y2="100%" stroke="currentColor" stroke-opacity="0.5" '
+        'stroke-dasharray="2 3"/><text x="{0}%" y="-4" text-anchor="{1}">{2}</text>'
+    ).format(at, anchor, text)
 
 
 def _thinned(line: Line) -> list[tuple[float, float]]:

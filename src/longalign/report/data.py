@@ -135,12 +135,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One plot: its caption, what x is, and its lines. Only finite points are drawn; there may be none."""
+    """One plot: its caption, what x is, and its lines. Only finite points are drawn; there may be none.
+
+    ``mark``: an x at which a line stands across the plot, and what is written over it.
+    """
 
     caption: str
     x_label: str
     lines: Sequence[Line]
     note: str = ""
+    mark: tuple[float, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@
 | `parts.py`, `denoising.py`, `readout.py` | what each tiny model learns from |
 | `training.py` | the loop that made the weights |
 | `looks.py`, `raters.py` | spoilt pictures, and simulated raters who weigh truth against looks |
-| `files.py`, `cli.py` | scenes and models on disk; `longalign stickers …` |
+| `files.py`, `pack_run.py`, `cli.py` | scenes and models on disk; `longalign stickers …` |
+| `study*.py` | many held-out scenes, drawn in several ways, judged |
 | `check.py` | how far the oracle and the models can be trusted |
 | `weights/` | the trained models, in fp16, with their curves |
 """
@@ -44,3 +45,33 @@ def preference_folder(name: str = "denscore") -> Path:
         there = ", ".join(f"stickers/{n}" for n in names)
         raise LongalignError(f"there is no embedded preference model stickers/{name}; there are {there}")
     return folder() / "clip" if name == "clip" else folder().parent / name
+
+
+LORAS = ("sft", "reward")  # stages of training, in this order
+
+
+def lora_names() -> list[str]:
+    """The embedded LoRAs of this version, by the names that follow `stickers/`, in the order of training."""
+    return [name for name in LORAS if (_weights(name) / "pytorch_lora_weights.safetensors").is_file()]
+
+
+def lora_folder(name: str) -> Path:
+    """An embedded LoRA of the embedded model.
+
+    Raises:
+        LongalignError: there is none of this name, or not in this version.
+    """
+    if name not in LORAS:
+        raise LongalignError(
+            f"there is no embedded LoRA stickers/{name}; there are {', '.join(f'stickers/{n}' for n in LORAS)}"
+        )
+    if name not in lora_names():
+        raise LongalignError(
+            f"stickers/{name} is not shipped in this version; train it (longalign train recipes/stickers-{name}.yaml) "
+            "and name the run folder"
+        )
+    return _weights(name)
+
+
+def _weights(name: str) -> Path:
+    return folder().parent / name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,41 +123,77 @@ def check_model(
     model: str = "stickers",
     objects: tuple[int, int] = (1, 4),
     guidance: float | None = None,
-    strategies: tuple[str, ...] = ("plain", "clip-cat", "t5-mlp"),
+    strategies: tuple[str, ...] | None = None,
     on_step: Callable[[int], None] = lambda pictures: None,
 ) -> Table:
-    """Share of true sentences on held-out scenes that the base model was made for (25-step UniPC)."""
-    from longalign.generate import draw, t5_branch
+    """Share of true sentences on held-out scenes that the base model was made for (25 steps, UniPC or a flow's Euler).
+
+    Args:
+        strategies: None for those of `strategies_of`.
+    """
+    from longalign.generate import t5_branch
     from longalign.pipelines import load_pipeline, settings_of
-    from longalign.sampling import set_scheduler
 
     pipe = load_pipeline(model, device="cpu", dtype="float32")
     settings = settings_of(model)
-    guidance = settings.guidance if guidance is None else guidance
-    set_scheduler(pipe, "unipc")
-    drawn = [scene(i, objects=objects, split="validation") for i in range(scenes)]
-    captions = [caption(s, i) for i, s in enumerate(drawn)]
-    prompts = [text_of(c) for c in captions]
+    strategies = strategies_of(model) if strategies is None else strategies
     row: list[str | Estimate] = [f"{objects[0]}–{objects[1]} stickers"]
-    images: list[Image.Image] = []
     for strategy in strategies:
-        images = draw(
+        true, chance = share_true(
             pipe,
-            prompts,
-            list(range(scenes)),
+            scenes,
+            objects=objects,
             strategy=strategy,
             t5=t5_branch(model, strategy, pipe),
             length=settings.length,
-            sampling={"steps": 25, "batch_size": 50, "guidance": guidance, "on_step": on_step},
+            guidance=settings.guidance if guidance is None else guidance,
+            on_step=on_step,
         )
-        row.append(_share_true(captions, images))
-    row.append(_share_true(captions, [*images[1:], images[0]]))
+        row.append(true)
     return Table(
         "Sentences that are true of pictures by the base model",
         ["held-out scenes", *strategies, "chance"],
-        [row],
+        [[*row, chance]],
         note=f"{scenes} scenes; unclear counts as not true; 95 % bootstrap intervals over scenes.",
     )
+
+
+def strategies_of(model: str) -> tuple[str, ...]:
+    """The encodings that a model folder has all parts for."""
+    from longalign.pipelines import resolve
+
+    has_branch = (Path(resolve(model)) / "adapter").is_dir()
+    return ("plain", "clip-cat", "t5-mlp") if has_branch else ("plain", "clip-cat")
+
+
+def share_true(
+    pipe: Any,
+    scenes: int,
+    *,
+    objects: tuple[int, int] = (1, 4),
+    strategy: str,
+    length: int,
+    guidance: float | None,
+    t5: Any = None,
+    on_step: Callable[[int], None] = lambda pictures: None,
+) -> tuple[Estimate, Estimate]:
+    """Draws held-out scenes; the share of true sentences, and of the same sentences about the next scene's picture."""
+    from longalign.generate import draw
+    from longalign.sampling import set_scheduler
+
+    set_scheduler(pipe, "auto")
+    drawn = [scene(i, objects=objects, split="validation") for i in range(scenes)]
+    captions = [caption(s, i) for i, s in enumerate(drawn)]
+    images = draw(
+        pipe,
+        [text_of(c) for c in captions],
+        list(range(scenes)),
+        strategy=strategy,
+        t5=t5,
+        length=length,
+        sampling={"steps": 25, "batch_size": 50, "guidance": guidance, "on_step": on_step},
+    )
+    return _share_true(captions, images), _share_true(captions, [*images[1:], images[0]])
 
 
 def _share_true(captions: list[list[Any]], images: list[Image.Image]) -> Estimate:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from longalign.errors import LongalignError
+from longalign.stickers.study_cli import study
 from longalign.terminal import Device, Json, Model, print_table, progress
 
 app = typer.Typer(no_args_is_help=True, help="The embedded sticker world: its pictures, models and oracle.")
@@ -33,7 +34,10 @@ def render(
 
 @app.command("train")
 def train(
-    part: Annotated[str, typer.Argument(help="vae, clip, unet, t5 or adapter; or all, in this order.")],
+    part: Annotated[str, typer.Argument(
+            help="vae, clip, t5, unet or adapter; or all, in this order. Or sdxl or sd3, which stand on the embedded model."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for weights, curves and checkpoints; resumes from it.")],
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps; else what suits the part.")
@@ -43,10 +47,10 @@ def train(
 ) -> None:
     """Train the tiny models from nothing, (hours on two cores); calling again resumes."""
     from longalign.pipelines import pick_device
-    from longalign.stickers.training import PARTS, STEPS, fit
+    from longalign.stickers.training import FURTHER, PARTS, STEPS, fit
 
-    if part not in (*PARTS, "all"):
-        raise LongalignError(f"no part {part!r}; one of all, {', '.join(PARTS)}")
+    if part not in (*PARTS, *FURTHER, "all"):
+        raise LongalignError(f"no part {part!r}; one of all, {', '.join([*PARTS, *FURTHER])}")
     for name in PARTS if part == "all" else [part]:
         total = steps or STEPS[name]
         with progress(name, total) as advance:
@@ -59,16 +63,24 @@ def pack(
     source: Annotated[
         Path, typer.Argument(help="Folder that `stickers train` wrote, or a run folder of `train`.")
     ],
-    out: Annotated[Path, typer.Argument(help="Folder to make: a diffusers pipeline in fp16.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
     guidance: Annotated[
         float | None, typer.Option(help="Guidance that suits the model, its default.")
     ] = None,
+    after: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a LoRA that was trained on top of others: what these are called once packed, such as "
+            "stickers/sft. Again for each, in order."
+        ),
+    ] = None,
 ) -> None:
-    """Put trained parts together as one Stable Diffusion folder in fp16; a preference model's run as a CLIP folder."""
-    from longalign.stickers.files import pack, pack_preference
+    """Pack for shipping, in fp16: trained parts as one Stable Diffusion folder, a run as a CLIP or a LoRA folder."""
+    from longalign.stickers.files import pack
+    from longalign.stickers.pack_run import pack_run
 
     is_run = (source / "model").is_dir()
-    size_bytes = pack_preference(source, out) if is_run else pack(source, out, guidance=guidance)
+    size_bytes = pack_run(source, out, after=after or ()) if is_run else pack(source, out, guidance=guidance)
     print(f"{out}: {size_bytes / 1e6:.1f} MB")
 
 
@@ -90,16 +102,12 @@ def check(
         with progress("drawing", scenes * 25 * 3) as advance:
             tables += [check_model(scenes, model=model, on_step=advance)]
     if as_json:
-        print(
-            json.dumps([{"caption": t.caption, "columns": t.columns, "rows": _plain_rows(t)} for t in tables])
-        )
+        from longalign.accuracy import table_json
+
+        print(json.dumps([{"caption": t.caption, "rows": table_json(t)} for t in tables]))
         return
     for table in tables:
         print_table(table)
 
 
-def _plain_rows(table: Any) -> list[list[Any]]:
-    return [
-        [c if isinstance(c, str) else {"value": c.value, "low": c.low, "high": c.high, "n": c.n} for c in row]
-        for row in table.rows
-    ]
+app.command("study")(study)

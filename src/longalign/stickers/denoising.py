@@ -54,13 +54,21 @@ class UNet:
         strata = (np.arange(count) + rng.random(count)) / count
         return (strata**0.55 * 1000).astype(np.int64)
 
-    def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def draw(self, first: int) -> tuple[list[Scene], Tensor]:
+        """B scenes as far as the curriculum has got, and (2B, 8, 6, 6) their latents, the batch repeated."""
         objects = next(count for until, count in self.curriculum if first < until * self.samples)
         scenes = [scene(i, objects=objects) for i in range(first, first + self.batch_size)]
-        x0 = patch_code.encode(pixels(scenes).to(self.device)).repeat(self.noisings, 1, 1, 1)  # (2B, 8, 6, 6)
+        return scenes, patch_code.encode(pixels(scenes).to(self.device)).repeat(self.noisings, 1, 1, 1)
+
+    def noise(self, like: Tensor, rng: np.random.Generator) -> Tensor:
+        """Standard normal, from the step's own generator."""
+        return torch.from_numpy(rng.standard_normal(like.shape, dtype=np.float32)).to(self.device)
+
+    def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        scenes, x0 = self.draw(first)
         states = self.condition(scenes, rng).repeat(self.noisings, 1, 1)
         t = torch.from_numpy(self.timesteps(rng)).to(self.device)
-        noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(self.device)
+        noise = self.noise(x0, rng)
         noised = self.scheduler.add_noise(x0, noise, t)
         target = self.scheduler.get_velocity(x0, noise, t)
         with autocast(self.device):

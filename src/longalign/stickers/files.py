@@ -7,8 +7,6 @@ import re
 import shutil
 from pathlib import Path
 
-import yaml
-
 from longalign.errors import LongalignError
 from longalign.runs import atomic_path, atomic_write_text, json_line
 from longalign.stickers.captions import caption, text_of
@@ -111,36 +109,3 @@ def pack(source: Path, out: Path, *, guidance: float | None = None) -> int:
 def _v_prompts(count: int = 4096) -> list[str]:
     """What the embedded CLIP's V is made of: captions of the `train` split."""
     return [text_of(caption(scene(i, objects=(1, 9)), i)) for i in range(count)]
-
-
-def pack_preference(run: Path, out: Path) -> int:
-    """Puts a preference model that `longalign train` made among the embedded ones, in fp16; returns its size in bytes.
-
-    The tokenizer stays with the pipeline. Recipe and learning curve go along as `recipe.yaml` and `curve.jsonl`.
-
-    Raises:
-        LongalignError: the folder is no finished run.
-    """
-    import torch
-
-    from longalign.decomposition import FILE_NAME
-    from longalign.preference import PreferenceModel
-
-    if not (run / "model" / "config.json").is_file():
-        raise LongalignError(
-            f"{run}: holds no trained model; finish it first (longalign train RECIPE --out {run})"
-        )
-    model = PreferenceModel.from_pretrained(run / "model", device="cpu", dtype="float32")
-    out.mkdir(parents=True, exist_ok=True)
-    model.clip.to(torch.float16).save_pretrained(out)
-    processor = json.dumps(model.preprocess.to_config(), indent=2) + "\n"
-    atomic_write_text(out / "preprocessor_config.json", processor)
-    if model.decomposition is not None:
-        model.decomposition.save(out / FILE_NAME)
-    recipe = yaml.safe_load((run / "config.yaml").read_text())
-    kept = {
-        k: v for k, v in recipe.items() if k not in ("command", "out")
-    }  # as it could be trained again, anywhere
-    atomic_write_text(out / "recipe.yaml", yaml.safe_dump(kept, sort_keys=False))
-    shutil.copy(run / "metrics.jsonl", out / "curve.jsonl")
-    return sum(f.stat().st_size for f in out.rglob("*") if f.is_file())

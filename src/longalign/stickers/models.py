@@ -1,11 +1,13 @@
 """The tiny models: ordinary diffusers and transformers classes with small configurations.
 
 Together they make a `StableDiffusionPipeline` folder with the usual subfolders, and beside them (diffusers does
-not look there) `clip` (the whole CLIP, for preference models), `t5`, `t5_tokenizer` and `adapter`.
+not look there) `clip` (the whole CLIP, for preference models), `t5`, `t5_tokenizer` and `adapter`. What SDXL and SD3
+need beyond them is in `backbones.py`.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     T5Config,
     T5EncoderModel,
     T5ForConditionalGeneration,
@@ -80,12 +83,36 @@ def make_clip() -> CLIPModel:
     return clip
 
 
-def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
-    """The text tower alone, as diffusers' pipelines want it."""
-    text = CLIPTextModel(clip.config.text_config)
-    weights = clip.text_model.state_dict()
-    text.load_state_dict({k: weights[k.removeprefix("text_model.")] for k in text.state_dict()})
+def text_encoder_of(
+    clip: CLIPModel, *, idle_layers: int = 0, projection: bool = False
+) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """The text tower alone, as diffusers' pipelines want it.
+
+    Args:
+        idle_layers: layers behind the tower's own that add nothing to the residual stream. SDXL and SD3 read the states
+            before the last layer; behind one idle layer these are what the tower's own last layer says.
+        projection: with CLIP's projection, for a pooled vector.
+    """
+    config = copy.deepcopy(clip.config.text_config)
+    own = config.num_hidden_layers
+    config.num_hidden_layers += idle_layers
+    text = (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
+    weights = {f"text_model.{k}": v for k, v in clip.text_model.state_dict().items()}
+    weights["text_projection.weight"] = clip.text_projection.weight.detach()
+    state = text.state_dict()
+    for name, value in state.items():
+        whole = name if name in weights else f"text_model.{name}"
+        if whole in weights:
+            value.copy_(weights[whole])
+        elif ".out_proj." in name or ".fc2." in name:  # what a layer's two halves end with
+            value.zero_()
+    assert len(text_layers(text)) == own + idle_layers
     return text
+
+
+def text_layers(text: Any) -> Any:
+    """The layers of a text tower, with or without projection."""
+    return getattr(text, "text_model", text).encoder.layers
 
 
 def make_unet() -> UNet2DConditionModel:

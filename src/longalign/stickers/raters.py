@@ -28,6 +28,8 @@ from longalign.stickers.world import (
 )
 
 CHANGES: tuple[str, ...] = ("swapped", "moved", "missing", "recoloured", "replaced", "repainted")
+# Of siblings: discs and kinds are what is hardest to see, and what a model learns last.
+SIBLING_CHANGES = (*CHANGES, "recoloured", "recoloured", "replaced")
 
 # The longest sentence has 13 words and a full stop: five of them and the two special tokens are 72 of CLIP's 77.
 MOST_STATED = 5
@@ -107,7 +109,9 @@ class RaterPairs(PreferenceData):
     """Pairs of sticker pictures with a rating, drawn when they are asked for.
 
     The prompt states 2 to 5 facts of a scene. Each picture is a version of that scene with up to three mistakes, most
-    of them in what the prompt speaks of, and with looks spoilt in one of four ways or not at all.
+    of them in what the prompt speaks of, and with looks spoilt in one of four ways or not at all. In some pairs,
+    siblings, one picture is the other with one more mistake, and their looks are spoilt alike: only such pairs say which
+    sentence a picture gets wrong, since elsewhere several things differ at once.
 
     Args:
         count: how many.
@@ -118,6 +122,7 @@ class RaterPairs(PreferenceData):
         changes: least and greatest number of mistakes in a picture.
         clean: share of the pictures whose looks are not spoilt.
         focus: share of the mistakes that are made in what the prompt speaks of; the others are made anywhere.
+        siblings: share of the pairs that differ in one mistake and not in looks.
         raters: who rates.
 
     Raises:
@@ -135,6 +140,7 @@ class RaterPairs(PreferenceData):
         changes: tuple[int, int] = (0, 3),
         clean: float = 1 / 3,
         focus: float = 0.75,
+        siblings: float = 0.4,
         raters: Raters | None = None,
     ) -> None:
         if split not in SPLITS:
@@ -150,7 +156,7 @@ class RaterPairs(PreferenceData):
                 raise LongalignError(f"{name} must be a range within {least}–{most}, not {low}–{high}")
         self.count, self.split, self.seed = count, split, seed
         self.objects, self.stated, self.changes = objects, stated, changes
-        self.clean, self.focus = clean, focus
+        self.clean, self.focus, self.siblings = clean, focus, siblings
         self.raters = raters or Raters()
 
     def __len__(self) -> int:
@@ -187,7 +193,15 @@ class RaterPairs(PreferenceData):
         rng = np.random.default_rng([SPLITS[self.split], self.seed, index, _STREAM])
         wanted = scene(index, objects=self.objects, split=self.split, seed=self.seed)
         prompt = caption(wanted, rng, most=int(rng.integers(self.stated[0], self.stated[1] + 1)))
-        a, b = (self._version(wanted, [s.fact for s in prompt], rng) for _ in range(2))
+        stated = [s.fact for s in prompt]
+        a = self._version(wanted, stated, rng)
+        b = (
+            self._sibling(a, stated, rng)
+            if rng.random() < self.siblings
+            else self._version(wanted, stated, rng)
+        )
+        if rng.random() < 0.5:  # which comes first tells nothing
+            a, b = b, a
         utilities = [self.raters.utility(v.truth, v.looks) for v in (a, b)]
         return prompt, a, b, self.raters.rate(utilities[0], utilities[1], rng)
 
@@ -195,11 +209,22 @@ class RaterPairs(PreferenceData):
         _, a, b, _ = self.plan(index)
         return [a.caption, b.caption]
 
-    def _version(self, wanted: Scene, stated: list[Fact], rng: np.random.Generator) -> Version:
+    def _mistaken(
+        self, shown: Scene, stated: list[Fact], rng: np.random.Generator, changes: tuple[str, ...] = CHANGES
+    ) -> Scene:
         places = {fact.cell for fact in stated}  # None is the background's
+        return alter(shown, rng, places if rng.random() < self.focus else None, changes)
+
+    def _sibling(self, version: Version, stated: list[Fact], rng: np.random.Generator) -> Version:
+        """A version with one more mistake and the same looks."""
+        shown = self._mistaken(version.scene, stated, rng, SIBLING_CHANGES)
+        said = text_of(caption(shown, rng))
+        return replace(version, scene=shown, truth=truth(stated, shown), caption=said)
+
+    def _version(self, wanted: Scene, stated: list[Fact], rng: np.random.Generator) -> Version:
         shown = wanted
         for _ in range(int(rng.integers(self.changes[0], self.changes[1] + 1))):
-            shown = alter(shown, rng, places if rng.random() < self.focus else None)
+            shown = self._mistaken(shown, stated, rng)
         kind, strength = LOOKS[rng.integers(len(LOOKS))], 1 - rng.random()  # (0, 1]
         if rng.random() < self.clean:
             strength = 0.0
@@ -212,7 +237,12 @@ def truth(stated: list[Fact], shown: Scene) -> float:
     return sum(is_true(fact, shown) for fact in stated) / len(stated)
 
 
-def alter(shown: Scene, rng: np.random.Generator, places: set[int | None] | None = None) -> Scene:
+def alter(
+    shown: Scene,
+    rng: np.random.Generator,
+    places: set[int | None] | None = None,
+    changes: tuple[str, ...] = CHANGES,
+) -> Scene:
     """A scene with one mistake.
 
     A sticker is swapped with another, moved, missing, on another disc, or of another kind; or the background has
@@ -221,6 +251,7 @@ def alter(shown: Scene, rng: np.random.Generator, places: set[int | None] | None
     Args:
         places: where to make it, if there is still a sticker in one of these cells; None among them is the
             background. None instead of a set is anywhere.
+        changes: kinds of mistakes, drawn with equal chances; one that stands there twice comes twice as often.
     """
     here = [s for s in shown.stickers if places is None or s.cell in places] or list(shown.stickers)
     sticker = here[rng.integers(len(here))]
@@ -234,7 +265,7 @@ def alter(shown: Scene, rng: np.random.Generator, places: set[int | None] | None
         "replaced": True,
         "repainted": places is None or None in places,
     }
-    change = _one_of([c for c in CHANGES if possible[c]], rng)
+    change = _one_of([c for c in changes if possible[c]], rng)
     if change == "repainted":
         return replace(shown, background=_one_of([b for b in BACKGROUND_NAMES if b != shown.background], rng))
     if change == "swapped":

@@ -4,7 +4,7 @@
 
 Every part draws scenes from the `train` split whose captions fit 77 tokens (1–5 stickers), but for the VAE, which
 reads no captions and sees 2–9. The learning curve goes to `<out>/<part>.jsonl`, the state to `<out>/<part>.pt`
-every two minutes; calling again resumes.
+every two minutes; calling again resumes. `sdxl` and `sd3` (`FURTHER`) are trained on the embedded model's parts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,31 @@ PARTS: dict[str, Callable[[torch.device, Path, int], Part]] = {
 }
 
 
+def _sdxl(device: torch.device, out: Path, steps: int) -> Part:
+    from longalign.stickers.further import SDXL
+
+    return SDXL(device, out, steps)
+
+
+def _sd3(device: torch.device, out: Path, steps: int) -> Part:
+    from longalign.stickers.further import SD3
+
+    return SD3(device, out, steps)
+
+
+# Denoisers of other families on the embedded model's parts: not in `all`, since that model has to be packed before.
+FURTHER: dict[str, Callable[[torch.device, Path, int], Part]] = {"sdxl": _sdxl, "sd3": _sd3}
+
 # How long each part is trained unless asked otherwise.
-STEPS: dict[str, int] = {"vae": 6000, "clip": 1500, "t5": 800, "unet": 3000, "adapter": 600}
+STEPS: dict[str, int] = {
+    "vae": 6000,
+    "clip": 1500,
+    "t5": 800,
+    "unet": 3000,
+    "adapter": 600,
+    "sdxl": 600,
+    "sd3": 2500,
+}
 
 
 def schedule(progress: float, warmup: float = 0.02) -> float:
@@ -62,7 +86,7 @@ def fit(
     """Train one part for a number of steps, resuming from `<out>/<name>.pt` where there is one."""
     torch.manual_seed(seed)  # for the initial weights
     out.mkdir(parents=True, exist_ok=True)
-    part = PARTS[name](torch.device(device), out, steps)
+    part = {**PARTS, **FURTHER}[name](torch.device(device), out, steps)
     if init is not None:
         part.module.load_state_dict(init)
     trainable = [p for p in part.module.parameters() if p.requires_grad]
@@ -78,6 +102,7 @@ def fit(
         average, step, spent = saved["average"], saved["step"], saved["seconds"]
         on_step(step)
     began = time.monotonic() - spent
+    checks = {round(share * steps) for share in getattr(part, "check_at", ())}
     saved_at = time.monotonic()
     with (out / f"{name}.jsonl").open("a") as curve:
         while step < steps:
@@ -96,7 +121,10 @@ def fit(
             on_step(1)
             decay = min(ema, step / (step + 10))
             torch._foreach_lerp_(average, [p.detach() for p in trainable], 1 - decay)
-            if step % LOG_EVERY_STEPS == 0 or step == steps:
+            if step in checks:
+                with _averaged(trainable, average):
+                    logged |= part.check()  # type: ignore[attr-defined]  # whatever has times for it has the check
+            if step % LOG_EVERY_STEPS == 0 or step == steps or step in checks:
                 row = {
                     "step": step,
                     "samples": step * part.batch_size,
@@ -117,15 +145,19 @@ def fit(
                 }
                 torch.save(checkpoint, state.with_suffix(".tmp"))
                 state.with_suffix(".tmp").replace(state)
-                _save_average(part, trainable, average, out)
+                with _averaged(trainable, average):
+                    part.save(part.module, out)
                 saved_at = time.monotonic()
 
 
-@torch.no_grad()
-def _save_average(part: Part, trainable: list[nn.Parameter], average: list[Tensor], out: Path) -> None:
+@contextmanager
+def _averaged(trainable: list[nn.Parameter], average: list[Tensor]) -> Iterator[None]:
+    """The averaged weights in place of the last ones."""
     raw = [p.detach().clone() for p in trainable]
-    for p, a in zip(trainable, average, strict=True):
-        p.copy_(a)
-    part.save(part.module, out)
-    for p, r in zip(trainable, raw, strict=True):
-        p.copy_(r)
+    with torch.no_grad():
+        for p, a in zip(trainable, average, strict=True):
+            p.copy_(a)
+    yield
+    with torch.no_grad():
+        for p, r in zip(trainable, raw, strict=True):
+            p.copy_(r)

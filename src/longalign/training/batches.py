@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,23 +44,39 @@ class Batching:
         )
 
     @classmethod
-    def of(cls, train: TrainSettings, num_processes: int) -> Batching:
-        """Share out `train.batch_size`.
+    def of(cls, train: TrainSettings, num_processes: int, rows: int | None = None) -> Batching:
+        """Share out `train.batch_size` in micro-batches of `rows` rows, else as the recipe says.
+
+        `auto` is a process's whole share at first.
 
         Raises:
             LongalignError: it cannot be shared out evenly; the nearest sizes that can be are named.
         """
         whole = train.batch_size
-        unit = num_processes * (train.micro_batch_size or 1)
+        if rows is None and train.micro_batch_size != "auto":
+            rows = train.micro_batch_size
+        unit = num_processes * (rows or 1)
         if whole % unit:
-            parts = f"train.micro_batch_size {train.micro_batch_size} × " if train.micro_batch_size else ""
+            parts = f"train.micro_batch_size {rows} × " if rows else ""
             sizes = sorted({max(whole // unit, 1) * unit, (whole // unit + 1) * unit})
             raise LongalignError(
                 f"train.batch_size {whole} is not a multiple of {parts}{num_processes} "
                 f"process{'' if num_processes == 1 else 'es'} = {unit}; take {' or '.join(map(str, sizes))}"
             )
-        micro = train.micro_batch_size or whole // num_processes
+        micro = rows or whole // num_processes
         return cls(whole, micro, num_processes, whole // (micro * num_processes))
+
+    def smaller(self) -> Batching | None:
+        """The same batch in micro-batches of at most half as many rows; None where they are of one row already."""
+        share = self.batch_size // self.num_processes
+        for rows in range(self.micro_batch_size // 2, 0, -1):
+            if share % rows == 0:
+                return replace(self, micro_batch_size=rows, accumulation=share // rows)
+        return None
+
+    def first_row(self, micro_batch: int, process_index: int) -> int:
+        """Where in a step's rows a process's micro-batch begins."""
+        return (micro_batch * self.num_processes + process_index) * self.micro_batch_size
 
 
 class RowOrder:
@@ -102,11 +118,11 @@ class MicroBatches(Sampler[list[int]]):
         return max(self.stop - self.start, 0) * self.batching.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        size, processes = self.batching.micro_batch_size, self.batching.num_processes
+        size = self.batching.micro_batch_size
         for step in range(self.start, self.stop):
             rows = self.order.rows(step)
             for micro in range(self.batching.accumulation):
-                first = (micro * processes + self.process_index) * size
+                first = self.batching.first_row(micro, self.process_index)
                 yield rows[first : first + size].tolist()
 
 

@@ -4,6 +4,8 @@ checkpoints/step-00000100/
     modules.safetensors    what is trained, and its buffers
     optimizer.safetensors  AdamW's moments        ema.safetensors, objective.safetensors where there are any
     state.json             step and counters, and size and CRC-32 of each file
+checkpoints/best-00000050/ the same without the optimiser: the weights of the best evaluation (`train.best`), averaged
+                           where there is an average; it stays as long as a checkpoint refers to it
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from longalign.errors import LongalignError
 from longalign.runs import atomic_path, atomic_write_text, json_line
 
 _NAME = re.compile(r"step-(\d{8,})")
+_BEST = re.compile(r"best-(\d{8,})")
+_LEFT = re.compile(r"\.(?:step|best)-\d{8,}-[0-9a-f]{8}")
 
 
 def write_checkpoint(
@@ -45,8 +49,34 @@ def write_checkpoint(
     Raises:
         LongalignError: the disk refuses; the earlier checkpoints stay as they are.
     """
-    final = folder / f"step-{step:08d}"
-    temporary = folder / f".{final.name}-{secrets.token_hex(4)}"
+    final = _write(folder / f"step-{step:08d}", step, parts, state)
+    every = _steps(folder)
+    for other in [s for s in every if s > step] + [s for s in every if s <= step][:-keep]:
+        shutil.rmtree(every[other], ignore_errors=True)
+    _tidy(folder)
+    return final
+
+
+def write_best(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]]) -> Path:
+    """Write ``<folder>/best-<step>``; remove earlier ones that no checkpoint refers to.
+
+    Raises:
+        LongalignError: the disk refuses; what was there stays as it was.
+    """
+    final = _write(best_path(folder, step), step, parts, {})
+    _tidy(folder, but=step)
+    return final
+
+
+def best_path(folder: Path, step: int) -> Path:
+    """Where among the checkpoints the best weights of a step are."""
+    return folder / f"best-{step:08d}"
+
+
+def _write(
+    final: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> Path:
+    temporary = final.with_name(f".{final.name}-{secrets.token_hex(4)}")
     try:
         temporary.mkdir(parents=True)
         files = {}
@@ -59,7 +89,7 @@ def write_checkpoint(
         atomic_write_text(temporary / "state.json", json_line({"step": step, **state, "files": files}))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
-        _flush(folder)
+        _flush(final.parent)
     except (OSError, SafetensorError, LongalignError) as error:
         raise LongalignError(
             f"Cannot write the checkpoint {final}: {error}. Free some space or choose another --out; the same command "
@@ -67,10 +97,27 @@ def write_checkpoint(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    every = _steps(folder)
-    for other in [s for s in every if s > step] + [s for s in every if s <= step][:-keep]:
-        shutil.rmtree(every[other], ignore_errors=True)
     return final
+
+
+def _tidy(folder: Path, but: int | None = None) -> None:
+    """Remove what no run needs. It may go on from any checkpoint, and then needs the best weights that it had there."""
+    used = {but, *map(_best_step, _steps(folder).values())}
+    for path in folder.glob("best-*"):
+        if (match := _BEST.fullmatch(path.name)) and int(match[1]) not in used:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".*"):  # left by a process that was killed while it wrote
+        if _LEFT.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _best_step(path: Path) -> int | None:
+    """The step of the best weights that a checkpoint refers to."""
+    try:
+        best = json.loads((path / "state.json").read_text(encoding="utf-8")).get("best")
+        return None if best is None else int(best["step"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -102,6 +149,8 @@ def read_state(path: Path) -> dict[str, Any]:
 def _broken(path: Path) -> str | None:
     try:
         read_state(path)
+        if (best := _best_step(path)) is not None:
+            read_state(best_path(path.parent, best))
     except LongalignError as error:
         return str(error)
     return None

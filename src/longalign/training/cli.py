@@ -40,7 +40,8 @@ def train(
     """Train as a recipe says: one loop for every objective.
 
     The run folder gets metrics.jsonl, checkpoints/, and at the end model/ and report.html. The same command again goes
-    on from the last checkpoint, exactly as if it had not stopped; Ctrl-C stops after the step under way. Examples:
+    on from the last checkpoint, exactly as if it had not stopped; Ctrl-C stops after the step under way. With
+    train.best the weights of the best evaluation are kept, and patience ends a run that over-fits. Examples:
 
         longalign train recipes/stickers-denscore.yaml train.steps=200 --out runs/mine
 
@@ -59,6 +60,7 @@ def train(
         return
     from longalign.training.loop import fit
     from longalign.training.processes import leave_group
+    from longalign.training.progress import STOPPED
 
     with _progress(read.train.steps, shown=main) as on_step:
         result = fit(read, out, on_step=on_step)
@@ -68,16 +70,21 @@ def train(
             print(json.dumps(result.to_json(), ensure_ascii=False))
         else:
             if result.skipped:
-                print(f"{result.skipped} steps were skipped: their gradient was not finite")
+                print(f"{result.skipped} steps were skipped: their loss or gradient was not finite")
+            if result.best is not None:
+                print(
+                    f"best:   {result.best}; model/ holds its weights"
+                    if result.model
+                    else f"best:   {result.best}"
+                )
             print(
                 f"model:  {result.model}" if result.model else f"checkpoints: {result.folder / 'checkpoints'}"
             )
             print(f"report: {result.folder / 'report.html'}")
         if result.stopped:
-            why = "a signal" if result.stopped == "signal" else "train.stop_after_s"
             print(
-                f"longalign: stopped by {why} after step {result.step} of {result.steps}; the same command with "
-                f"--out {result.folder} goes on",
+                f"longalign: stopped {STOPPED[result.stopped]} after step {result.step} of {result.steps}"
+                + (f"; the same command with --out {result.folder} goes on" if result.model is None else ""),
                 file=sys.stderr,
             )
     if result.stopped == "signal":
@@ -130,6 +137,7 @@ def _print_plan(plan: Plan) -> None:
     known = plan.weights_bytes + plan.gradients_bytes + plan.optimizer_bytes + plan.average_bytes
     for text in (
         f"batch: {plan.batching}",
+        f"steps: {plan.steps:,}",
         f"data: {plan.rows:,} rows, each seen {plan.epochs:.3g} times",
         f"memory: {_size(known)} = weights {_size(plan.weights_bytes)} + gradients {_size(plan.gradients_bytes)} "
         f"+ AdamW {_size(plan.optimizer_bytes)} + average {_size(plan.average_bytes)}",

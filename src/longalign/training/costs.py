@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from longalign.training.batches import Batching, make_loader
+from longalign.training.fitting import settle_batching
 from longalign.training.processes import average_gradients, make_accelerator
 from longalign.training.recipe import Recipe
 from longalign.training.step import build_task, set_random_state, take_micro_batch
@@ -23,7 +24,8 @@ class Plan:
 
     Attributes:
         modules: name → (trainable, all) parameters.
-        rows: how many the data has. epochs: how often each is seen.
+        steps: updates of the weights. rows: how many the data has. epochs: how often each is seen.
+        batching: how a step's rows are shared out, found by trying where the recipe says `auto`.
         weights_bytes, gradients_bytes, optimizer_bytes, average_bytes: known from the parameters alone.
         peak_bytes: measured in a micro-batch and an update: the above, frozen models, activations. On a GPU what
             torch has allotted; else the whole process.
@@ -32,6 +34,7 @@ class Plan:
 
     device: str
     modules: dict[str, tuple[int, int]]
+    steps: int
     rows: int
     epochs: float
     batching: Batching
@@ -54,8 +57,9 @@ def plan(recipe: Recipe) -> Plan:
         LongalignError: what `fit` would refuse at its start.
     """
     accelerator = make_accelerator(recipe.train.precision)
-    batching = Batching.of(recipe.train, accelerator.num_processes)
+    Batching.of(recipe.train, accelerator.num_processes)  # refuse it before anything is loaded
     task, weights = build_task(recipe, accelerator)
+    batching = settle_batching(recipe, task, weights, accelerator)
     loader = make_loader(
         task.data,
         task.objective.collate,
@@ -89,6 +93,7 @@ def plan(recipe: Recipe) -> Plan:
             )
             for name, module in weights.modules.items()
         },
+        steps=recipe.train.steps,
         rows=rows,
         epochs=recipe.train.steps * batching.batch_size / rows,
         batching=batching,

@@ -1,4 +1,4 @@
-"""What a run leaves beside its checkpoints: the model for users, the report, a tracker's files."""
+"""What a run leaves beside its checkpoints: the model for users, and the report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from longalign.errors import LongalignError
 from longalign.objectives import Objective
@@ -14,14 +14,13 @@ from longalign.report import Curve, Line, Report, Table, write_report
 from longalign.report.curve import smoothed
 from longalign.training.batches import Batching
 from longalign.training.folder import TrainFolder
+from longalign.training.progress import STOPPED, Best, FitResult
 from longalign.training.recipe import Recipe
+from longalign.training.samples import sample_cases
 from longalign.training.weights import Weights
 from longalign.versions import versions
 
-if TYPE_CHECKING:
-    from longalign.training.progress import FitResult
-
-_BOOKKEEPING = {"kind", "step", "samples", "seconds", "samples_per_s", "skipped"}
+_BOOKKEEPING = {"kind", "step", "samples", "seconds", "samples_per_s", "skipped", "best_step"}
 _LAST = ["grad_norm", "lr"]  # curves that few look at come last
 
 
@@ -44,24 +43,6 @@ def save_model(objective: Objective, folder: Path) -> Path:
     return folder
 
 
-def make_tracker(name: str, folder: TrainFolder) -> Any:
-    """accelerate's tracker, writing into the run folder; None for `none`.
-
-    Raises:
-        LongalignError: it is not installed.
-    """
-    if name == "none":
-        return None
-    from accelerate.tracking import TensorBoardTracker
-    from accelerate.utils import is_tensorboard_available
-
-    if not is_tensorboard_available():
-        raise LongalignError(
-            "train.tracker tensorboard: not installed; pip install tensorboard, or take none"
-        )
-    return TensorBoardTracker(name, logging_dir=folder.path)
-
-
 def write_page(
     folder: TrainFolder,
     recipe: Recipe,
@@ -70,42 +51,78 @@ def write_page(
     batching: Batching,
     seconds: float,
 ) -> Path:
-    """`report.html`: the learning curves, the last evaluation, and what was run."""
+    """`report.html`: the learning curves, the evaluations, sample pictures, and what was run."""
     rows = list(folder.rows())
     state = f"{result.step:,} of {result.steps:,} steps"
     if result.stopped:
-        why = {"signal": "a signal", "time": "train.stop_after_s"}[result.stopped]
-        state += f", stopped by {why}; the same command goes on"
-    train = recipe.train
+        state += f", stopped {STOPPED[result.stopped].rstrip(',')}"
+        state += "; the same command goes on" if result.model is None else ""
+    train, best = recipe.train, result.best
+    chosen = {}
+    if train.best is not None:
+        of_it = "" if result.model is None else "; the model was saved from there"
+        chosen["Best"] = (
+            f"{best}{of_it}"
+            if best
+            else f"no evaluation gave a finite {train.best.metric}; the last weights count"
+        )
     facts = {
         "Objective": recipe.objective,
         "Model": recipe.model,
         "Steps": state,
+        **chosen,
         "Batch": str(batching),
         "Optimiser": f"AdamW, learning rate {train.lr:g}, {train.schedule} after {train.warmup_steps} warm-up steps",
         "Trained": f"{sum(p.numel() for p in weights.parameters.values()):,} parameters",
-        "Skipped": f"{result.skipped} steps without a finite gradient",
+        "Skipped": f"{result.skipped} steps without a finite loss and gradient",
         "Seed": str(recipe.seed),
         "Time": f"{seconds:,.0f} s",
         **versions(),
     }
-    tables = []
-    if result.evaluation:
-        figures = [[name, _number(value)] for name, value in result.evaluation.items()]
-        tables.append(Table("On held-out data", ["", "Value"], figures))
-    report = Report(f"Training: {recipe.objective}", facts=facts, tables=tables, curves=learning_curves(rows))
-    return write_report(report, folder.report)
+    return write_report(
+        Report(
+            f"Training: {recipe.objective}",
+            facts=facts,
+            tables=held_out_table(rows, best),
+            cases=sample_cases(folder.path, best.step if best else None),
+            curves=learning_curves(rows, best),
+        ),
+        folder.report,
+    )
 
 
-def learning_curves(rows: list[dict[str, Any]]) -> list[Curve]:
-    """A curve for every metric of the training lines, with that of the same name from evaluations."""
+def held_out_table(rows: list[dict[str, Any]], best: Best | None = None) -> list[Table]:
+    """The figures of the first, the best and the last evaluation; none where there was none."""
+    found = {row["step"]: row for row in rows if row.get("kind") == "evaluate"}
+    if not found:
+        return []
+    said = {min(found): "First", max(found): "Last"}
+    if best is not None and best.step in found:
+        said[best.step] = "Best"
+    steps = sorted(said)
+    names = [name for name in found[max(found)] if name not in _BOOKKEEPING]
+    figures = [[name, *(_number(found[step].get(name)) for step in steps)] for name in names]
+    return [Table("On held-out data", ["", *(f"{said[step]}: step {step:,}" for step in steps)], figures)]
+
+
+def learning_curves(rows: list[dict[str, Any]], best: Best | None = None) -> list[Curve]:
+    """A curve for every metric of the training lines and of evaluations, those of one name together.
+
+    The loss comes first, then the figure that tells the best evaluation, whose step is marked; so where a reward goes
+    on rising while its judges turn away, that is seen.
+    """
     names = [
         name
         for name in dict.fromkeys(name for row in rows for name in row)
         if name not in _BOOKKEEPING
     ]  # fmt: skip
+    first = ["loss", best.metric] if best else ["loss"]
+
+    def place(name: str) -> int:
+        return first.index(name) if name in first else 9 + (_LAST.index(name) if name in _LAST else -1)
+
     curves = []
-    for name in sorted(names, key=lambda n: (n != "loss", _LAST.index(n) if n in _LAST else -1)):
+    for name in sorted(names, key=place):
         lines = []
         for kind, label in (("train", "training"), ("evaluate", "held-out")):
             points = [(row["step"], row[name]) for row in rows if row.get("kind") == kind and name in row]
@@ -115,7 +132,9 @@ def learning_curves(rows: list[dict[str, Any]]) -> list[Curve]:
                 values = smoothed(values, len(values) // 20)
             if points:
                 lines.append(Line(label, steps, values))
-        curves.append(Curve(name.replace("_", " "), "step", lines))
+        marked = best is not None and any(line.name == "held-out" for line in lines)
+        mark = (best.step, "best") if best is not None and marked else None
+        curves.append(Curve(name.replace("_", " "), "step", lines, mark=mark))
     return curves
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 
 from longalign.errors import LongalignError
-from longalign.runs import RunFolder, atomic_write_text
+from longalign.runs import RunFolder
 from longalign.training.checkpoint import newest_checkpoint
 from longalign.training.keys import differing
+from longalign.training.lines import drop_lines, read_lines
 from longalign.training.recipe import HARMLESS, Recipe
+from longalign.training.samples import forget_samples
 
 _MARK = {"command": "train"}
 
@@ -21,7 +23,7 @@ _MARK = {"command": "train"}
 class TrainFolder(RunFolder):
     """A run folder that may exist already, if a training run made it.
 
-    Beside what every run folder holds: `checkpoints/`, and `model/` once the run is complete.
+    Beside what every run folder holds: `checkpoints/`, sample pictures, and `model/` once the run is complete.
     """
 
     def __init__(self, path: Path, recipe: Recipe, *, resume: bool) -> None:
@@ -42,22 +44,12 @@ class TrainFolder(RunFolder):
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last one that was cut off is left out."""
-        if self.metrics.is_file():
-            for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(row, dict):
-                    yield row
+        return read_lines(self.metrics)
 
     def forget_after(self, step: int) -> None:
-        """Drop the lines of steps after `step`, which a resumed run takes again."""
-        if self.metrics.is_file():
-            kept = [row for row in self.rows() if row.get("step", 0) <= step]
-            atomic_write_text(
-                self.metrics, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-            )
+        """Drop lines and pictures of steps after `step`, which a resumed run takes again."""
+        drop_lines(self.metrics, step)
+        forget_samples(self.path, step)
 
 
 def check_folder(path: Path, recipe: Recipe) -> Path | None:
@@ -75,8 +67,7 @@ def check_folder(path: Path, recipe: Recipe) -> Path | None:
         )
     checkpoint = newest_checkpoint(path / "checkpoints")
     if checkpoint is not None:
-        now = json.loads(json.dumps(recipe.to_mapping()))
-        changed = [key for key in differing(earlier, now) if key not in HARMLESS]
+        changed = [key for key in differing(_completed(earlier), _plain(recipe)) if key not in HARMLESS]
         if changed:
             raise LongalignError(
                 f"{path} holds a run with another recipe; they differ in {', '.join(changed)}. "
@@ -90,6 +81,18 @@ def open_folder(path: Path | None, recipe: Recipe) -> TrainFolder:
     if path is None:
         path = RunFolder.new("train").path
     return TrainFolder(path, recipe, resume=path.is_dir() and any(path.iterdir()))
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    return json.loads(json.dumps(recipe.to_mapping()))
+
+
+def _completed(earlier: dict[str, Any]) -> dict[str, Any]:
+    """An earlier recipe with the defaults of keys that came into the program after it."""
+    try:
+        return _plain(Recipe.from_mapping(earlier))
+    except LongalignError:
+        return earlier
 
 
 def _earlier(path: Path) -> dict[str, Any] | None:

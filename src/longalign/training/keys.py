@@ -129,4 +129,8 @@ def _said(problem: Any, path: str) -> str:
     if problem["type"] == "missing":
         return f"{where}: is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[:1].lower()}{message[1:]}, not {problem['input']!r}"
+    given = problem["input"]
+    instead = (
+        "" if isinstance(given, (Mapping, BaseModel)) else f", not {given!r}"
+    )  # a section is too long to repeat
+    return f"{where}: {message[:1].lower()}{message[1:]}{instead}"

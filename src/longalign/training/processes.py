@@ -107,6 +107,13 @@ def on_main(accelerator: Accelerator, function: Callable[[], R]) -> R:
     return box[0]
 
 
+def on_main_only(accelerator: Accelerator, function: Callable[[], Any]) -> Any:
+    """The main process's result for itself, None for the others; its failure is everyone's."""
+    box: list[Any] = []
+    on_main(accelerator, lambda: box.append(function()))
+    return box[0] if box else None
+
+
 class Means:
     """Means of metrics over micro-batches, steps and processes. Values stay on their device until `gather`."""
 

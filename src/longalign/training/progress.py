@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,27 @@ from typing import Any, Literal
 from accelerate import Accelerator
 
 from longalign.training.processes import Means
+from longalign.training.recipe import BestSettings
 
-Stopped = Literal["", "signal", "time"]
+Stopped = Literal["", "early", "signal", "time"]
+STOPPED: dict[str, str] = {
+    "early": "early, since evaluations were getting no better (train.best.patience),",
+    "signal": "by a signal",
+    "time": "by train.stop_after_s",
+}
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation so far: which figure of it was compared, and how (`max` or `min`)."""
+
+    metric: str
+    mode: str
+    step: int
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.value:.4g} at step {self.step:,}"
 
 
 @dataclass
@@ -25,18 +45,42 @@ class Progress:
     evaluated_step: int = -1
     seconds: float = 0.0
     window: Means = field(default_factory=Means)
-    window_steps: int = 0
+    best: Best | None = None
+    evaluations_since_best: int = 0
 
     def state(self, accelerator: Accelerator) -> dict[str, Any]:
         """Every process has to call this, since the metrics since the last line are theirs together."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "window"}
-        return {**plain, "window": self.window.gather(accelerator)}
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        best = None if self.best is None else dataclasses.asdict(self.best)
+        return {**plain, "best": best, "window": self.window.gather(accelerator)}
 
     @classmethod
     def of(cls, state: Mapping[str, Any], accelerator: Accelerator) -> Progress:
-        names = [f.name for f in dataclasses.fields(cls) if f.name != "window"]
+        """What `state` gave; what an older version did not write is as at the start."""
+        known = {f.name: state[f.name] for f in dataclasses.fields(cls) if f.name in state}
+        best = None if known.get("best") is None else Best(**known["best"])
         window = Means(state["window"] if accelerator.is_main_process else None)
-        return cls(**{name: state[name] for name in names}, window=window)
+        return cls(**{**known, "best": best, "window": window})
+
+    def follow(self, wanted: BestSettings | None) -> None:
+        """Forget a best evaluation that was told by another figure."""
+        best = self.best
+        if best is not None and (wanted is None or (best.metric, best.mode) != (wanted.metric, wanted.mode)):
+            self.best, self.evaluations_since_best = None, 0
+
+    def compare(self, value: float, wanted: BestSettings) -> bool:
+        """Is this step's evaluation the best so far? The first of equals is, and what is not finite never."""
+        sign = 1 if wanted.mode == "max" else -1
+        if math.isfinite(value) and (self.best is None or sign * value > sign * self.best.value):
+            self.best, self.evaluations_since_best = Best(wanted.metric, wanted.mode, self.step, value), 0
+            return True
+        self.evaluations_since_best += 1
+        return False
+
+    def exhausted(self, wanted: BestSettings | None) -> bool:
+        """Has there been no better evaluation for `patience` of them?"""
+        patience = None if wanted is None else wanted.patience
+        return patience is not None and self.evaluations_since_best >= patience
 
 
 @dataclass(frozen=True)
@@ -47,10 +91,12 @@ class FitResult:
         folder: the run folder.
         step, steps: steps done, and those of the recipe.
         resumed_from: the step of the checkpoint that it went on from; None for a run from the start.
-        skipped: steps without a finite gradient, in which no weight was changed.
+        skipped: steps without a finite loss and gradient, in which no weight was changed.
         metrics: the last means of training. evaluation: the last figures on held-out data.
-        stopped: why it ended before its last step: "signal", "time", or "" when it is complete.
+        stopped: why it ended before its last step: "signal" or "time" (it can go on), "early" (`train.best.patience`
+            is at its end, and so is the run), or "" when it took all of them.
         model: what users load; None while the run is not complete.
+        best: the evaluation whose weights are in `model`, where `train.best` chose them.
     """
 
     folder: Path
@@ -62,6 +108,7 @@ class FitResult:
     evaluation: dict[str, float]
     stopped: Stopped
     model: Path | None
+    best: Best | None = None
 
     def to_json(self) -> dict[str, Any]:
         paths = {"folder": str(self.folder), "model": None if self.model is None else str(self.model)}

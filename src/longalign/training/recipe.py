@@ -12,25 +12,47 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from longalign.errors import LongalignError
 from longalign.objectives import OBJECTIVES
 from longalign.training.keys import check_keys, keys_of, nearest, one_line, override, validated
 
 
+class BestSettings(BaseModel):
+    """The section `train.best`, a guard against over-fitting: which evaluation is the best, and when none is to come.
+
+    The weights of the best evaluation are kept in a checkpoint of their own, and become `model/` at the end.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: str = Field(
+        min_length=1,
+        description="a figure of the evaluations, as metrics.jsonl names it: loss, true, score_…",
+    )
+    mode: Literal["max", "min"] = Field(description="is more of it better, or less")
+    patience: int | None = Field(
+        None, gt=0, description="stop after so many evaluations without a better one; null: never"
+    )
+
+
 class TrainSettings(BaseModel):
     """The section `train`: what is the same for every objective.
 
     A *step* is one update of the weights. Its `batch_size` rows are shared out among the processes in micro-batches of
-    `micro_batch_size` rows (by default a process's whole share at once); gradients are averaged over all of them.
+    `micro_batch_size` rows (by default a process's whole share at once; with `auto` the largest part of it that a trial
+    before the first step finds to fit into memory); gradients are averaged over all of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     steps: int = Field(gt=0, description="updates of the weights")
     batch_size: int = Field(gt=0, description="rows a step, over all processes")
-    micro_batch_size: int | None = Field(None, gt=0, description="rows a process takes at once")
+    micro_batch_size: int | Literal["auto"] | None = Field(
+        None,
+        description="rows a process takes at once; auto: as many as fit into memory; null: its whole share",
+    )
     lr: float = Field(gt=0, description="peak learning rate of AdamW")
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
@@ -43,20 +65,46 @@ class TrainSettings(BaseModel):
     precision: Literal["no", "bf16", "fp16"] = Field(
         "no", description="autocast; trained weights stay float32"
     )
+    compile: bool = Field(
+        False, description="torch.compile what is trained: minutes at the first step, faster steps on a GPU"
+    )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the average of the weights; 0: none")
     log_every: int = Field(10, gt=0, description="steps between lines of metrics.jsonl")
     evaluate_every: int = Field(0, ge=0, description="steps between evaluations; 0: at the end alone")
+    evaluate_first: bool = Field(False, description="evaluate before the first step too, as step 0")
+    best: BestSettings | None = Field(
+        None, description="keep the weights of the best evaluation, and save those; null: the last ones"
+    )
     checkpoint_every_s: float = Field(600.0, gt=0)
     checkpoint_every_steps: int = Field(0, ge=0, description="as well as by time; 0: by time alone")
     keep_checkpoints: int = Field(2, gt=0, description="how many of the last ones stay")
     stop_after_s: float | None = Field(None, gt=0, description="stop with a checkpoint after this time")
     num_workers: int = Field(0, ge=0, description="processes that load data, for each training process")
-    tracker: Literal["none", "tensorboard"] = "none"
+    tracker: Literal["auto", "none", "tensorboard", "wandb", "trackio"] = Field(
+        "auto", description="who gets metrics and sample pictures; auto: TensorBoard where it is installed"
+    )
 
     @field_validator("precision", mode="before")
     @classmethod
     def _yaml_no(cls, value: Any) -> Any:
         return "no" if value is False else value  # YAML 1.1 reads a bare `no` as false
+
+    @field_validator("micro_batch_size", mode="before")
+    @classmethod
+    def _rows_or_auto(cls, value: Any) -> Any:
+        count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if value is None or value == "auto" or count:
+            return value
+        raise ValueError("should be a number of rows greater than 0, or auto")
+
+    @field_validator("best")
+    @classmethod
+    def _with_evaluations(cls, value: BestSettings | None, info: ValidationInfo) -> BestSettings | None:
+        if value is not None and info.data.get("evaluate_every") == 0:
+            raise ValueError(
+                "chooses among evaluations, and there are none on the way: set train.evaluate_every"
+            )
+        return value
 
     @field_validator("betas")
     @classmethod
@@ -69,8 +117,9 @@ class TrainSettings(BaseModel):
 # What may differ between a run and its continuation: none of it changes a step that was taken.
 HARMLESS = frozenset(
     f"train.{name}"
-    for name in ("steps", "log_every", "evaluate_every", "checkpoint_every_s", "checkpoint_every_steps",
-                 "keep_checkpoints", "stop_after_s", "num_workers", "tracker")
+    for name in ("steps", "log_every", "evaluate_every", "evaluate_first", "best", "best.metric", "best.mode",
+                 "best.patience", "checkpoint_every_s", "checkpoint_every_steps", "keep_checkpoints", "stop_after_s",
+                 "num_workers", "tracker")
 ) | {"out"}  # fmt: skip
 
 

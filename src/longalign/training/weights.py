@@ -101,26 +101,27 @@ class Weights:
             "ema": dict(zip(names, self.average, strict=True)) if self.average else {},
         }
 
-    @torch.no_grad()
+    def judged(self) -> dict[str, Tensor]:
+        """What evaluations see and models are saved from: the average if there is one, and the buffers."""
+        averages = dict(zip(self.parameters, self.average, strict=False))
+        return {**self.parameters, **averages, **self.buffers}
+
+    def load_judged(self, saved: Mapping[str, Tensor]) -> None:
+        """Take back what `judged` gave, as the modules' own weights.
+
+        Raises:
+            LongalignError: names or shapes are not those of these modules.
+        """
+        _copy_named("modules", {**self.parameters, **self.buffers}, saved)
+
     def load_parts(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take back what `parts` gave.
 
         Raises:
             LongalignError: names or shapes are not those of these modules.
         """
-        own, average = (
-            {**self.parameters, **self.buffers},
-            dict(zip(self.parameters, self.average, strict=False)),
-        )
-        for part, targets in (("modules", own), ("ema", average)):
-            saved = parts.get(part, {})
-            if {k: t.shape for k, t in saved.items()} != {k: t.shape for k, t in targets.items()}:
-                raise LongalignError(
-                    f"the checkpoint's {part} have other names or shapes than the model of this recipe: was the "
-                    "model or the software changed? Choose another --out."
-                )
-            for name, target in targets.items():
-                target.copy_(saved[name])
+        self.load_judged(parts.get("modules", {}))
+        _copy_named("ema", dict(zip(self.parameters, self.average, strict=False)), parts.get("ema", {}))
         for key, value in parts.get("optimizer", {}).items():
             name, _, moment = key.partition("::")
             p = self.parameters[name]
@@ -131,3 +132,14 @@ class Weights:
     def _copy(self, values: list[Tensor]) -> None:
         for p, value in zip(self.parameters.values(), values, strict=False):
             p.copy_(value)
+
+
+@torch.no_grad()
+def _copy_named(part: str, targets: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    if {k: t.shape for k, t in saved.items()} != {k: t.shape for k, t in targets.items()}:
+        raise LongalignError(
+            f"the checkpoint's {part} have other names or shapes than the model of this recipe: was the model or the "
+            "software changed? Choose another --out."
+        )
+    for name, target in targets.items():
+        target.copy_(saved[name])

@@ -1,0 +1,169 @@
+"""The settings of an edit, checked, and what is taken where nothing is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from longalign.denoiser import Denoiser
+from longalign.editing.methods import OnStep, Predict, coupled, inversion
+from longalign.editing.schedule import Time, flowedit_coupling, x0_coupling
+from longalign.errors import LongalignError
+
+METHODS = ("flowedit", "flowedit-x0", "ddim")
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """How to edit. Made by `choose`, which fills in what suits the model.
+
+    Attributes:
+        method: one of `METHODS`.
+        steps: N, of the whole schedule from noise.
+        start: share of the steps that are taken, the last ones (n_start = round(start · N); FlowEdit's 33 of 50 is
+            0.66). 0 leaves the picture as it is, 1 begins with nothing but noise.
+        source_guidance, target_guidance: classifier-free guidance for each text; at most 1 is none.
+        finish: share of the steps at the end that sample the target without the source (n_min; not for ddim).
+        samples: noises that are averaged in each step (n_avg; not for ddim).
+        iterations: of the inversion's fixed point (ddim only).
+    """
+
+    method: str
+    steps: int
+    start: float
+    source_guidance: float
+    target_guidance: float
+    finish: float = 0.0
+    samples: int = 1
+    iterations: int = 1
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise LongalignError(f"method {self.method!r} is unknown; one of auto, {', '.join(METHODS)}")
+        for name in ("steps", "samples", "iterations"):
+            if getattr(self, name) < 1:
+                raise LongalignError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.start <= 1:
+            raise LongalignError(
+                f"start is the share of the steps that are taken, from 0 to 1, not {self.start}"
+            )
+        if not 0 <= self.finish <= self.start:
+            raise LongalignError(
+                f"finish is the share of the steps that end without the source, from 0 to start ({self.start:g}), "
+                f"not {self.finish}"
+            )
+        if self.method == "ddim" and (self.finish or self.samples > 1):
+            raise LongalignError("finish and samples belong to flowedit and flowedit-x0; ddim draws no noise")
+        if self.method != "ddim" and self.iterations > 1:
+            raise LongalignError(f"iterations belong to ddim; {self.method} inverts nothing")
+
+    @property
+    def n_start(self) -> int:
+        """Steps that are taken."""
+        return round(self.start * self.steps)
+
+    @property
+    def n_min(self) -> int:
+        """Steps of those that end without the source."""
+        return round(self.finish * self.steps)
+
+    @property
+    def calls(self) -> int:
+        """How often `run` calls back, each time with the number of pictures."""
+        return self.n_start * (2 if self.method == "ddim" else 1)
+
+    @classmethod
+    def choose(
+        cls,
+        denoiser: Denoiser,
+        guidance: float,
+        *,
+        soft_tokens: bool = False,
+        method: str = "auto",
+        steps: int | None = None,
+        start: float | None = None,
+        source_guidance: float | None = None,
+        target_guidance: float | None = None,
+        finish: float = 0.0,
+        samples: int = 1,
+        iterations: int = 1,
+    ) -> EditOptions:
+        """What is said, and for the rest what suits the model.
+
+        FlowEdit's guidance is the papers' as a multiple of the model's own: 3.5 and 13.5 are for SD3, which draws with
+        4; with soft tokens 9, and 30 steps of 50 in place of 33 (FACTS §2.4). The other two methods describe the source
+        without guidance, since its inversion would drift, and draw the target with the model's own.
+
+        Args:
+            denoiser: decides what ``auto`` is: flowedit for flow models, flowedit-x0 for the others.
+            guidance: the model's own scale for drawing.
+            soft_tokens: there are some on the model.
+
+        Raises:
+            LongalignError: something is out of range, unknown or does not belong to the method; flowedit on a model
+                that is none of flows.
+        """
+        flow = denoiser.parameterisation == "flow"
+        if method == "auto":
+            method = "flowedit" if flow else "flowedit-x0"
+        if method == "flowedit" and not flow:
+            raise LongalignError(
+                f"flowedit is for flow models such as SD3, and this one predicts {denoiser.parameterisation}: use "
+                "flowedit-x0 or ddim"
+            )
+        if method == "flowedit":
+            usual_start = 0.6 if soft_tokens else 0.66
+            source, target = 3.5 / 4 * guidance, (9.0 if soft_tokens else 13.5) / 4 * guidance
+        else:
+            usual_start, source, target = _USUAL_START[method], 1.0, guidance
+        return cls(
+            method=method,
+            steps=50 if steps is None else steps,
+            start=usual_start if start is None else start,
+            source_guidance=source if source_guidance is None else source_guidance,
+            target_guidance=target if target_guidance is None else target_guidance,
+            finish=finish,
+            samples=samples,
+            iterations=iterations,
+        )
+
+    def run(
+        self,
+        denoiser: Denoiser,
+        z_src: Tensor,
+        source: Predict,
+        target: Predict,
+        times: list[Time],
+        noise: Callable[[], Tensor],
+        on_step: OnStep = lambda pictures: None,
+    ) -> Tensor:
+        """The method, on (B, C, h, w) latents; see `methods`."""
+        if self.method == "ddim":
+            return inversion(
+                denoiser,
+                z_src,
+                source,
+                target,
+                times,
+                n_start=self.n_start,
+                iterations=self.iterations,
+                on_step=on_step,
+            )
+        return coupled(
+            denoiser,
+            z_src,
+            source,
+            target,
+            times,
+            flowedit_coupling if self.method == "flowedit" else x0_coupling,
+            n_start=self.n_start,
+            n_min=self.n_min,
+            samples=self.samples,
+            noise=noise,
+            on_step=on_step,
+        )
+
+
+_USUAL_START = {"flowedit-x0": 0.8, "ddim": 0.6}

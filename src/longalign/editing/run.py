@@ -1,0 +1,236 @@
+"""`longalign edit`: one picture, two texts, a run folder with what changed and what did not."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from longalign.editing.edit import EditResult, check_texts, edit_many, options_for
+from longalign.editing.options import EditOptions
+from longalign.generate import GenerateConfig, row_json, t5_branch, told_tokens
+from longalign.judging import Sentences, sentence_rows, sentences_of, window_of
+from longalign.pipelines import settings_of
+from longalign.report import Case, Panel, Report, SentenceRow, write_report
+from longalign.runs import RunFolder
+from longalign.versions import versions
+
+BEFORE, AFTER, DIFFERENCE = "before", "after", "difference"
+
+
+@dataclass(frozen=True)
+class EditConfig:
+    """The settings of an edit, as they go into its `config.yaml`. None: what suits the model (`EditOptions`).
+
+    `scorer`: name of a preference model that scores each sentence against both pictures, where no oracle judges them.
+    The other fields are those of `EditOptions` and `GenerateConfig`.
+    """
+
+    model: str = "stickers"
+    loras: tuple[str, ...] = ()
+    soft_tokens: str | None = None
+    soft_token_scale: float = 1.0
+    soft_token_branches: str = "both"
+    method: str = "auto"
+    steps: int | None = None
+    start: float | None = None
+    source_guidance: float | None = None
+    target_guidance: float | None = None
+    finish: float = 0.0
+    samples: int = 1
+    iterations: int = 1
+    seed: int = 0
+    resize: bool = False
+    scorer: str | None = None
+    strategy: str = "clip-cat"
+    length: int | None = None
+    language: str = "en"
+    device: str = "auto"
+    dtype: str = "auto"
+    check_base: bool = True
+
+    def load(self) -> Any:
+        """The pipeline, with all that is to be on it: `GenerateConfig.load`."""
+        return GenerateConfig(
+            model=self.model,
+            loras=self.loras,
+            soft_tokens=self.soft_tokens,
+            soft_token_scale=self.soft_token_scale,
+            soft_token_branches=self.soft_token_branches,
+            device=self.device,
+            dtype=self.dtype,
+            check_base=self.check_base,
+        ).load()
+
+    def options(self, pipe: Any) -> EditOptions:
+        """How to edit with this pipeline."""
+        return options_for(
+            pipe,
+            settings_of(self.model, pipe).guidance,
+            method=self.method,
+            steps=self.steps,
+            start=self.start,
+            source_guidance=self.source_guidance,
+            target_guidance=self.target_guidance,
+            finish=self.finish,
+            samples=self.samples,
+            iterations=self.iterations,
+        )
+
+
+@dataclass(frozen=True)
+class EditRun:
+    """All that `run_edit` made. `rows`: of the target and of the source, with marks for both pictures."""
+
+    result: EditResult
+    rows: Mapping[str, list[SentenceRow]]
+    folder: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`: paths, the settings, sentences with their marks, and what was cut."""
+        return {
+            "folder": str(self.folder),
+            "report": str(self.folder / "report.html"),
+            "images": {
+                name: str(self.folder / "images" / f"{name}.png") for name in (BEFORE, AFTER, DIFFERENCE)
+            },
+            "options": asdict(self.result.options),
+            "sentences": {
+                text: [{**row_json(row), "scores": dict(row.scores)} for row in rows]
+                for text, rows in self.rows.items()
+            },
+            "truncation": {
+                name: [asdict(t) for t in cut]
+                for name, cut in zip(("source", "target"), self.result.truncation, strict=True)
+            },
+        }
+
+
+def run_edit(
+    image: Image.Image | str | os.PathLike[str],
+    source: str,
+    target: str,
+    config: EditConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    pipe: Any = None,
+    on_step: Callable[[int], None] = lambda pictures: None,
+) -> EditRun:
+    """Edits a picture and writes a run folder: before, after, difference, and what each sentence is worth on both.
+
+    Args:
+        image: a PIL picture, or the file of one.
+        source, target: what it shows, and what it should show; of any length.
+        config: the settings.
+        out: the run folder; None makes `runs/edit-<date>-NNN`.
+        overwrite: replace an earlier run in `out`.
+        pipe: a pipeline that is loaded already; what `config` says of the model then only says what it is.
+        on_step: called after each step with 1, `EditOptions.calls` times.
+
+    Raises:
+        LongalignError: what `longalign.editing.edit.edit` refuses.
+    """
+    config = config or EditConfig()
+    check_texts(source, target)
+    pipe = pipe or config.load()
+    settings = settings_of(config.model, pipe)
+    options = config.options(pipe)
+    length = settings.length if config.length is None else config.length
+    [result] = edit_many(
+        pipe,
+        [image],
+        [source],
+        [target],
+        [config.seed],
+        options,
+        resize=config.resize,
+        on_step=on_step,
+        strategy=config.strategy,
+        length=length,
+        language=config.language,
+        t5=t5_branch(config.model, config.strategy, pipe, config.loras),
+    )
+    shown = {BEFORE: result.before, AFTER: result.image}
+    sentences = sentences_of(pipe, [target, source], config.language)
+    scored = _scores(config, shown, [target, source])
+    rows = {
+        name: [_with_scores(row, of_text) for row in sentence_rows(found, shown, settings.oracle)]
+        for name, found, of_text in zip(("target", "source"), sentences, scored, strict=True)
+    }
+    name = None if isinstance(image, Image.Image) else os.fspath(image)
+    resolved = {**asdict(config), **asdict(options), "length": length}
+    recorded = {"command": "edit", "image": name, "source": source, "target": target, **resolved}
+    run = RunFolder(out, recorded, overwrite=overwrite) if out else RunFolder.new("edit", recorded)
+    for label, picture in {**shown, DIFFERENCE: result.difference}.items():
+        run.save_image(label, picture)
+    run.log(
+        {text: [{**row_json(row), "scores": dict(row.scores)} for row in of] for text, of in rows.items()}
+    )
+    made = EditRun(result, rows, run.path)
+    write_report(
+        _report(made, resolved, sentences, window_of(pipe)), run.report, jsonl=run.path / "report.jsonl"
+    )
+    return made
+
+
+def _scores(
+    config: EditConfig, shown: Mapping[str, Image.Image], texts: list[str]
+) -> list[dict[str, dict[str, float]]]:
+    """For each text: sentence → column → score; without a scorer nothing."""
+    if config.scorer is None:
+        return [{} for _ in texts]
+    from longalign.preference import PreferenceModel
+
+    model = PreferenceModel.from_pretrained(config.scorer, device=config.device, dtype=config.dtype)
+    found: list[dict[str, dict[str, float]]] = []
+    for text in texts:
+        scores = model.score(list(shown.values()), [text] * len(shown))
+        of_text: dict[str, dict[str, float]] = {}
+        for column, segments in zip(shown, scores.segments, strict=True):
+            for segment in segments:
+                of_text.setdefault(segment.text, {})[column] = segment.best
+        found.append(of_text)
+    return found
+
+
+def _with_scores(row: SentenceRow, scores: Mapping[str, Mapping[str, float]]) -> SentenceRow:
+    return SentenceRow(row.text, row.beyond, row.marks, scores.get(row.text, {}))
+
+
+def _report(made: EditRun, resolved: Mapping[str, Any], sentences: list[Sentences], window: int) -> Report:
+    result = made.result
+    panels = [
+        Panel(label, picture, file=f"images/{label}.png")
+        for label, picture in ((BEFORE, result.before), (AFTER, result.image))
+    ]
+    texts = {"target": result.target, "source": result.source}
+    cases = [Case(f"Sentences of the {name}", texts[name], panels, made.rows[name]) for name in texts]
+    note = "Black where nothing changed, white where most did."
+    picture = Panel(DIFFERENCE, result.difference, file=f"images/{DIFFERENCE}.png")
+    cases.append(Case("Where it changed", "", [picture], note=note))
+    shown = ("image", "model", *asdict(result.options), "seed", "strategy", "length", "scorer")
+    facts = {k.replace("_", " "): str(resolved[k]) for k in shown if resolved.get(k) is not None}
+    if resolved["loras"]:
+        facts["LoRA"] = " + ".join(resolved["loras"])
+    if resolved["soft_tokens"]:
+        facts["soft tokens"] = told_tokens(
+            resolved["soft_tokens"], resolved["soft_token_scale"], resolved["soft_token_branches"]
+        )
+    return Report(
+        title="An edited picture",
+        facts={"command": shlex.join(["longalign", *sys.argv[1:]]), **facts, **versions()},
+        cases=cases,
+        truncation=[
+            f"The {name}, by {t.where}: {t.text}"
+            for name, cut in zip(("source", "target"), result.truncation, strict=True)
+            for t in cut
+        ],
+        window_tokens=window,
+    )
