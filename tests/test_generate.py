@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from longalign.errors import LongalignError
 from longalign.generate import GenerateConfig, generate, t5_branch
 from longalign.judging import sentences_of
 from longalign.pipelines import load_pipeline
+from longalign.soft_tokens import SoftTokenConfig, SoftTokens
 from longalign.stickers.captions import caption, text_of
 from longalign.stickers.world import scene
 
@@ -161,3 +163,47 @@ def test_lora_folders_that_are_none() -> None:
     ):
         with pytest.raises(LongalignError, match=says):
             generate([SHORT], GenerateConfig(steps=1, device="cpu", loras=loras))
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    """Soft tokens for the embedded model that change its pictures, in a folder as `longalign train` leaves it."""
+    found = SoftTokens(SoftTokenConfig.of(load_pipeline("stickers", device="cpu").unet))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found.tokens.normal_(std=3)
+    found.save(tmp_path / "run" / "model")
+    return tmp_path / "run"
+
+
+def test_soft_tokens_change_the_picture_and_are_recorded(tokens: Path, tmp_path: Path) -> None:
+    """At scale 0 they change nothing; in one branch alone they do something else than in both."""
+    quick: dict[str, Any] = {"steps": 1, "device": "cpu", "guidance": 3.0}
+    found = {}
+    for name, given in {
+        "none": {},
+        "off": {"soft_tokens": str(tokens), "soft_token_scale": 0.0},
+        "both": {"soft_tokens": str(tokens / "model" / "soft_tokens.safetensors")},
+        "cond": {"soft_tokens": str(tokens), "soft_token_branches": "cond"},
+        "unguided": {"soft_tokens": str(tokens), "soft_token_branches": "cond", "guidance": 1.0},
+    }.items():
+        config = GenerateConfig(**{**quick, **given})
+        found[name] = generate([SHORT], config, out=tmp_path / name).pictures[0].image.tobytes()
+    assert found["off"] == found["none"]
+    assert len(set(found.values())) == 4
+    assert f"soft_tokens: {tokens}" in (tmp_path / "cond" / "config.yaml").read_text()
+    assert "cond alone" in (tmp_path / "cond" / "report.html").read_text()
+
+
+def test_soft_tokens_that_do_not_fit(tokens: Path, tmp_path: Path) -> None:
+    SoftTokens(SoftTokenConfig.published("sdxl")).save(tmp_path / "sdxl")
+    for name, given, says in (
+        (tmp_path / "sdxl", {}, "are for SDXL.* and the model is"),
+        (tmp_path / "none", {}, "none"),
+        (tokens, {"soft_token_scale": 1.5}, "between 0 and 1"),
+        (tokens, {"soft_token_branches": "half"}, "both, cond, uncond"),
+    ):
+        config = GenerateConfig(steps=1, device="cpu", soft_tokens=str(name), **given)  # type: ignore[arg-type]
+        with pytest.raises(LongalignError, match=says):
+            generate([SHORT], config, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

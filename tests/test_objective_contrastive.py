@@ -27,16 +27,18 @@ from longalign.objectives.contrastive_pairs import Caption, Matching, gather_cap
 from longalign.objectives.contrastive_settings import ContrastiveSettings
 from longalign.objectives.contrastive_tokens import new_tokens
 from longalign.objectives.draws import Draws
+from longalign.pipelines import load_pipeline
 from longalign.segments import Segmenter
 from longalign.soft_tokens import SoftTokens
 from longalign.stickers.captions import caption, is_true, parse_all, text_of
 from longalign.stickers.world import scene
-from longalign.training import fit
+from longalign.training import fit, read_recipe
 from picture_objectives import LENGTH, SIDE_PX, TEXTS, Pictures, accelerator, batch_of, data, gradients
 from tiny_contrastive import RUNS, contrastive, errors_at_once, recipe, registered
 from tiny_objectives import saved
 from two_processes import two
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 PIPES = {"sd15": tiny.tiny_sd15, "sdxl": tiny.tiny_sdxl, "sd3": tiny.tiny_sd3}
 
 
@@ -115,6 +117,19 @@ def test_no_pair_is_computed_in_vain() -> None:
     matching.backward(matching.every_pair(), lambda errors: weight, accelerator())
     assert calls == [(4, False)] * 3 + [(4, True), (1, True)]
     assert objective.tokens.tokens.grad is not None and objective.tokens.tokens.grad.abs().max() > 0
+
+
+def test_pairs_of_little_weight_can_be_left_out() -> None:
+    """Weights of 1 in 4 of 16 pairs and of less than a half in others: with ½ only the 4 get a gradient."""
+    objective = contrastive(skip_below=0.5, matched_weight=40.0)
+    weights, _ = objective._weighed(
+        torch.rand(4, 4, dtype=torch.float64), torch.zeros(4, 4, dtype=torch.bool)
+    )
+    assert torch.equal(weights != 0, torch.eye(4, dtype=torch.bool))
+    exact, _ = contrastive(matched_weight=40.0)._weighed(
+        torch.rand(4, 4, dtype=torch.float64), torch.zeros(4, 4, dtype=torch.bool)
+    )
+    assert (exact != 0).all()
 
 
 def test_a_caption_stands_at_its_own_padded_length() -> None:
@@ -417,6 +432,31 @@ def test_pictures_of_a_size_that_the_model_cannot_take() -> None:
     with pytest.raises(LongalignError, match="multiples of 4, at most 64"):
         contrastive(tiny.tiny_sd3(), rows=rows(68))
     assert contrastive(rows=rows(28)).size_px == 28
+
+
+@pytest.mark.slow  # the embedded model
+@pytest.mark.parametrize("option", ["contrastive.near_negatives=1", "contrastive.alignment_guided.ema=0.9"])
+def test_the_sticker_recipe_trains(option: str, tmp_path: Path) -> None:
+    """Two steps of two rows, evaluated before and after; then the tokens are a file that fits the model."""
+    small = ["train.steps=2", "train.batch_size=2", "train.precision='no'", "data.held_out_count=2", option]
+    small += ["contrastive.oracle_scenes=1", "contrastive.held_out_batch=2", "train.evaluate_first=true"]
+    result = fit(read_recipe(RECIPES / "stickers-softrepa.yaml", small), tmp_path / "run")
+    assert result.step == 2 and result.model is not None
+    assert set(result.evaluation) == {
+        "loss",
+        "contrast",
+        "accuracy",
+        "matched",
+        "information",
+        "true",
+        "looks",
+    }
+    assert 0 <= result.evaluation["true"] <= 1 and len(list((tmp_path / "run/samples").glob("*/00.png"))) == 2
+    tokens, pipe = SoftTokens.from_pretrained(result.model), load_pipeline(device="cpu")
+    with tokens.attach(pipe.unet):
+        assert sum(p.numel() for p in tokens.parameters()) == 13_312
+    spread = tokens.tokens.detach()[0].std(0).mean()
+    assert spread > 0.01  # the four are not one
 
 
 def test_several_micro_batches_are_refused(tmp_path: Path) -> None:

@@ -72,6 +72,18 @@ def test_a_stage_that_was_saved_with_the_one_below(tmp_path: Path) -> None:
     assert pipeline(packed).unet is packed
 
 
+def test_a_lower_rank_is_the_best_of_that_rank(tmp_path: Path) -> None:
+    """What rank 1 of 3 leaves of a layer's change has the singular values σ₂ and σ₃, in fp16."""
+    run = run_of(tmp_path / "run", "supervised")
+    pack_run(run, tmp_path / "sft", rank=1)
+    file, whole = LoraFile.read(tmp_path / "sft"), LoraFile.read(run / "model")
+    assert file.rank == 1 and file.layers.keys() == whole.layers.keys()
+    for name, pair in whole.layers.items():
+        sigma = torch.linalg.svdvals(change(pair).flatten(1).double())
+        left = (change(file.layers[name]).double() - change(pair).double()).norm()
+        assert float(left) == pytest.approx(float(sigma[1:].norm()), rel=0.02, abs=1e-4)
+
+
 def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     below, other = run_of(tmp_path / "below", "supervised"), run_of(tmp_path / "other", "consistency")
     top = run_of(tmp_path / "top", "reward", (below / "model",))

@@ -16,7 +16,7 @@ from longalign.stickers.captions import Fact
 from longalign.stickers.files import pack
 from longalign.stickers.parts import CLIP, T5, VAE, fits, pixels, short_caption
 from longalign.stickers.readout import ReadableCLIP, layout_of, sentence_of
-from longalign.stickers.training import PARTS, STEPS, fit, schedule
+from longalign.stickers.training import FURTHER, PARTS, STEPS, fit, schedule
 from longalign.stickers.world import scene
 
 CPU = torch.device("cpu")
@@ -36,7 +36,8 @@ def test_all_parts_train_and_pack_into_a_pipeline(trained: Path, tmp_path: Path)
     pipe = load_pipeline(str(tmp_path / "sd15"), device="cpu")
     assert settings_of(str(tmp_path / "sd15")).guidance == 2.0
     assert size_bytes < 40e6
-    assert {f.stem for f in (tmp_path / "sd15" / "curves").iterdir()} == set(PARTS) == set(STEPS)
+    assert {f.stem for f in (tmp_path / "sd15" / "curves").iterdir()} == set(PARTS)
+    assert {*PARTS, *FURTHER} == set(STEPS)
     weights = pipe.unet.state_dict()["conv_in.weight"]
     from diffusers import UNet2DConditionModel
 
@@ -67,6 +68,38 @@ def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path, monkeypatch: pytes
     whole, parts = (torch.load(tmp_path / f / "vae.pt", weights_only=True) for f in ("whole", "parts"))
     assert all(torch.equal(v, parts["module"][k]) for k, v in whole["module"].items())
     assert all(torch.equal(a, b) for a, b in zip(whole["average"], parts["average"], strict=True))
+
+
+class Checked:
+    """One weight that climbs, and a check that reports it."""
+
+    batch_size = 1
+    learning_rate = 0.1
+    check_at = (0.5, 1.0)
+
+    def __init__(self, *_: object) -> None:
+        self.module = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.zeros_(self.module.weight)
+
+    def loss(self, first: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        return -self.module.weight.sum(), {"last": self.module.weight.item()}
+
+    def check(self) -> dict[str, float]:
+        return {"averaged": self.module.weight.item()}
+
+    def save(self, module: torch.nn.Module, out: Path) -> None:
+        pass
+
+
+def test_checks_see_the_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At half of the run and at its end. The weight climbs, so its average lags behind, and the run goes on from the
+    weight itself: what the next step starts from is above the average."""
+    monkeypatch.setitem(FURTHER, "climbing", Checked)
+    fit("climbing", tmp_path, steps=40)
+    half, end = [json.loads(line) for line in (tmp_path / "climbing.jsonl").read_text().splitlines()]
+    assert (half["step"], end["step"]) == (20, 40)
+    assert 0 < half["averaged"] < half["last"] < end["last"]
+    assert half["averaged"] < end["averaged"] < end["last"]
 
 
 def test_the_curve_is_written(trained: Path) -> None:

@@ -108,6 +108,7 @@ def recipe(name: str, **train: Any) -> Recipe:
             "train": {
                 "batch_size": 4,
                 "lr": 1e-2,
+                "max_grad_norm": None,  # clipping would hide a factor
                 "checkpoint_every_steps": 1,
                 "keep_checkpoints": 100,
                 **train,

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from longalign.decomposition import (
         Decomposition,
     )
+    from longalign.editing.edit import (
+        edit,
+    )
     from longalign.encoding import (
         ConcatRule,
         Conditioning,
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
         Segment,
         Segmenter,
     )
+    from longalign.soft_tokens import (
+        SoftTokens,
+    )
 
 __version__ = "0.1.0"
 
@@ -41,12 +47,14 @@ _HOME = {
     "T5Branch": "longalign.encoding",
     "TextParts": "longalign.encoding",
     "TruncationWarning": "longalign.encoding",
+    "edit": "longalign.editing.edit",
     "encode": "longalign.encoding",
     "encode_groups": "longalign.encoding",
     "PreferenceModel": "longalign.preference",
     "Scores": "longalign.preference",
     "Segment": "longalign.segments",
     "Segmenter": "longalign.segments",
+    "SoftTokens": "longalign.soft_tokens",
 }
 
 __all__ = [
@@ -58,10 +66,12 @@ __all__ = [
     "Scores",
     "Segment",
     "Segmenter",
+    "SoftTokens",
     "T5Branch",
     "TextParts",
     "TruncationWarning",
     "__version__",
+    "edit",
     "encode",
     "encode_groups",
 ]

@@ -15,6 +15,7 @@ import typer
 
 from longalign.checkpoints import cli as checkpoints
 from longalign.data.cli import cache, caption
+from longalign.editing.cli import SoftTokenBranches, SoftTokenScale, SoftTokensOption, edit
 from longalign.errors import LongalignError
 from longalign.metrics import cli as metrics
 from longalign.scoring import cli as scoring
@@ -106,6 +107,9 @@ def generate(
     prompts: Prompts,
     model: Model = "stickers",
     lora: Loras = None,
+    soft_tokens: SoftTokensOption = None,
+    soft_token_scale: SoftTokenScale = 1.0,
+    soft_token_branches: SoftTokenBranches = "both",
     strategy: Annotated[
         str,
         typer.Option(
@@ -152,6 +156,8 @@ def generate(
         longalign generate @prompts.txt --model stable-diffusion-v1-5/stable-diffusion-v1-5 --num 4
 
         longalign generate @prompts.txt --lora stickers/sft --lora stickers/reward
+
+        longalign generate @prompts.txt --soft-tokens runs/softrepa --soft-token-scale 0.7
     """
     from longalign.prompts import read_prompts
 
@@ -162,6 +168,9 @@ def generate(
     config = GenerateConfig(
         model=model,
         loras=tuple(lora or ()),
+        soft_tokens=soft_tokens,
+        soft_token_scale=soft_token_scale,
+        soft_token_branches=soft_token_branches,
         strategy=strategy,
         segments=segments,
         pooled=pooled,
@@ -224,6 +233,7 @@ app.command("score")(scoring.score)
 app.command("decompose")(scoring.decompose)
 app.command()(train)
 app.command()(merge)
+app.command()(edit)
 app.command()(cache)
 app.command()(caption)
 metrics.register(app, stickers)

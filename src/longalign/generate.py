@@ -5,20 +5,19 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from longalign import soft_tokens as of_tokens
 from longalign.encoding import T5Branch, Truncation, encode_groups
 from longalign.judging import sentence_rows, sentences_of, window_of
 from longalign.pipelines import ModelSettings, load_pipeline, quiet, resolve, settings_of
 from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.runs import RunFolder
 from longalign.sampling import sample_groups, set_scheduler
+from longalign.soft_tokens import pipelines as of_tokens
 from longalign.versions import versions
 
 ON_STEP = Callable[[int], None]
@@ -67,7 +66,7 @@ class GenerateConfig:
             self.model, device=self.device, dtype=self.dtype, loras=self.loras, check_base=self.check_base
         )
         if self.soft_tokens is not None:
-            put_soft_tokens(
+            of_tokens.put_on(
                 pipe, self.soft_tokens, scale=self.soft_token_scale, branches=self.soft_token_branches
             )
         return pipe
@@ -120,36 +119,6 @@ def row_json(row: SentenceRow) -> dict[str, Any]:
     return {"text": row.text, "beyond_window": row.beyond, "marks": dict(row.marks)}
 
 
-def put_soft_tokens(pipe: Any, name: str, *, scale: float = 1.0, branches: str = "both") -> None:
-    """Attach trained soft tokens to a pipeline's UNet or transformer, for good.
-
-    Args:
-        name: their file, or the folder that it is in; of a run folder of `longalign train`, the ``model`` in it.
-        scale: from 0 (as if there were none) to 1.
-        branches: of classifier-free guidance: ``both``, ``cond`` or ``uncond``.
-
-    Raises:
-        LongalignError: there are none, or they are for another backbone.
-    """
-    from longalign.stages.stack import backbone
-
-    trained = Path(name) / "model"
-    tokens = of_tokens.SoftTokens.from_pretrained(
-        trained if (trained / of_tokens.FILE_NAME).is_file() else name
-    )
-    tokens.attach(backbone(pipe), scale=scale, branches=branches)  # type: ignore[arg-type]  # checked there
-
-
-def guided_rows(pipe: Any, guidance: float | None) -> AbstractContextManager[None]:
-    """Tells soft tokens that are for one branch alone which rows of a pipeline's batches are which.
-
-    Args:
-        guidance: of `longalign.sampling.sample`. More than 1 doubles the batch, and so does a pipeline's default.
-    """
-    module = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    return of_tokens.branch(module, "cfg" if guidance is None or guidance > 1 else "cond")
-
-
 def draw(
     pipe: Any, prompts: Sequence[str], seeds: Sequence[int], *, sampling: Mapping[str, Any], **encoding: Any
 ) -> list[Image.Image]:
@@ -161,7 +130,7 @@ def draw(
         encoding: arguments of `longalign.encode`.
     """
     groups = encode_groups(pipe, list(prompts), **encoding)
-    with guided_rows(pipe, sampling.get("guidance")):
+    with of_tokens.guided_rows(pipe, sampling.get("guidance")):
         return sample_groups(pipe, groups, seeds, **sampling)
 
 
@@ -237,7 +206,7 @@ def generate(
         i, seed = jobs[job]
         files[job] = str(run.save_image(f"{i:04d}-{seed}", image).relative_to(run.path))
 
-    with guided_rows(pipe, guidance):
+    with of_tokens.guided_rows(pipe, guidance):
         images = sample_groups(
             pipe,
             groups,
@@ -263,12 +232,6 @@ def generate(
     return made
 
 
-def told_tokens(name: str, scale: float, branches: str) -> str:
-    """Soft tokens as reports name them."""
-    scaled = "" if scale == 1 else f", scale {scale:g}"
-    return name + scaled + ("" if branches == "both" else f", {branches} alone")
-
-
 def _report(made: Generation, resolved: dict[str, Any], window: int) -> Report:
     cases = [
         Case(
@@ -286,7 +249,7 @@ def _report(made: Generation, resolved: dict[str, Any], window: int) -> Report:
     if resolved["loras"]:
         facts["LoRA"] = " + ".join(resolved["loras"])
     if resolved["soft_tokens"]:
-        facts["soft tokens"] = told_tokens(
+        facts["soft tokens"] = of_tokens.told(
             resolved["soft_tokens"], resolved["soft_token_scale"], resolved["soft_token_branches"]
         )
     return Report(

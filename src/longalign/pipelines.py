@@ -1,4 +1,4 @@
-"""Pipelines by name: ``stickers`` (embedded), a diffusers folder, or a hub name."""
+"""Pipelines by name: ``stickers``, ``stickers-sdxl``, ``stickers-sd3`` (embedded), a folder, or a hub name."""
 
 from __future__ import annotations
 
@@ -46,11 +46,15 @@ _FAMILY_GUIDANCE = {
 
 
 def resolve(name: str) -> str:
-    """The folder or hub name that a model name stands for."""
-    if name == STICKERS:
-        from longalign.stickers import folder
+    """The folder or hub name that a model name stands for.
 
-        return str(folder())
+    Raises:
+        LongalignError: it begins like an embedded model's name and is none.
+    """
+    if name == STICKERS or (name.startswith(f"{STICKERS}-") and "/" not in name and not Path(name).exists()):
+        from longalign.stickers import MODELS, folder
+
+        return str(folder(MODELS.get(name, name.removeprefix(f"{STICKERS}-"))))
     return name
 
 
@@ -120,7 +124,7 @@ def load_pipeline(
     """A diffusers pipeline, on its device, quiet, with weights from safetensors only.
 
     Args:
-        name: ``stickers``, a folder, or a hub name.
+        name: ``stickers``, ``stickers-sdxl``, ``stickers-sd3``, a folder, or a hub name.
         loras: LoRA stages in the order of their training: folders that `longalign train` wrote, other LoRAs in
             diffusers' layout, ``stickers/…``. Text adapters in them are `longalign.generate.t5_branch`'s affair.
         check_base: refuse a LoRA that was trained on other weights.

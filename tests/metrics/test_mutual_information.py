@@ -57,7 +57,7 @@ def test_the_ceiling() -> None:
 
 
 def test_it_is_a_lower_bound() -> None:
-    """x is one of 8 things and y says which, rightly in 3 of 4 cases, else any other: I = log 8 − H(y | x) = 1.030 nats.
+    """x is one of 8 things and y says which, rightly in 3 of 4 cases, else any other: I = log 8 − H(y | x) = 1.0306.
 
     With the best logits, log p(y | x), errors are E = −τ log(logit / s), and batches of 64 come near it from below.
     """

@@ -72,7 +72,7 @@ def import_checkpoint(
         raise LongalignError(f"{source}: only a LoRA has a base")
     if after and not base:
         raise LongalignError("LoRAs that were merged before (--after) need the name of their base (--base)")
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         if kind == "lora":
             facts = _import_lora(path, folder, base, after)
         elif kind == "soft-tokens":
@@ -175,7 +175,7 @@ def _base(name: str, after: Sequence[Any]) -> Fingerprint:
 
 
 @contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that gets its name when all is written.
 
     Raises:

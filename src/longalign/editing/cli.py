@@ -90,8 +90,7 @@ def edit(
     Writes before, after and difference, and a page that says of each sentence whether it is true of either picture.
     Examples:
 
-        longalign edit scene.png --source "A fox is in the middle. The background is navy."
-        --target "A fox is in the top left. The background is navy."
+        longalign edit scene.png --source "A fox is in the middle." --target "A fox is in the top left."
 
         longalign edit photo.png --source @now.txt --target @then.txt --model FOLDER --soft-tokens runs/tokens --resize
     """
@@ -105,8 +104,11 @@ def edit(
         texts.append(found[0])
     from longalign.editing.edit import check_texts
     from longalign.editing.run import EditConfig, run_edit
+    from longalign.preference.images import load_image
 
-    check_texts(*texts)
+    now, then = texts
+    check_texts(now, then)  # before the model is loaded, which may take a while
+    load_image(image)
 
     config = EditConfig(
         model=model,
@@ -134,7 +136,7 @@ def edit(
     )
     pipe = config.load()
     with progress("editing", config.options(pipe).calls) as advance:
-        made = run_edit(image, *texts, config, out=out, overwrite=overwrite, pipe=pipe, on_step=advance)
+        made = run_edit(image, now, then, config, out=out, overwrite=overwrite, pipe=pipe, on_step=advance)
     if as_json:
         print(json.dumps(made.to_json(), ensure_ascii=False))
         return

@@ -93,8 +93,9 @@ class EditOptions:
         """What is said, and for the rest what suits the model.
 
         FlowEdit's guidance is the papers' as a multiple of the model's own: 3.5 and 13.5 are for SD3, which draws with
-        4; with soft tokens 9, and 30 steps of 50 in place of 33 (FACTS §2.4). The other two methods describe the source
-        without guidance, since its inversion would drift, and draw the target with the model's own.
+        4; with soft tokens 9, and 30 steps of 50 in place of 33 (FACTS §2.4). The other two draw the target with the
+        model's own. flowedit-x0 has the same for the source, so that what the texts share cancels; ddim has none there,
+        since an inversion under guidance drifts.
 
         Args:
             denoiser: decides what ``auto`` is: flowedit for flow models, flowedit-x0 for the others.
@@ -113,11 +114,13 @@ class EditOptions:
                 f"flowedit is for flow models such as SD3, and this one predicts {denoiser.parameterisation}: use "
                 "flowedit-x0 or ddim"
             )
-        if method == "flowedit":
-            usual_start = 0.6 if soft_tokens else 0.66
-            source, target = 3.5 / 4 * guidance, (9.0 if soft_tokens else 13.5) / 4 * guidance
-        else:
-            usual_start, source, target = _USUAL_START[method], 1.0, guidance
+        usual_start, source, target = {
+            "flowedit": (0.66, 3.5 / 4 * guidance, 13.5 / 4 * guidance),
+            "flowedit-x0": (0.8, guidance, guidance),
+            "ddim": (0.6, 1.0, guidance),
+        }.get(method, (0.0, 1.0, 1.0))  # an unknown method is refused below
+        if soft_tokens and method == "flowedit":
+            usual_start, target = 0.6, 9.0 / 4 * guidance
         return cls(
             method=method,
             steps=50 if steps is None else steps,
@@ -164,6 +167,3 @@ class EditOptions:
             noise=noise,
             on_step=on_step,
         )
-
-
-_USUAL_START = {"flowedit-x0": 0.8, "ddim": 0.6}

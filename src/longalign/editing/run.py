@@ -14,11 +14,13 @@ from PIL import Image
 
 from longalign.editing.edit import EditResult, check_texts, edit_many, options_for
 from longalign.editing.options import EditOptions
-from longalign.generate import GenerateConfig, row_json, t5_branch, told_tokens
+from longalign.generate import GenerateConfig, row_json, t5_branch
 from longalign.judging import Sentences, sentence_rows, sentences_of, window_of
 from longalign.pipelines import settings_of
+from longalign.preference.images import load_image
 from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.runs import RunFolder
+from longalign.soft_tokens.pipelines import told
 from longalign.versions import versions
 
 BEFORE, AFTER, DIFFERENCE = "before", "after", "difference"
@@ -139,6 +141,7 @@ def run_edit(
     """
     config = config or EditConfig()
     check_texts(source, target)
+    size_px = (image if isinstance(image, Image.Image) else load_image(image)).size
     pipe = pipe or config.load()
     settings = settings_of(config.model, pipe)
     options = config.options(pipe)
@@ -166,6 +169,10 @@ def run_edit(
     }
     name = None if isinstance(image, Image.Image) else os.fspath(image)
     resolved = {**asdict(config), **asdict(options), "length": length}
+    if size_px != result.before.size:
+        resolved["resized"] = "the middle square of {} × {} pixels, to {} × {}".format(
+            *size_px, *result.before.size
+        )
     recorded = {"command": "edit", "image": name, "source": source, "target": target, **resolved}
     run = RunFolder(out, recorded, overwrite=overwrite) if out else RunFolder.new("edit", recorded)
     for label, picture in {**shown, DIFFERENCE: result.difference}.items():
@@ -215,12 +222,12 @@ def _report(made: EditRun, resolved: Mapping[str, Any], sentences: list[Sentence
     note = "Black where nothing changed, white where most did."
     picture = Panel(DIFFERENCE, result.difference, file=f"images/{DIFFERENCE}.png")
     cases.append(Case("Where it changed", "", [picture], note=note))
-    shown = ("image", "model", *asdict(result.options), "seed", "strategy", "length", "scorer")
+    shown = ("resized", "model", *asdict(result.options), "seed", "strategy", "length", "scorer")
     facts = {k.replace("_", " "): str(resolved[k]) for k in shown if resolved.get(k) is not None}
     if resolved["loras"]:
         facts["LoRA"] = " + ".join(resolved["loras"])
     if resolved["soft_tokens"]:
-        facts["soft tokens"] = told_tokens(
+        facts["soft tokens"] = told(
             resolved["soft_tokens"], resolved["soft_token_scale"], resolved["soft_token_branches"]
         )
     return Report(

@@ -4,9 +4,9 @@ For B pairs of picture and caption at one time t and with one noise ε, with the
 
     I(x; y) ≥ log B − L,    L = −(1/B) Σ_i log softmax_j(logit_ij)_i,    logit_ij = s exp(−E_ij/τ)          (InfoNCE)
 
-holds whatever the logits are, for every t and ε, and so for their mean. The bound is in nats. It cannot exceed log B, nor,
-since the logits lie in (0, s], log B − log(1 + (B − 1) e^−s): 2.52 of 2.77 for B = 16. How far below I it lies depends
-on the denoiser and on s and τ, so compare it with other models' at the same B, s and τ, and mistrust it alone.
+holds whatever the logits are, for every t and ε, and so for their mean. The bound is in nats. It cannot exceed log B,
+nor, since the logits lie in (0, s], log B − log(1 + (B − 1) e^−s): 2.53 of 2.77 for B = 16. How far below I it lies
+depends on the denoiser and on s and τ, so compare it with other models' at the same B, s and τ, and mistrust it alone.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Information:
             "intervals over batches.",
         )
         order = np.argsort(self.times)
-        parts = [part for part in np.array_split(order, 3)] if len(order) >= 6 else []
+        parts = list(np.array_split(order, 3)) if len(order) >= 6 else []
         if not parts:
             return [whole]
         rows: list[list[str | Estimate]] = []

@@ -154,6 +154,7 @@ class ContrastiveObjective(FromPictures):
                 symmetric=settings.symmetric,
             )
             [weights] = torch.autograd.grad(loss, errors)
+        weights = weights.masked_fill(weights.abs() < settings.skip_below * weights.abs().max(), 0)
         rows = row_figures(
             errors.detach()[:, : len(errors)], same, scale=settings.scale, temperature=settings.temperature
         )

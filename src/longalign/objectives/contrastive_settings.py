@@ -43,6 +43,13 @@ class ContrastiveSettings(BaseModel):
     pairs_at_once: int = Field(
         16, gt=0, description="pairs of picture and caption in one call of the denoiser; decides the memory"
     )
+    skip_below: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="pairs whose weight in the gradient is below this share of the greatest are left out of it, which "
+        "saves their second pass; 0: the exact gradient",
+    )
 
     tokens: int = Field(4, gt=0, description="soft tokens at one place")
     stages: tuple[Stage, ...] | None = Field(

@@ -38,15 +38,18 @@ class Estimate:
     level: float = 0.95
 
     def __str__(self) -> str:
-        return format(self.value, self.format) if math.isfinite(self.value) else "—"
+        return self._shown(self.value) if math.isfinite(self.value) else "—"
 
     @property
     def interval(self) -> str:
-        """``"79.2–87.9%"``; empty where there is no estimate."""
+        """``"79.2–87.9%"``, with a sign at an end ``"−1.2 to 0.4%"``; empty where there is no estimate."""
         if not math.isfinite(self.value):
             return ""
-        low, high = format(self.low, self.format), format(self.high, self.format)
-        return f"{low.removesuffix('%')}–{high}"
+        low, high = self._shown(self.low).removesuffix("%"), self._shown(self.high)
+        return f"{low} to {high}" if {low[0], high[0]} & {"−", "+"} else f"{low}–{high}"
+
+    def _shown(self, number: float) -> str:
+        return format(number, self.format).replace("-", "−")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import torch
 
 from longalign import lora
 from longalign.checkpoints.base import Fingerprint
-from longalign.checkpoints.convert import _new_folder as new_folder
+from longalign.checkpoints.convert import new_folder
 from longalign.checkpoints.lora_file import LoraFile, Pair
 from longalign.checkpoints.text_adapter import write_text_adapter
 from longalign.errors import LongalignError

@@ -8,8 +8,10 @@
 | `tokenizers.py` | real CLIP and T5 tokenizers over the words of this world |
 | `models.py` | the tiny models, by their configurations |
 | `patch_code.py` | the latent code of the VAE |
-| `parts.py`, `denoising.py`, `readout.py` | what each tiny model learns from |
+| `backbones.py` | what SDXL and SD3 need beyond them, from their trained weights where possible |
+| `parts.py`, `denoising.py`, `further.py`, `readout.py` | what each tiny model learns from |
 | `training.py` | the loop that made the weights |
+| `assembly.py` | SDXL and SD3 folders, put together on first use |
 | `looks.py`, `raters.py` | spoilt pictures, and simulated raters who weigh truth against looks |
 | `files.py`, `pack_run.py`, `cli.py` | scenes and models on disk; `longalign stickers …` |
 | `study*.py` | many held-out scenes, drawn in several ways, judged |
@@ -23,10 +25,32 @@ from pathlib import Path
 
 from longalign.errors import LongalignError
 
+MODELS = {"stickers": "sd15", "stickers-sdxl": "sdxl", "stickers-sd3": "sd3"}  # names elsewhere, and here
 
-def folder() -> Path:
-    """The embedded model: a diffusers `StableDiffusionPipeline` folder."""
-    return Path(__file__).parent / "weights" / "sd15"
+
+def folder(name: str = "sd15") -> Path:
+    """An embedded model, as an ordinary diffusers folder.
+
+    Args:
+        name: ``sd15``, which is in the package as it is; ``sdxl`` or ``sd3``, which are assembled on first use.
+
+    Raises:
+        LongalignError: there is none of this name, or not in this version.
+    """
+    weights = Path(__file__).parent / "weights"
+    if name == "sd15":
+        return weights / name
+    told = f"stickers-{name}"
+    if told not in MODELS:
+        raise LongalignError(f"there is no embedded model {told}; there are {', '.join(MODELS)}")
+    if not (weights / name / "longalign.json").is_file():
+        raise LongalignError(
+            f"{told} is not shipped in this version; train it (longalign stickers train {name} --out DIR) and pack it "
+            f"(longalign stickers pack DIR {weights / name} --model {name})"
+        )
+    from longalign.stickers.assembly import assembled
+
+    return assembled(name, weights)
 
 
 def preference_names() -> list[str]:

@@ -2,10 +2,10 @@
 
 | part | SDXL | SD3 |
 |---|---|---|
-| `text_encoder` | the CLIP's text tower and an idle layer, so that its own last states are read | the same, with projection |
+| `text_encoder` | the CLIP's text tower and an idle layer: its own last states are read | the same, with projection |
 | `text_encoder_2` | the CLIP's text tower with projection; its states before the last layer are read | the same |
 | `text_encoder_3` | – | the T5, widened by zeros so that both CLIPs' states fit beside its own |
-| denoiser | the UNet, reading a linear map of both CLIPs' states, and a pooled vector | `SD3Transformer2DModel`, from nothing |
+| denoiser | the UNet, on a linear map of both CLIPs' states | `SD3Transformer2DModel`, from nothing |
 | `vae`, tokenizers | as they are | as they are |
 """
 
@@ -62,7 +62,9 @@ def widened_t5(t5: T5EncoderModel, width: int = JOINT_WIDTH) -> T5EncoderModel:
     narrow = t5.state_dict()
     for name, value in wide.state_dict().items():
         value.zero_()
-        at = tuple(slice(big - small, None) for big, small in zip(value.shape, narrow[name].shape, strict=True))
+        at = tuple(
+            slice(big - small, None) for big, small in zip(value.shape, narrow[name].shape, strict=True)
+        )
         scale = (own / width) ** 0.5 if "layer_norm" in name else 1.0
         value[at] = narrow[name] * scale
     return wide
@@ -116,8 +118,8 @@ def map_between(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 def make_transformer() -> SD3Transformer2DModel:
     """Four joint blocks of width 96 on 6 × 6 latents; at first it predicts zero.
 
-    Position embeddings are a fixed table of sines in diffusers, of which most hardly vary over six places. The table is
-    saved with the weights, so it may hold any numbers: here it is drawn, and trained with the rest (`trainable_places`).
+    Position embeddings are a fixed table of sines in diffusers, of which most hardly vary over six places. The table
+    is saved with the weights, so it may hold any numbers: here it is drawn, and trained with the rest.
     """
     model = SD3Transformer2DModel(
         sample_size=LATENT_SIZE,
@@ -131,7 +133,6 @@ def make_transformer() -> SD3Transformer2DModel:
         caption_projection_dim=96,
         pooled_projection_dim=2 * POOLED_WIDTH,
         pos_embed_max_size=LATENT_SIZE,
-        qk_norm="rms_norm",
     )
     for layer in model.modules():
         if isinstance(layer, nn.Linear):

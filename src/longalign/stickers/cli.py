@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from longalign.errors import LongalignError
+from longalign.stickers.edits_cli import edits
 from longalign.stickers.study_cli import study
 from longalign.terminal import Device, Json, Model, print_table, progress
 
@@ -34,8 +35,10 @@ def render(
 
 @app.command("train")
 def train(
-    part: Annotated[str, typer.Argument(
-            help="vae, clip, t5, unet or adapter; or all, in this order. Or sdxl or sd3, which stand on the embedded model."
+    part: Annotated[
+        str,
+        typer.Argument(
+            help="vae, clip, t5, unet or adapter; or all, in this order. Or sdxl or sd3, on the embedded model."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for weights, curves and checkpoints; resumes from it.")],
@@ -64,6 +67,12 @@ def pack(
         Path, typer.Argument(help="Folder that `stickers train` wrote, or a run folder of `train`.")
     ],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Of a folder that `stickers train` wrote: sd15, or what sdxl or sd3 has of its own."
+        ),
+    ] = "sd15",
     guidance: Annotated[
         float | None, typer.Option(help="Guidance that suits the model, its default.")
     ] = None,
@@ -74,13 +83,23 @@ def pack(
             "stickers/sft. Again for each, in order."
         ),
     ] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Of a LoRA: keep this rank of every layer, by truncated SVD.")
+    ] = None,
 ) -> None:
     """Pack for shipping, in fp16: trained parts as one Stable Diffusion folder, a run as a CLIP or a LoRA folder."""
-    from longalign.stickers.files import pack
+    from longalign.stickers import MODELS
+    from longalign.stickers.files import pack, pack_denoiser
     from longalign.stickers.pack_run import pack_run
 
-    is_run = (source / "model").is_dir()
-    size_bytes = pack_run(source, out, after=after or ()) if is_run else pack(source, out, guidance=guidance)
+    if model not in MODELS.values():
+        raise LongalignError(f"no model {model!r}; one of {', '.join(MODELS.values())}")
+    if (source / "model").is_dir():
+        size_bytes = pack_run(source, out, after=after or (), rank=rank)
+    elif model == "sd15":
+        size_bytes = pack(source, out, guidance=guidance)
+    else:
+        size_bytes = pack_denoiser(model, source, out, guidance=guidance)
     print(f"{out}: {size_bytes / 1e6:.1f} MB")
 
 
@@ -111,3 +130,4 @@ def check(
 
 
 app.command("study")(study)
+app.command("edits")(edits)

@@ -24,7 +24,7 @@ class UNet:
     learning_rate = 8e-4
     caption_dropout = 0.1
     # Until this share of the run, so many stickers: what words mean is learned from one, whose is which from more.
-    curriculum = ((0.08, (1, 1)), (0.2, (1, 2)), (1.0, (1, 5)))
+    curriculum: tuple[tuple[float, tuple[int, int]], ...] = ((0.08, (1, 1)), (0.2, (1, 2)), (1.0, (1, 5)))
 
     def __init__(self, device: torch.device, out: Path, steps: int) -> None:
         from transformers import CLIPTextModel

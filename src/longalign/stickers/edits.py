@@ -9,18 +9,18 @@ as not true), empty cells in which a sticker has appeared, and by how much the p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count as numbers
 
 import numpy as np
 from PIL import Image
 
 from longalign.errors import LongalignError
-from longalign.stickers.captions import Fact, Sentence, facts, sentence, text_of
+from longalign.stickers.captions import Fact, Sentence, facts, sentence, swap, text_of
 from longalign.stickers.oracle import Reading, read
-from longalign.stickers.raters import alter
 from longalign.stickers.world import (
     CELL_PX,
+    DISC_NAMES,
     KIND_NAMES,
     MAX_OBJECTS,
     SPLITS,
@@ -30,8 +30,7 @@ from longalign.stickers.world import (
     scene,
 )
 
-# name of an edit → that of the mistake in `raters.alter`
-CHANGES = {"swap": "swapped", "recolour": "recoloured", "move": "moved", "remove": "missing"}
+CHANGES = ("swap", "recolour", "move", "remove")
 _STREAM = 0xED17  # keeps these draws apart from `scene`'s
 
 
@@ -89,7 +88,7 @@ class EditVerdict:
 
 
 def scene_edits(
-    count: int, *, objects: tuple[int, int] = (2, 5), changes: Sequence[str] = tuple(CHANGES), seed: int = 0
+    count: int, *, objects: tuple[int, int] = (2, 5), changes: Sequence[str] = CHANGES, seed: int = 0
 ) -> list[SceneEdit]:
     """Edits of scenes of the `test` split, changes in turn; scenes in which the next is impossible are left out.
 
@@ -123,10 +122,9 @@ def scene_edits(
 def _edit_of(index: int, change: str, objects: tuple[int, int], seed: int) -> SceneEdit | None:
     before = scene(index, objects=objects, split="test", seed=seed)
     rng = np.random.default_rng([SPLITS["test"], seed, index, _STREAM])
-    able = {s.cell for s in before.stickers if s.disc is not None or change != "recolour"}
-    if not able:
+    after = _altered(before, change, rng)
+    if after is None:
         return None
-    after = alter(before, rng, {*able}, (CHANGES[change],))
     order = rng.permutation(len(before.stickers) + 1)
     said = [_said(before.stickers, before.background, i, (seed, index)) for i in order]
     now = {s.kind: s for s in after.stickers}
@@ -140,6 +138,26 @@ def _edit_of(index: int, change: str, objects: tuple[int, int], seed: int) -> Sc
         text_of([s for s in said if s is not None]),
         text_of([s for s in wanted if s is not None]),
     )
+
+
+def _altered(before: Scene, change: str, rng: np.random.Generator) -> Scene | None:
+    """The scene after a change of a sticker drawn at random; None where nothing in it can change so."""
+    able = [s for s in before.stickers if s.disc is not None or change != "recolour"]
+    if not able:
+        return None
+    sticker = able[rng.integers(len(able))]
+    others = [s for s in before.stickers if s != sticker]
+    if change == "swap":
+        return swap(before, sticker.cell, others[rng.integers(len(others))].cell)
+    if change == "remove":
+        return replace(before, stickers=tuple(others))
+    if change == "move":
+        empty = [c for c in range(MAX_OBJECTS) if before.at(c) is None]
+        changed = replace(sticker, cell=empty[rng.integers(len(empty))])
+    else:
+        discs = [d for d in DISC_NAMES if d != sticker.disc]
+        changed = replace(sticker, disc=discs[rng.integers(len(discs))])
+    return replace(before, stickers=(*others, changed))
 
 
 def _said(

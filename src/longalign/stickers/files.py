@@ -96,9 +96,57 @@ def pack(source: Path, out: Path, *, guidance: float | None = None) -> int:
     (out / "curves").mkdir(exist_ok=True)
     for curve in sorted(source.glob("*.jsonl")):
         shutil.copy(curve, out / "curves" / curve.name)
-    for config in out.glob(
-        "*/config.json"
-    ):  # diffusers notes where it read the weights, which is nobody's business
+    return _finish(out, guidance)
+
+
+def pack_denoiser(name: str, source: Path, out: Path, *, guidance: float | None = None) -> int:
+    """Packs what SDXL or SD3 has of its own, in fp16, as `assembly.py` wants it; returns its size in bytes.
+
+    Args:
+        name: ``sdxl`` or ``sd3``.
+        source: where `stickers train` wrote.
+        out: the folder to make, `weights/<name>`.
+
+    Raises:
+        LongalignError: it has not been trained yet, or the embedded model has since got other parts.
+    """
+    import torch
+    from diffusers import SD3Transformer2DModel
+    from safetensors.torch import load_file, save_file
+
+    from longalign.stickers import folder
+    from longalign.stickers.assembly import BASE, OWN_WEIGHTS, trained_on
+
+    trained = source / name
+    if not (trained / BASE).is_file():
+        raise LongalignError(
+            f"{source}: no {name} in it yet (longalign stickers train {name} --out {source})"
+        )
+    base, now = json.loads((trained / BASE).read_text()), trained_on(name, folder())
+    if changed := [part for part in now if base.get(part) != now[part]]:
+        raise LongalignError(
+            f"{trained}: was trained beside another {', '.join(changed)} than the embedded one; train it again"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    if name == "sdxl":
+        (out / "unet").mkdir(exist_ok=True)
+        shutil.copy(trained / "config.json", out / "unet" / "config.json")
+        own = {k: v.to(torch.float16) for k, v in load_file(trained / OWN_WEIGHTS).items()}
+        with atomic_path(out / "unet" / OWN_WEIGHTS) as temporary:
+            save_file(own, temporary)
+    else:
+        model = SD3Transformer2DModel.from_pretrained(trained / "transformer", torch_dtype=torch.float16)
+        model.save_pretrained(out / "transformer")
+        shutil.copytree(trained / "scheduler", out / "scheduler", dirs_exist_ok=True)
+    shutil.copy(trained / BASE, out / BASE)
+    shutil.copy(source / f"{name}.jsonl", out / "curve.jsonl")
+    return _finish(out, guidance)
+
+
+def _finish(out: Path, guidance: float | None) -> int:
+    """Cleans the configurations, adds the settings; the folder's size in bytes."""
+    for config in out.glob("*/config.json"):
+        # diffusers notes where it read the weights, which is nobody's business
         kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
         atomic_write_text(config, json.dumps(kept, indent=2) + "\n")
     settings = {"guidance": guidance, "length": 77, "oracle": "stickers"}

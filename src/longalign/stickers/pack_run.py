@@ -14,7 +14,7 @@ from longalign.errors import LongalignError
 from longalign.runs import atomic_write_text
 
 
-def pack_run(run: Path, out: Path, *, after: Sequence[str] = ()) -> int:
+def pack_run(run: Path, out: Path, *, after: Sequence[str] = (), rank: int | None = None) -> int:
     """Packs a finished run, a preference model or a LoRA; returns the size in bytes.
 
     Recipe and learning curve go along as `recipe.yaml` and `curve.jsonl`.
@@ -22,6 +22,7 @@ def pack_run(run: Path, out: Path, *, after: Sequence[str] = ()) -> int:
     Args:
         after: for a LoRA that was trained on top of others: their names after packing, in order. They are taken out of
             it, since training saves a stack as one, and stand in the recipe.
+        rank: of a LoRA, what is kept of it in every layer, by truncated SVD; None: all.
 
     Raises:
         LongalignError: the folder is no finished run, or ``after`` does not fit.
@@ -29,7 +30,7 @@ def pack_run(run: Path, out: Path, *, after: Sequence[str] = ()) -> int:
     from longalign.pipelines import LORA_FILE
 
     if (run / "model" / LORA_FILE).is_file():
-        _pack_lora(run, out, after)
+        _pack_lora(run, out, after, rank)
     elif (run / "model" / "config.json").is_file():
         _pack_preference(run, out)
     else:
@@ -57,7 +58,7 @@ def _pack_preference(run: Path, out: Path) -> None:
         model.decomposition.save(out / FILE_NAME)
 
 
-def _pack_lora(run: Path, out: Path, after: Sequence[str]) -> None:
+def _pack_lora(run: Path, out: Path, after: Sequence[str], rank: int | None) -> None:
     """The stage of this run alone, with its base's fingerprint and its text adapter."""
     import torch
 
@@ -65,7 +66,8 @@ def _pack_lora(run: Path, out: Path, after: Sequence[str]) -> None:
     from longalign.checkpoints.lora_file import LoraFile, Pair
     from longalign.checkpoints.text_adapter import write_text_adapter
     from longalign.pipelines import resolve_lora
-    from longalign.stages.factors import without
+    from longalign.stages.factors import added, without
+    from longalign.stages.merge import reduced
 
     file = LoraFile.read(run / "model")
     started = _started_from(_recipe(run))
@@ -81,6 +83,9 @@ def _pack_lora(run: Path, out: Path, after: Sequence[str]) -> None:
             raise LongalignError(f"{run}: does not begin with {', '.join(after)}; was it trained on others?")
         layers, alpha = own, None
         stacked_on = tuple(f"stage_{n}" for n in range(len(after)))
+    if rank is not None:
+        layers, _ = reduced(added([LoraFile(layers, file.component, alpha=alpha)]), rank)
+        alpha = None
     half = {name: Pair(pair.up.half(), pair.down.half()) for name, pair in layers.items()}
     LoraFile(half, file.component, alpha=alpha, base=file.base, stacked_on=stacked_on).write(out)
     if (adapter := lora.load_text_adapter(run / "model")) is not None:

@@ -28,8 +28,6 @@ from longalign.stickers.world import (
 )
 
 CHANGES: tuple[str, ...] = ("swapped", "moved", "missing", "recoloured", "replaced", "repainted")
-# Of siblings: discs and kinds are what is hardest to see, and what a model learns last.
-SIBLING_CHANGES = (*CHANGES, "recoloured", "recoloured", "replaced")
 
 # The longest sentence has 13 words and a full stop: five of them and the two special tokens are 72 of CLIP's 77.
 MOST_STATED = 5
@@ -110,8 +108,8 @@ class RaterPairs(PreferenceData):
 
     The prompt states 2 to 5 facts of a scene. Each picture is a version of that scene with up to three mistakes, most
     of them in what the prompt speaks of, and with looks spoilt in one of four ways or not at all. In some pairs,
-    siblings, one picture is the other with one more mistake, and their looks are spoilt alike: only such pairs say which
-    sentence a picture gets wrong, since elsewhere several things differ at once.
+    siblings, one picture is the other with one more mistake, and their looks are spoilt alike: only such pairs say
+    which sentence a picture gets wrong, since elsewhere several things differ at once.
 
     Args:
         count: how many.
@@ -209,15 +207,13 @@ class RaterPairs(PreferenceData):
         _, a, b, _ = self.plan(index)
         return [a.caption, b.caption]
 
-    def _mistaken(
-        self, shown: Scene, stated: list[Fact], rng: np.random.Generator, changes: tuple[str, ...] = CHANGES
-    ) -> Scene:
+    def _mistaken(self, shown: Scene, stated: list[Fact], rng: np.random.Generator) -> Scene:
         places = {fact.cell for fact in stated}  # None is the background's
-        return alter(shown, rng, places if rng.random() < self.focus else None, changes)
+        return alter(shown, rng, places if rng.random() < self.focus else None)
 
     def _sibling(self, version: Version, stated: list[Fact], rng: np.random.Generator) -> Version:
         """A version with one more mistake and the same looks."""
-        shown = self._mistaken(version.scene, stated, rng, SIBLING_CHANGES)
+        shown = self._mistaken(version.scene, stated, rng)
         said = text_of(caption(shown, rng))
         return replace(version, scene=shown, truth=truth(stated, shown), caption=said)
 
@@ -241,7 +237,6 @@ def alter(
     shown: Scene,
     rng: np.random.Generator,
     places: set[int | None] | None = None,
-    changes: tuple[str, ...] = CHANGES,
 ) -> Scene:
     """A scene with one mistake.
 
@@ -251,7 +246,6 @@ def alter(
     Args:
         places: where to make it, if there is still a sticker in one of these cells; None among them is the
             background. None instead of a set is anywhere.
-        changes: kinds of mistakes, drawn with equal chances; one that stands there twice comes twice as often.
     """
     here = [s for s in shown.stickers if places is None or s.cell in places] or list(shown.stickers)
     sticker = here[rng.integers(len(here))]
@@ -265,7 +259,7 @@ def alter(
         "replaced": True,
         "repainted": places is None or None in places,
     }
-    change = _one_of([c for c in changes if possible[c]], rng)
+    change = _one_of([c for c in CHANGES if possible[c]], rng)
     if change == "repainted":
         return replace(shown, background=_one_of([b for b in BACKGROUND_NAMES if b != shown.background], rng))
     if change == "swapped":

@@ -1,0 +1,47 @@
+"""Soft tokens on a whole pipeline: from a file, for its guidance, and by name in reports."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from longalign.soft_tokens.attachment import Attachment, branch
+from longalign.soft_tokens.tokens import FILE_NAME, SoftTokens
+
+
+def put_on(pipe: Any, name: str, *, scale: float = 1.0, branches: str = "both") -> Attachment:
+    """Attach trained soft tokens to a pipeline's UNet or transformer, until `detach` or the end of a ``with`` block.
+
+    Args:
+        name: their file, or the folder that it is in; of a run folder of `longalign train`, the ``model`` in it.
+        scale: from 0 (as if there were none) to 1.
+        branches: of classifier-free guidance: ``both``, ``cond`` or ``uncond``. All but the first need `guided_rows`
+            around the pipeline's calls.
+
+    Raises:
+        LongalignError: there are none, or they are for another backbone.
+    """
+    from longalign.stages.stack import backbone
+
+    trained = Path(name) / "model"
+    tokens = SoftTokens.from_pretrained(trained if (trained / FILE_NAME).is_file() else name)
+    return tokens.attach(backbone(pipe), scale=scale, branches=branches)  # type: ignore[arg-type]  # checked there
+
+
+def guided_rows(pipe: Any, guidance: float | None) -> AbstractContextManager[None]:
+    """Tells soft tokens that are for one branch alone which rows of a pipeline's batches are which.
+
+    SD3's skip-layer guidance calls the transformer a third time, with the conditional rows alone: that cannot be told.
+
+    Args:
+        guidance: of the pipeline. More than 1 doubles the batch; None is its default, which does, too.
+    """
+    module = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    return branch(module, "cfg" if guidance is None or guidance > 1 else "cond")
+
+
+def told(name: str, scale: float, branches: str = "both") -> str:
+    """Soft tokens as reports name them."""
+    scaled = "" if scale == 1 else f", scale {scale:g}"
+    return name + scaled + ("" if branches == "both" else f", {branches} alone")
