@@ -32,7 +32,7 @@ def ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package that ships no LoRA, whatever this one does; with the embedded model."""
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "sd15").symlink_to(stickers.folder())
-    monkeypatch.setattr(stickers, "folder", lambda: tmp_path / "weights" / "sd15")
+    monkeypatch.setattr(stickers, "folder", lambda name="sd15": tmp_path / "weights" / "sd15")
     return tmp_path / "weights"
 
 

@@ -51,11 +51,22 @@ def plain_text(text: str) -> Any:
 
 
 def print_table(table: Table) -> None:
-    """A report's table on the terminal; estimates with their intervals."""
+    """A report's table on the terminal; estimates with their intervals, below them where the terminal is narrow."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table as Shown
 
-    shown = Shown(*table.columns, title=table.caption, caption=table.note or None)
-    for row in table.rows:
-        shown.add_row(*[c if isinstance(c, str) else f"{c} ({c.interval})" for c in row])
-    Console().print(shown)
+    def shown(cell: str, **style: Any) -> Shown:
+        made = Shown(*table.columns, title=table.caption, caption=table.note or None, **style)
+        for row in table.rows:
+            made.add_row(
+                *[str(c) if isinstance(c, str) or not c.interval else cell.format(c, c.interval) for c in row]
+            )
+        return made
+
+    console = Console()
+    wide = shown("{} ({})")
+    unbounded = console.options.update(max_width=10_000)
+    fits = console.measure(wide, options=unbounded).maximum <= console.width
+    narrow = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+    console.print(wide if fits else shown("{}\n{}", **narrow))
