@@ -27,7 +27,7 @@ OBJECTIVES: dict[str, str] = {
 class Objective(Protocol):
     """Fills `.grad` and says how it went; clipping, stepping, logging, saving and resuming are the loop's.
 
-    An objective that writes lists of its own, such as of skipped rows, may have a method `opened(folder)`: the main
+    An objective that writes lists of its own, such as of skipped rows, may have a method `opened(folder)`: every
     process calls it with the run folder before the first step. One that draws random numbers may have a method
     `reseed(draws)` (`longalign.objectives.draws`): the loop calls it before each `backward`, so that several processes
     draw what one would.

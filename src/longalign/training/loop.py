@@ -56,7 +56,7 @@ def fit(
     folder = on_main(accelerator, lambda: open_folder(path, recipe))
     if recipe.train.micro_batch_size == "auto":
         on_main(accelerator, lambda: record(folder.path, batching))
-    if accelerator.is_main_process and (opened := getattr(task.objective, "opened", None)) is not None:
+    if (opened := getattr(task.objective, "opened", None)) is not None:
         opened(folder.path)
     progress = Progress()
     if checkpoint is not None:
