@@ -24,7 +24,9 @@ def main(run: str, scene: str) -> None:
     folder = Path(run) / "images"
     pictures = {n: Image.open(folder / f"{int(scene):02d}-{n}.png") for n in COLUMNS}
     side = SCALE * next(iter(pictures.values())).width
-    sheet = Image.new("RGB", (len(COLUMNS) * side + (len(COLUMNS) + 1) * GAP, side + 2 * GAP + CAPTION), "white")
+    sheet = Image.new(
+        "RGB", (len(COLUMNS) * side + (len(COLUMNS) + 1) * GAP, side + 2 * GAP + CAPTION), "white"
+    )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
     for column, (name, picture) in enumerate(pictures.items()):
         left = GAP + column * (side + GAP)
