@@ -64,6 +64,14 @@ def test_help_teaches(command: list[str]) -> None:
     assert done.returncode == 0 and "Usage" in done.stdout and len(done.stdout.split()) > 30
 
 
+@pytest.mark.parametrize("command", ["edit", "information", "stickers edits"])
+def test_help_shows_commands_to_type(command: str) -> None:
+    """At least two, and which models are embedded."""
+    shown = run(*command.split(), "--help").stdout
+    assert shown.count(f"  longalign {command} ") >= 2
+    assert "stickers-sdxl" in shown and "stickers-sd3" in shown
+
+
 def test_segment_as_a_table_and_as_json() -> None:
     shown = run("segment", "Dr. Fox is 3.5 m long. [bold]It[/bold] sits.", "--model", "stickers").stdout
     assert "Dr. Fox is 3.5 m long." in shown and "[bold]It[/bold] sits." in shown and "tokens" in shown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from longalign.soft_tokens import SoftTokens
 from longalign.stickers.captions import caption, is_true, parse_all, text_of
 from longalign.stickers.world import scene
 from longalign.training import fit, read_recipe
+from longalign.training.checkpoint import read_parts
 from picture_objectives import LENGTH, SIDE_PX, TEXTS, Pictures, accelerator, batch_of, data, gradients
 from tiny_contrastive import RUNS, contrastive, errors_at_once, recipe, registered
 from tiny_objectives import saved
@@ -240,14 +243,24 @@ def test_a_near_caption_differs_in_one_sentence() -> None:
     assert found == {"A dog runs. It is red.", "A cat sits. A dog runs."}
 
 
-def test_alignment_guided_targets() -> None:
+@pytest.mark.parametrize("start", [False, True])
+def test_alignment_guided_targets(start: bool) -> None:
     """L = mean |f⁺ − (f* + γ⁺Δ_own)|² over own captions, and |f⁻ − (f* − γ⁻Δ_j)|² over others, by hand.
 
-    With ψ̂ for the directions; ψ+ and ψ− get the gradient of their own part. Three captions a picture, T = 0.1.
+    For Δ, f̂ of the own caption is under ψ̂+ and f̂ of the others under ψ̂−; ψ+ and ψ− get the gradient of their own part.
+    Three captions a picture, T = 0.1. At the start of a training, where ψ+ = ψ− = ψ̂+ = ψ̂−, one average gives the same.
     """
-    guided = {"negatives": 2, "gamma_negative": 0.5, "ema": 0.0}
+    guided = {"negatives": 2, "gamma_negative": 0.5, "ema": 0.75}
     objective = contrastive(tiny.tiny_sd3(), alignment_guided=guided)
-    assert objective.average is not None and objective.negative is not None
+    assert objective.negative is not None
+    trained, averages = {"positive": objective.tokens, "negative": objective.negative}, objective.averages
+    if start:
+        for tokens in (*trained.values(), *averages.values()):
+            tokens.load_state_dict(objective.tokens.state_dict())
+    moved = copy.deepcopy(averages)
+    for name, average in moved.items():  # ψ̂ ← ¾ψ̂ + ¼ψ, which a step begins with
+        of = trained[name].state_dict()
+        average.load_state_dict({k: 0.75 * v + 0.25 * of[k] for k, v in average.state_dict().items()})
     batch = batch_of(objective)
     torch.manual_seed(6)
     x0, states, padding = objective.encode(batch)
@@ -263,18 +276,23 @@ def test_alignment_guided_targets() -> None:
     ]
     assert all(s[0] == i and len(set(s.tolist())) == 3 for i, s in enumerate(seen))
     total = torch.zeros((), dtype=torch.float64)
-    predict = lambda i, j: matching.predictions(torch.tensor([[i, int(j)]]))[0]  # noqa: E731
+
+    def predict(tokens: SoftTokens, i: int, j: torch.Tensor) -> torch.Tensor:
+        with wearing(objective.attachment, tokens):
+            return matching.predictions(torch.tensor([[i, int(j)]]))[0]
+
     for i, captions in enumerate(seen):
-        with torch.no_grad():  # ψ̂ is ψ+ itself at decay 0
-            f = torch.stack([predict(i, j) for j in captions])
+        with torch.no_grad():
+            sides = [averages["positive"]] * 3 if start else [moved["positive"], *[moved["negative"]] * 2]
+            f = torch.stack([predict(side, i, j) for side, j in zip(sides, captions, strict=True)])
         r = -0.5 * (f - matching.target[i]).square().mean((1, 2, 3))
         w = (r / 0.1).softmax(0)
         delta = f - (w[:, None, None, None] * f).sum(0)
-        total = total + (predict(i, i) - matching.target[i] - delta[0]).square().mean() / 4
-        with wearing(objective.attachment, objective.negative):
-            for k in (1, 2):
-                away = matching.target[i] - 0.5 * delta[k]
-                total = total + (predict(i, captions[k]) - away).square().mean() / 8
+        own = predict(objective.tokens, i, captions[0])
+        total = total + (own - matching.target[i] - delta[0]).square().mean() / 4
+        for k in (1, 2):
+            away = matching.target[i] - 0.5 * delta[k]
+            total = total + (predict(objective.negative, i, captions[k]) - away).square().mean() / 8
     total.backward()
     expected = gradients(objective)
     found, grads = two_pass(objective, batch, 6)
@@ -285,16 +303,37 @@ def test_alignment_guided_targets() -> None:
 
 
 def test_average_tokens_move_and_are_kept() -> None:
-    """ψ̂ ← ½ψ̂ + ½ψ+; a checkpoint brings it back."""
+    """ψ̂+ ← ½ψ̂+ + ½ψ+ and ψ̂− ← ½ψ̂− + ½ψ−; a checkpoint brings both back."""
     objective = contrastive(alignment_guided={"negatives": 1, "ema": 0.5})
-    assert objective.average is not None
+    assert objective.negative is not None
     start = {k: v.clone() for k, v in objective.state_dict().items()}
     objective.learn(*_first(objective), accelerator())
-    own = objective.tokens.state_dict()
+    trained = {"positive": objective.tokens, "negative": objective.negative}
+    own = {f"{name}.{k}": v for name, tokens in trained.items() for k, v in tokens.state_dict().items()}
+    assert set(own) == set(start)
     for name, value in objective.state_dict().items():
         torch.testing.assert_close(value, (start[name] + own[name]) / 2)
     objective.load_state_dict(start)
     assert all(torch.equal(v, start[k]) for k, v in objective.state_dict().items())
+
+
+def test_alignment_guided_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    """Stopped after 2 of 3 steps and gone on with: tokens, moments and both averages are the same, bit for bit."""
+
+    def stop(done: int, row: Any) -> None:
+        if done == 1:  # the step after it is taken, too
+            signal.raise_signal(signal.SIGTERM)
+
+    with registered():
+        fit(recipe("guided", steps=3), tmp_path / "whole")
+        assert fit(recipe("guided", steps=3), tmp_path / "parts", on_step=stop).step == 2
+        assert fit(recipe("guided", steps=3), tmp_path / "parts").resumed_from == 2
+    last = "checkpoints/step-00000003"
+    whole, parts = read_parts(tmp_path / "whole" / last), read_parts(tmp_path / "parts" / last)
+    assert {name.split(".")[0] for name in whole["objective"]} == {"positive", "negative"}
+    for part, tensors in whole.items():
+        assert set(tensors) == set(parts[part])
+        assert all(torch.equal(t, parts[part][name]) for name, t in tensors.items()), part
 
 
 def _first(objective: Any) -> Any:

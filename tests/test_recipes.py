@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from longalign.objectives import OBJECTIVES
+from longalign.objectives.contrastive_settings import ContrastiveSettings
 from longalign.objectives.picture_settings import PictureSettings
 from longalign.objectives.reward_settings import RewardSettings
 from longalign.stickers import preference_names
@@ -87,6 +88,18 @@ def test_the_papers_numbers() -> None:
     assert (rft.settings.omega, rft.settings.half, rft.settings.guidance) == (0.3, True, 7.5)
     assert (rft.settings.resolved_steps, rft.settings.resolved_gradient_steps) == (50, 5)
     assert (lcm.settings.resolved_steps, lcm.settings.resolved_gradient_steps) == (4, 4)
+
+
+def test_the_numbers_of_softrepa() -> None:
+    """FACTS §2.1: AdamW 1e-3, restarts every ten validations of 500 steps, floor 1e-5; λ is 10, for SD3 0."""
+    for name, weight in (("sd15", 10.0), ("sdxl", 10.0), ("sd3", 0.0)):
+        recipe = read_recipe(ROOT / f"recipes/softrepa-{name}.yaml")
+        assert isinstance(recipe.settings, ContrastiveSettings)
+        assert (recipe.settings.scale, recipe.settings.temperature) == (4.0, 0.07)
+        assert (recipe.settings.matched_weight, recipe.settings.tokens) == (weight, 4)
+        train = recipe.train
+        assert (train.lr, train.min_lr, train.weight_decay, train.betas) == (1e-3, 1e-5, 1e-4, (0.9, 0.999))
+        assert (train.schedule, train.restart_steps, train.lr_every) == ("cosine_with_restarts", 5000, 500)
 
 
 SMALL: dict[str, list[str]] = {

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 from longalign import lora
@@ -14,6 +15,7 @@ from longalign.adapter import TextAdapter
 from longalign.checkpoints.lora_file import LoraFile
 from longalign.cli import app
 from longalign.errors import LongalignError
+from longalign.soft_tokens import SoftTokenConfig, SoftTokens
 from longalign.stages.factors import added, change
 from longalign.stickers.pack_run import pack_run
 from test_lora import close, pipeline, prediction, randomise
@@ -97,6 +99,36 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     with pytest.raises(LongalignError, match="holds no trained model"):
         pack_run(tmp_path / "empty", tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_soft_tokens_with_recipe_and_curve(tmp_path: Path) -> None:
+    """Half precision on disk, float32 in memory; what they were trained on gets its name of the package."""
+    run = tmp_path / "run"
+    trained = SoftTokens(SoftTokenConfig("sd15", 8, stages=("down",), base="/somewhere"))
+    trained.save(run / "model")
+    recipe = {
+        "command": "train",
+        "objective": "contrastive",
+        "model": "stickers",
+        "out": "x",
+        "contrastive": {"start_from": ["runs/a"]},
+    }
+    (run / "config.yaml").write_text(yaml.safe_dump(recipe))
+    (run / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(LongalignError, match="on top of 1 LoRAs"):
+        pack_run(run, tmp_path / "softrepa")
+    size_bytes = pack_run(run, tmp_path / "softrepa", after=["stickers/sft"])
+    names = {f.name: f.stat().st_size for f in (tmp_path / "softrepa").iterdir()}
+    assert names.keys() == {"soft_tokens.safetensors", "recipe.yaml", "curve.jsonl"}
+    assert size_bytes == sum(names.values())
+    with safe_open(tmp_path / "softrepa" / "soft_tokens.safetensors", "pt") as file:
+        assert all(file.get_tensor(name).dtype == torch.float16 for name in file.keys())  # noqa: SIM118
+    packed = SoftTokens.from_pretrained(tmp_path / "softrepa")
+    for name, value in trained.state_dict().items():
+        assert torch.equal(packed.state_dict()[name], value.half().float())
+    kept = yaml.safe_load((tmp_path / "softrepa" / "recipe.yaml").read_text())
+    assert packed.config.base == kept.pop("model") == "stickers"
+    assert kept == {"objective": "contrastive", "contrastive": {"start_from": ["stickers/sft"]}}
 
 
 def test_the_command_knows_a_run(tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ def contrastive(
         tokens.double()
         for p in tokens.parameters():
             torch.nn.init.normal_(p)
-    if objective.average is not None:
-        objective.average.double()
-        for p in objective.average.parameters():
+    for average in objective.averages.values():
+        average.double()
+        for p in average.parameters():
             torch.nn.init.normal_(p)
     return objective
 

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from longalign.accuracy import accuracy_table, table_json
-from longalign.columns import Drawer, draw_columns, file_name, shipped_columns
+from longalign.columns import SOFT, Column, Drawer, draw_columns, file_name, shipped_columns
 from longalign.judging import Sentences, sentence_rows, sentences_of, window_of
 from longalign.pipelines import STICKERS, settings_of
 from longalign.report import Case, Panel, Report, Table, write_report
@@ -113,7 +113,7 @@ def demo(
         title="Long prompts, sentence by sentence",
         intro="Crowded scenes that no model here was trained on, described in more than 77 tokens. The plain encoding "
         "stops reading there; segment-level encoding reads every sentence"
-        + (", and the stages after it were trained on long captions" if len(columns) > 2 else "")
+        + _of_stages(columns)
         + ". The oracle looks at the pixels and marks each sentence.",
         facts={
             "command": shlex.join(["longalign", *sys.argv[1:]]),
@@ -127,3 +127,12 @@ def demo(
     )
     write_report(report, run.report, jsonl=run.path / "report.jsonl")
     return Study(prompts, sentences, images, accuracy, run.path)
+
+
+def _of_stages(columns: Mapping[str, Column]) -> str:
+    """What the intro says of the trained columns."""
+    tokens = (
+        ", soft tokens were trained to tell the captions of different scenes apart" if SOFT in columns else ""
+    )
+    stages = any(column.loras for column in columns.values())
+    return tokens + (", and the stages after it were trained on long captions" if stages else "")

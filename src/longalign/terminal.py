@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 Prompts = Annotated[
     list[str], typer.Argument(help="Prompts: text, @file (one a line, or JSONL), or - for standard input.")
 ]
-Model = Annotated[str, typer.Option(help="'stickers' (embedded), a diffusers folder, or a hub name.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="'stickers' (embedded; also stickers-sdxl, stickers-sd3), a diffusers folder, or a hub name."
+    ),
+]
 Out = Annotated[Path | None, typer.Option(help="Run folder to write; else runs/<command>-<date>-NNN.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on standard output.")]

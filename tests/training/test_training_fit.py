@@ -90,31 +90,36 @@ def test_training_brings_the_loss_down_and_the_run_folder_says_so(tmp_path: Path
     assert "300 of 300 steps" in page and "<polyline" in page and 'class="line c1"' in page
 
 
+RESTARTS = {"train__schedule": "cosine_with_restarts", "train__restart_steps": 4, "train__min_lr": 0.01}
+
+
+@pytest.mark.parametrize("schedule", [{}, {**RESTARTS, "train__lr_every": 2}])
 @pytest.mark.parametrize("first", [1, 4, 5])
-def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path, first: int) -> None:
+def test_interrupted_and_resumed_is_uninterrupted(
+    tmp_path: Path, first: int, schedule: dict[str, Any]
+) -> None:
     """Stop after `first` of 9 steps (in mid-window and mid-epoch too) and go on: the same weights, moments, average,
-    objective state and lines of metrics, bit for bit, with dropout, warm restarts of nothing, and a longer evaluation
-    in between, which draws random numbers of its own.
+    objective state and lines of metrics (which have the learning rates), bit for bit, with dropout, a cosine once or
+    with warm restarts, and a longer evaluation in between, which draws random numbers of its own.
     """
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    fit(line_recipe(**NOISY, train__evaluate_every=3), whole)
+    given = line_recipe(**{**NOISY, **schedule}, train__evaluate_every=3)
+    fit(given, whole)
 
     def stop(done: int, row: Any) -> None:
         if done == first:
             signal.raise_signal(signal.SIGTERM)
 
     # The signal comes after the loop has looked for one in this step, so one more step is taken.
-    broken_off = fit(line_recipe(**NOISY, train__evaluate_every=3), parts, on_step=stop)
+    broken_off = fit(given, parts, on_step=stop)
     assert (broken_off.stopped, broken_off.step, broken_off.model) == ("signal", first + 1, None)
     assert "the same command goes on" in (parts / "report.html").read_text()
     torch.rand(7)
-    resumed = fit(line_recipe(**NOISY, train__evaluate_every=3), parts)
+    resumed = fit(given, parts)
     assert (resumed.resumed_from, resumed.step, resumed.stopped) == (first + 1, 9, "")
     assert same_end(whole, parts)
     assert rows(whole) == rows(parts)
-    again = fit(
-        line_recipe(**NOISY, train__evaluate_every=3), parts
-    )  # complete: nothing is trained or logged
+    again = fit(given, parts)  # complete: nothing is trained or logged
     assert again.resumed_from == 9 and again.evaluation == resumed.evaluation and rows(whole) == rows(parts)
 
 
@@ -302,15 +307,40 @@ def test_the_average_is_what_is_judged_and_saved(tmp_path: Path) -> None:
 
 
 def test_learning_rates() -> None:
-    """2 steps of warm-up, then 4: constant 1; linear 1, ¾, ½, ¼; cosine (1 + cos kπ/4)/2; all times lr = 0.1."""
+    """2 steps of warm-up, then 4: constant 1; linear 1, ¾, ½, ¼; cosine (1 + cos kπ/4)/2; all times lr = 0.1.
 
-    def course(schedule: str) -> list[float]:
-        train = line_recipe(train__schedule=schedule, train__warmup_steps=2).train
-        return [10 * learning_rate(k, train) for k in range(6)]
+    With a floor of 0.2 · lr, ¾ becomes 0.2 + 0.8 · ¾ = 0.8; with a change every 2 steps, each second value stays.
+    """
+
+    def course(schedule: str, **train: Any) -> list[float]:
+        settings = {f"train__{name}": value for name, value in train.items()}
+        read = line_recipe(train__schedule=schedule, train__warmup_steps=2, **settings).train
+        return [10 * learning_rate(k, read) for k in range(6)]
 
     assert course("constant") == pytest.approx([0.5, 1, 1, 1, 1, 1])
     assert course("linear") == pytest.approx([0.5, 1, 1, 0.75, 0.5, 0.25])
     assert course("cosine") == pytest.approx([0.5, 1, 1, 0.853553, 0.5, 0.146447], rel=1e-5)
+    assert course("linear", min_lr=0.02) == pytest.approx([0.5, 1, 1, 0.8, 0.6, 0.4])
+    assert course("linear", lr_every=2) == pytest.approx([0.5, 1, 1, 1, 0.5, 0.5])
+
+
+def test_warm_restarts_are_those_of_torch() -> None:
+    """SoftREPA's: 10 validations of 500 steps from peak to peak, a change at each; torch's scheduler moves there, too.
+
+    By hand: lr at step 0 and 499, 1e-5 + 0.99e-3 · (1 + cos(9π/10))/2 = 3.423e-5 at 4,999, and lr again at 5,000.
+    """
+    settings = {"schedule": "cosine_with_restarts", "restart_steps": 5000, "min_lr": 1e-5, "lr_every": 500}
+    train = line_recipe(**{f"train__{k}": v for k, v in settings.items()}, train__lr=1e-3).train
+    assert [learning_rate(k, train) for k in (0, 499, 4999, 5000)] == pytest.approx(
+        [1e-3, 1e-3, 3.42270e-5, 1e-3], rel=1e-5
+    )
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=10, eta_min=1e-5)
+    for validation in range(25):
+        here = [learning_rate(500 * validation + k, train) for k in (0, 1, 499)]
+        assert here == pytest.approx(scheduler.get_last_lr() * 3, rel=1e-12)
+        optimizer.step()
+        scheduler.step()
 
 
 def test_a_scaler_changes_nothing_but_the_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,26 @@ def test_an_unknown_key_names_the_nearest_right_one(key: str, says: str) -> None
             "train.best.mod: no such key; did you mean train.best.mode?",
         ),
         ({"train__betas": [0.9, 1.0]}, "train.betas: both betas should be at least 0 and below 1"),
-        ({"train__schedule": "cosinus"}, "train.schedule: input should be 'constant', 'cosine' or 'linear'"),
+        (
+            {"train__schedule": "cosinus"},
+            "train.schedule: input should be 'constant', 'cosine', 'linear' or 'cosine_with_restarts'",
+        ),
+        (
+            {"train__schedule": "cosine_with_restarts"},
+            "train.restart_steps: is missing: cosine_with_restarts needs the number of steps between",
+        ),
+        (
+            {"train__schedule": "cosine", "train__restart_steps": 5},
+            "train.restart_steps: belongs to train.schedule cosine_with_restarts, and to no other, not 5",
+        ),
+        (
+            {"train__schedule": "cosine", "train__min_lr": 0.2},
+            "train.min_lr: is the floor of the schedule, and should be at most train.lr, not 0.2",
+        ),
+        (
+            {"train__min_lr": 0.01},
+            "train.min_lr: is the floor of a schedule that falls, and train.schedule is",
+        ),
         ({"train": None}, "train.steps: is missing; train.batch_size: is missing; train.lr: is missing"),
         ({"train": [1]}, "train: a section of keys is wanted"),
         ({"model": None}, "model: input should be a valid string"),

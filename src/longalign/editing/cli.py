@@ -16,7 +16,8 @@ SoftTokensOption = Annotated[
     str | None,
     typer.Option(
         "--soft-tokens",
-        help="Trained soft text tokens (SoftREPA): a file, or the folder that `longalign train` or `import` wrote.",
+        help="Trained soft text tokens (SoftREPA): a file, the folder that `longalign train` or `import` wrote, or "
+        "embedded ones (stickers/softrepa).",
     ),
 ]
 SoftTokenScale = Annotated[

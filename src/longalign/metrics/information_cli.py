@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,8 +15,10 @@ from longalign.terminal import Device, Json, Model, Out, Overwrite, progress
 def information(
     model: Model = "stickers",
     soft_tokens: Annotated[
-        Path | None,
-        typer.Option(help="Soft tokens to compare with none: a file, or a folder that training wrote."),
+        str | None,
+        typer.Option(
+            help="Soft tokens to compare with none: a file, a folder that training wrote, or stickers/softrepa."
+        ),
     ] = None,
     lora: Loras = None,
     force_lora: ForceLora = False,
@@ -63,11 +64,11 @@ def information(
     from longalign.metrics.mutual_information import information as run
     from longalign.objectives.contrastive_tokens import check_size
     from longalign.pipelines import load_pipeline, settings_of
-    from longalign.soft_tokens import SoftTokens
+    from longalign.soft_tokens.pipelines import load_tokens
     from longalign.stickers.files import parse_range
 
     source = named_source(data, split="test", seed=seed, count=rows, objects=(parse_range(objects),))
-    tokens = None if soft_tokens is None else SoftTokens.from_pretrained(soft_tokens)
+    tokens = None if soft_tokens is None else load_tokens(soft_tokens)
     loras = tuple(lora or ())
     pipe = load_pipeline(model, device=device, dtype="float32", loras=loras, check_base=not force_lora)
     denoiser = Denoiser.of(pipe)

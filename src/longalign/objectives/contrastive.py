@@ -17,7 +17,7 @@ from longalign.data.texts import Padding, TextStates
 from longalign.encoding import Conditioning
 from longalign.errors import LongalignError
 from longalign.losses import contrastive_loss
-from longalign.objectives.contrastive_guided import choose_negatives, learn_guided, update_average
+from longalign.objectives.contrastive_guided import choose_negatives, learn_guided, update_averages
 from longalign.objectives.contrastive_held_out import batches_of, fixed_noise, fixed_place, row_figures
 from longalign.objectives.contrastive_negatives import near_caption
 from longalign.objectives.contrastive_pairs import Caption, Matching, gather_captions, same_captions
@@ -61,10 +61,11 @@ class ContrastiveObjective(FromPictures):
         self.tokens = new_tokens(denoiser, settings, self.texts, self.adapter, self.model_name)
         self.attachment = self.tokens.attach(denoiser.module)
         self.negative: SoftTokens | None = None
-        self.average: SoftTokens | None = None
+        self.averages: dict[str, SoftTokens] = {}
         if settings.alignment_guided is not None:
             self.negative = copy.deepcopy(self.tokens)
-            self.average = copy.deepcopy(self.tokens).requires_grad_(False)
+            for name in ("positive", "negative"):
+                self.averages[name] = copy.deepcopy(self.tokens).requires_grad_(False)
         weight = settings.matched_weight
         self.matched_weight = PUBLISHED_WEIGHT[self.tokens.config.backbone] if weight is None else weight
         live = isinstance(self.data, CaptionedPictures) or isinstance(self.held_out, CaptionedPictures)
@@ -131,10 +132,10 @@ class ContrastiveObjective(FromPictures):
     def _learn_guided(
         self, matching: Matching, seen: Tensor, guided: AlignmentGuidedSettings, accelerator: Any
     ) -> dict[str, float | Tensor]:
-        assert self.negative is not None and self.average is not None
-        update_average(self.average, self.tokens, guided.ema)
+        assert self.negative is not None
+        update_averages(self.averages, {"positive": self.tokens, "negative": self.negative}, guided.ema)
         found = learn_guided(
-            matching, seen, guided, self.attachment, self.average, self.negative, accelerator
+            matching, seen, guided, self.attachment, self.averages, self.negative, accelerator
         )
         return dict(found)
 
@@ -224,11 +225,10 @@ class ContrastiveObjective(FromPictures):
         return t.long().clamp(max=len(self.denoiser.alphas_cumprod) - 1)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {} if self.average is None else dict(self.average.state_dict())
+        return dict(nn.ModuleDict(self.averages).state_dict())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        if self.average is not None:
-            self.average.load_state_dict(dict(state))
+        nn.ModuleDict(self.averages).load_state_dict(dict(state))
 
     def evaluate(self, accelerator: Any) -> dict[str, float]:
         """On held-out rows in batches of `held_out_batch`, each at a fixed time (spread evenly) and with a fixed noise.

@@ -97,5 +97,35 @@ def lora_folder(name: str) -> Path:
     return _weights(name)
 
 
+def token_names(model: str = "stickers") -> list[str]:
+    """The embedded soft tokens of an embedded model, by the names that follow `MODEL/`: SoftREPA's own first.
+
+    Args:
+        model: of `MODELS`; another one has none.
+    """
+    there = (
+        [file.parent.name for file in _weights("tokens").glob(f"{MODELS[model]}/*/soft_tokens.safetensors")]
+        if model in MODELS
+        else []
+    )
+    return sorted(there, key=lambda name: (name != "softrepa", name))
+
+
+def token_folder(name: str, model: str = "stickers") -> Path:
+    """One of `token_names`: a folder that `SoftTokens.from_pretrained` reads.
+
+    Raises:
+        LongalignError: there is none of this name in this version.
+    """
+    if name not in (names := token_names(model)):
+        there = ", ".join(f"{model}/{n}" for n in names) or f"none for {model}"
+        raise LongalignError(
+            f"there are no embedded soft tokens {model}/{name}; this version ships {there}. Train some (longalign "
+            f"train recipes/stickers-softrepa.yaml model={model}) and name the run folder; a folder of your own is "
+            f"./{model}/{name}"
+        )
+    return _weights("tokens") / MODELS[model] / name
+
+
 def _weights(name: str) -> Path:
     return folder().parent / name

@@ -79,15 +79,15 @@ def pack(
     after: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of a LoRA that was trained on top of others: what these are called once packed, such as "
-            "stickers/sft. Again for each, in order."
+            help="Of a LoRA or of soft tokens that were trained on top of LoRAs: what these are called once packed, "
+            "such as stickers/sft. Again for each, in order."
         ),
     ] = None,
     rank: Annotated[
         int | None, typer.Option(min=1, help="Of a LoRA: keep this rank of every layer, by truncated SVD.")
     ] = None,
 ) -> None:
-    """Pack for shipping, in fp16: trained parts as one Stable Diffusion folder, a run as a CLIP or a LoRA folder."""
+    """Pack for shipping, in fp16: trained parts as one Stable Diffusion folder, a run as CLIP, LoRA or soft tokens."""
     from longalign.stickers import MODELS
     from longalign.stickers.files import pack, pack_denoiser
     from longalign.stickers.pack_run import pack_run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,24 @@ from longalign.runs import atomic_write_text
 
 
 def pack_run(run: Path, out: Path, *, after: Sequence[str] = (), rank: int | None = None) -> int:
-    """Packs a finished run, a preference model or a LoRA; returns the size in bytes.
+    """Packs a finished run, a preference model, a LoRA or soft tokens; returns the size in bytes.
 
     Recipe and learning curve go along as `recipe.yaml` and `curve.jsonl`.
 
     Args:
-        after: for a LoRA that was trained on top of others: their names after packing, in order. They are taken out of
-            it, since training saves a stack as one, and stand in the recipe.
+        after: for what was trained on top of LoRAs: their names after packing, in order. They are taken out of a LoRA,
+            since training saves a stack as one, and stand in the recipe.
         rank: of a LoRA, what is kept of it in every layer, by truncated SVD; None: all.
 
     Raises:
         LongalignError: the folder is no finished run, or ``after`` does not fit.
     """
     from longalign.pipelines import LORA_FILE
+    from longalign.soft_tokens.tokens import FILE_NAME
 
-    if (run / "model" / LORA_FILE).is_file():
+    if (run / "model" / FILE_NAME).is_file():
+        _pack_tokens(run, out, after)
+    elif (run / "model" / LORA_FILE).is_file():
         _pack_lora(run, out, after, rank)
     elif (run / "model" / "config.json").is_file():
         _pack_preference(run, out)
@@ -70,12 +74,7 @@ def _pack_lora(run: Path, out: Path, after: Sequence[str], rank: int | None) -> 
     from longalign.stages.merge import reduced
 
     file = LoraFile.read(run / "model")
-    started = _started_from(_recipe(run))
-    if len(started) != len(after):
-        raise LongalignError(
-            f"{run}: was trained on top of {len(started)} LoRAs ({', '.join(started) or 'none'}); name as many by "
-            "--after, as they are called once packed (stickers/sft)"
-        )
+    _check_after(run, after)
     layers, stacked_on, alpha = file.layers, file.stacked_on, file.alpha
     if after:
         own = without(file, [LoraFile.read(resolve_lora(name)) for name in after])
@@ -90,6 +89,26 @@ def _pack_lora(run: Path, out: Path, after: Sequence[str], rank: int | None) -> 
     LoraFile(half, file.component, alpha=alpha, base=file.base, stacked_on=stacked_on).write(out)
     if (adapter := lora.load_text_adapter(run / "model")) is not None:
         write_text_adapter(adapter.to(torch.float16), out / lora.ADAPTER_FOLDER)
+
+
+def _pack_tokens(run: Path, out: Path, after: Sequence[str]) -> None:
+    """In fp16, which `SoftTokens.from_pretrained` brings back to float32; the model's name in place of its folder."""
+    from longalign.soft_tokens import SoftTokens
+
+    _check_after(run, after)
+    tokens = SoftTokens.from_pretrained(run / "model").half()
+    tokens.config = replace(tokens.config, base=str(_recipe(run).get("model", "")))
+    tokens.save(out)
+
+
+def _check_after(run: Path, after: Sequence[str]) -> None:
+    """Raises LongalignError: there are not as many as the run started from."""
+    started = _started_from(_recipe(run))
+    if len(started) != len(after):
+        raise LongalignError(
+            f"{run}: was trained on top of {len(started)} LoRAs ({', '.join(started) or 'none'}); name as many by "
+            "--after, as they are called once packed (stickers/sft)"
+        )
 
 
 def _recipe(run: Path) -> dict[str, Any]:

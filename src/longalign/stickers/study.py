@@ -11,16 +11,18 @@ import numpy as np
 from PIL import Image
 
 from longalign.accuracy import shuffled
-from longalign.columns import Column, Drawer, file_name
+from longalign.columns import Column, Drawer, file_name, tokens_on
 from longalign.errors import LongalignError
 from longalign.judging import Sentences, sentences_of, window_of
 from longalign.pipelines import settings_of
 from longalign.report.data import Mark
 from longalign.runs import RunFolder, atomic_write_text, json_line
+from longalign.sampling import SCHEDULERS
 from longalign.stickers.captions import Fact, caption, parse_all, text_of
 from longalign.stickers.looks import looks_of
 from longalign.stickers.oracle import Reading, read
 from longalign.stickers.study_folder import CAPTIONS, StudyConfig, column_key, open_study, read_rows
+from longalign.stickers.study_objects import CHANCE_COUNTS, object_counts
 from longalign.stickers.world import Scene, render, scene
 
 LETTERS: dict[Mark, str] = {"true": "t", "false": "f", "unclear": "u", "unjudged": "-"}
@@ -91,10 +93,11 @@ def study(
         on_step: called after each sampling step with the number of pictures, and for what is there already.
 
     Raises:
-        LongalignError: the model has no oracle; a column's LoRA is none; the folder holds a study with other settings.
+        LongalignError: the model has no oracle; a column's LoRA or soft tokens are none, or for another model; the
+            folder holds a study with other settings.
     """
     config = config or StudyConfig()
-    drawer = Drawer(config.model, device=device, scheduler=config.scheduler)
+    drawer = Drawer(config.model, device=device, scheduler=config.scheduler or "auto")
     settings = settings_of(config.model)
     if settings.oracle != "stickers":
         raise LongalignError(f"model {config.model!r} draws no sticker scenes, so the oracle cannot judge it")
@@ -105,10 +108,13 @@ def study(
         raise LongalignError(
             f"columns {', '.join(names)}: their files would have the same names; choose others"
         )
-    if config.guidance is None:
-        config = replace(config, guidance=settings.guidance)
-    keys = {label: column_key(column, config, settings.length) for label, column in columns.items()}
     pipe = drawer.pipe()
+    for column in columns.values():
+        with tokens_on(pipe, column):  # those of another model are refused before anything is drawn
+            pass
+    guidance = settings.guidance if config.guidance is None else config.guidance
+    config = replace(config, guidance=guidance, scheduler=solver_of(pipe))
+    keys = {label: column_key(column, config, settings.length) for label, column in columns.items()}
     run = open_study(out, config, columns, overwrite)
     scenes = [scene(i, objects=config.objects, split="test") for i in range(config.scenes)]
     series = {}
@@ -137,7 +143,9 @@ def study(
                     on_step=on_step,
                 )
                 judged = zip(places, images, shuffled(images), strict=True)
-                done[start:] = [{"scene": i, **judge_scene(facts[i], x, other)} for i, x, other in judged]
+                done[start:] = [
+                    {"scene": i, **judge_scene(scenes[i], facts[i], x, other)} for i, x, other in judged
+                ]
                 for i, image in zip(places, images, strict=True):
                     if i < keep_pictures:
                         run.save_image(picture_name(sort, i, names[label]), image)
@@ -152,12 +160,21 @@ def picture_name(sort: str, index: int, column: str) -> str:
     return f"{sort}/{index:04d}-{column}"
 
 
+def solver_of(pipe: Any) -> str:
+    """The solver that a pipeline has, by its name among the settings; else by its class, as for flow models."""
+    kind = type(pipe.scheduler).__name__
+    return {of: name for name, of in SCHEDULERS.items()}.get(kind, kind)
+
+
 def judge_scene(
-    facts: Sequence[Fact | None], image: Image.Image, other: Image.Image | None = None
+    drawn: Scene, facts: Sequence[Fact | None], image: Image.Image, other: Image.Image | None = None
 ) -> dict[str, Any]:
     """What the oracle says of a picture: a letter a sentence, "." where a sentence does not say such a thing.
 
+    Under ``objects`` stand the counts of surplus, repeated and missing ones.
+
     Args:
+        drawn: the scene that the picture should show.
         facts: one a sentence.
         other: another scene's picture, for chance.
     """
@@ -177,9 +194,11 @@ def judge_scene(
 
     found: dict[str, Any] = {"marks": _letters(reading, facts)}
     if other is not None:
-        found["chance"] = _letters(read(other), facts)
+        of_other = read(other)
+        found["chance"] = _letters(of_other, facts)
+        found[CHANCE_COUNTS] = object_counts(of_other, drawn)
     found |= {name: "".join(verdict(name, fact) for fact in facts) for name in ASPECTS}
-    return {**found, "looks": looks_of(image)}
+    return {**found, "objects": object_counts(reading, drawn), "looks": looks_of(image)}
 
 
 def _letters(reading: Reading, facts: Sequence[Fact | None]) -> str:

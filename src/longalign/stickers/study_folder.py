@@ -24,21 +24,28 @@ from longalign.columns import Column
 from longalign.errors import LongalignError
 from longalign.pipelines import resolve, resolve_lora
 from longalign.runs import RunFolder
+from longalign.soft_tokens.pipelines import resolve_tokens
 
 COMMAND = "stickers study"
+ROWS = (
+    2  # raise it when the lines of a column's file say something else; those of another number are made anew
+)
 CAPTIONS = {"self-contained": False, "referring": True}  # name → whether sentences refer to the one before
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """What is drawn. `objects`: least and most stickers of a scene; `captions`: names in `CAPTIONS`."""
+    """What is drawn. `objects`: least and most stickers of a scene; `captions`: names in `CAPTIONS`.
+
+    `guidance` and `scheduler` (of `longalign.sampling.set_scheduler`): None is what suits the model.
+    """
 
     scenes: int = 500
     objects: tuple[int, int] = (7, 9)
     captions: tuple[str, ...] = tuple(CAPTIONS)
     steps: int = 25
     guidance: float | None = None
-    scheduler: str = "unipc"
+    scheduler: str | None = None
     seed: int = 0
     model: str = "stickers"
 
@@ -54,13 +61,16 @@ class StudyConfig:
 
 
 def column_key(column: Column, config: StudyConfig, length: int) -> dict[str, Any]:
-    """All that the pictures of a column depend on."""
+    """All that the pictures of a column depend on, and what their lines say."""
+    tokens = column.soft_tokens
     return {
+        "rows": ROWS,
         **_settings(config),
         "length": length,
         "strategy": column.strategy,
         "model": _sha256(Path(resolve(config.model))),
         "loras": [_sha256(resolve_lora(name)) for name in column.loras],
+        "soft_tokens": None if tokens is None else [_sha256(resolve_tokens(tokens)), column.scale],
     }
 
 

@@ -43,6 +43,7 @@ from longalign.stickers.study import (
     letters_true,
     picture_name,
 )
+from longalign.stickers.study_objects import objects_tables
 from longalign.stickers.world import render
 from longalign.versions import versions
 
@@ -52,14 +53,20 @@ BEFORE, BEYOND, ALL = PARTS
 
 
 def tables_of(result: StudyResult) -> list[Table]:
-    """Shares for each sort of captions; differences; what the sentences say; looks."""
+    """Shares for each sort of captions; differences; what the sentences say; surplus and missing objects; looks."""
     shares = [
         share_table(
             _true(series) | {CHANCE: _chance(series)}, _beyond(series), f"{sort.capitalize()} captions"
         )
         for sort, series in result.series.items()
     ]
-    return [*shares, differences(result), *aspect_tables(result), looks_table(result)]
+    return [
+        *shares,
+        differences(result),
+        *aspect_tables(result),
+        *objects_tables(result),
+        looks_table(result),
+    ]
 
 
 def differences(result: StudyResult) -> Table:
@@ -143,14 +150,16 @@ def write_study(result: StudyResult) -> list[Table]:
     """Writes `metrics.jsonl`, `report.html` and `report.jsonl` into the run folder; returns the tables."""
     tables, run, config = tables_of(result), result.run, result.config
     atomic_write_text(run.metrics, "".join(json_line(table) for table in tables_json(tables)))
-    stages = {label: " + ".join((column.strategy, *column.loras)) for label, column in result.columns.items()}
+    least, most = config.objects
+    size = f"{least} to {most} stickers" if least < most else f"{most} sticker{'s' * (most != 1)}"
     report = Report(
         title="Held-out scenes, sentence by sentence",
-        intro=f"{config.scenes} scenes of {config.objects[0]} to {config.objects[1]} stickers that no model here was "
-        "trained on. Every column starts from the same noise, and the oracle reads the pixels.",
+        intro=f"{config.scenes} scenes of {size} that no model here was trained on. "
+        "Every column starts from the same noise, and the oracle reads the pixels.",
         facts={
             "command": shlex.join(["longalign", *sys.argv[1:]]),
-            **stages,
+            "model": config.model,
+            **{label: str(column) for label, column in result.columns.items()},
             "sampling": f"{config.scheduler}, {config.steps} steps, seeds {config.seed} to "
             f"{config.seed + config.scenes - 1}",
             **versions(),

@@ -57,8 +57,20 @@ class TrainSettings(BaseModel):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
     eps: float = Field(1e-8, gt=0)
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "cosine_with_restarts"] = "constant"
     warmup_steps: int = Field(0, ge=0, description="linear warm-up before the schedule")
+    restart_steps: int | None = Field(
+        None,
+        gt=0,
+        validate_default=True,
+        description="cosine_with_restarts: steps from the peak to the next peak",
+    )
+    min_lr: float = Field(0.0, ge=0, description="floor that the schedule falls to")
+    lr_every: int = Field(
+        1,
+        gt=0,
+        description="steps between changes of the learning rate, after the warm-up; 1: a smooth course",
+    )
     max_grad_norm: float | None = Field(
         1.0, gt=0, description="gradients are clipped to this norm; null: not"
     )
@@ -96,6 +108,27 @@ class TrainSettings(BaseModel):
         if value is None or value == "auto" or count:
             return value
         raise ValueError("should be a number of rows greater than 0, or auto")
+
+    @field_validator("restart_steps")
+    @classmethod
+    def _where_it_restarts(cls, value: int | None, info: ValidationInfo) -> int | None:
+        restarts = info.data.get("schedule") == "cosine_with_restarts"
+        if restarts and value is None:
+            raise ValueError(
+                "is missing: cosine_with_restarts needs the number of steps between two restarts"
+            )
+        if not restarts and value is not None and "schedule" in info.data:
+            raise ValueError("belongs to train.schedule cosine_with_restarts, and to no other")
+        return value
+
+    @field_validator("min_lr")
+    @classmethod
+    def _below_the_peak(cls, value: float, info: ValidationInfo) -> float:
+        if value > info.data.get("lr", value):
+            raise ValueError("is the floor of the schedule, and should be at most train.lr")
+        if value and info.data.get("schedule") == "constant":
+            raise ValueError("is the floor of a schedule that falls, and train.schedule is constant")
+        return value
 
     @field_validator("best")
     @classmethod

@@ -20,12 +20,20 @@ _FILLED_IN = (
 def learning_rate(step: int, train: TrainSettings) -> float:
     """The learning rate of step k = 0, 1, … of n, with w steps of warm-up.
 
-    lr · min(1, (k+1)/w) · f(p),  p = (k−w)/(n−w) from 0 to 1,  f = 1 (constant), 1−p (linear), (1+cos πp)/2 (cosine)
+    min(1, (k+1)/w) · (min_lr + (lr − min_lr) · f(p)),  f = 1 (constant), 1−p (linear), (1+cos πp)/2 (cosine)
+
+    p = (k−w)/(n−w) goes from 0 to 1; with restarts every r steps it is ((k−w) mod r)/r, as of torch's
+    CosineAnnealingWarmRestarts with T_0 = r and T_mult = 1. It moves every `lr_every` steps.
     """
     warm = min(1.0, (step + 1) / train.warmup_steps) if train.warmup_steps else 1.0
-    past = max(0, step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
-    course = {"constant": 1.0, "linear": 1 - past, "cosine": (1 + math.cos(math.pi * past)) / 2}
-    return train.lr * warm * course[train.schedule]
+    past = max(0, step - train.warmup_steps)
+    past -= past % train.lr_every
+    if train.restart_steps is None:
+        p = past / max(1, train.steps - train.warmup_steps)
+    else:
+        p = past % train.restart_steps / train.restart_steps
+    course = {"constant": 1.0, "linear": 1 - p}.get(train.schedule, (1 + math.cos(math.pi * p)) / 2)
+    return (train.min_lr + (train.lr - train.min_lr) * course) * warm
 
 
 class Weights:
