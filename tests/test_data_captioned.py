@@ -253,6 +253,10 @@ def test_skipped_rows_are_listed_once_and_more_than_five_per_cent_stop(tmp_path:
     later.add([Failure(f"row {i}", "why") for i in range(10)], 200)
     with pytest.raises(LongalignError, match="11 of 200 rows"):
         later.add([Failure("row 10", "why")], 0)
+    goes_on = SkipLog(1000)
+    goes_on.load_state_dict(later.state_dict())
+    with pytest.raises(LongalignError, match="12 of 200 rows"):
+        goes_on.add([Failure("row 10", "why"), Failure("row 11", "why")], 0)
     small = SkipLog(20)
     small.add([Failure("row 0", "why")], 20)
     with pytest.raises(LongalignError, match="2 of 20 rows"):

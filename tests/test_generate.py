@@ -185,11 +185,13 @@ def test_soft_tokens_change_the_picture_and_are_recorded(tokens: Path, tmp_path:
         "off": {"soft_tokens": str(tokens), "soft_token_scale": 0.0},
         "both": {"soft_tokens": str(tokens / "model" / "soft_tokens.safetensors")},
         "cond": {"soft_tokens": str(tokens), "soft_token_branches": "cond"},
-        "unguided": {"soft_tokens": str(tokens), "soft_token_branches": "cond", "guidance": 1.0},
+        "unguided": {"soft_tokens": str(tokens), "guidance": 1.0},
+        "unguided cond": {"soft_tokens": str(tokens), "soft_token_branches": "cond", "guidance": 1.0},
     }.items():
         config = GenerateConfig(**{**quick, **given})
         found[name] = generate([SHORT], config, out=tmp_path / name).pictures[0].image.tobytes()
     assert found["off"] == found["none"]
+    assert found["unguided cond"] == found["unguided"]  # there is no other branch
     assert len(set(found.values())) == 4
     assert f"soft_tokens: {tokens}" in (tmp_path / "cond" / "config.yaml").read_text()
     assert "cond alone" in (tmp_path / "cond" / "report.html").read_text()

@@ -27,6 +27,8 @@ from longalign.adapter import TextAdapter
 from longalign.checkpoints.base import difference, fingerprint
 from longalign.checkpoints.lora_file import FILE_NAME, LoraFile
 from longalign.errors import LongalignError
+from longalign.lora.layers import pair_of, wrapped
+from longalign.stages.factors import change
 from longalign.stickers import folder as stickers_folder
 from longalign.stickers.models import make_scheduler
 from tiny import WIDTH, _unet
@@ -189,7 +191,7 @@ def test_stages_stack_and_merge() -> None:
 def test_merging_into_bfloat16_rounds_once() -> None:
     unet = trained().to(torch.bfloat16)
     layer = unet.get_submodule("mid_block.resnets.0.conv1")
-    exact = layer.base_layer.weight.float() + lora.change(lora._pair(layer, "default"))
+    exact = layer.base_layer.weight.float() + change(pair_of(layer, "default"))
     lora.merge(unet)
     assert torch.equal(unet.get_submodule("mid_block.resnets.0.conv1").weight, exact.bfloat16())
 
@@ -224,9 +226,9 @@ def test_pipelines_of_sdxl_and_sd3_load_it(tmp_path: Path) -> None:
         model, plain = make(), pipeline(make(), kind)
         randomise(lora.attach(model, 4))
         plain.load_lora_weights(lora.save(model, tmp_path / part).parent)
-        for key, layer in lora._wrapped(model):
+        for key, layer in wrapped(model):
             theirs = getattr(plain, part).get_submodule(key)
-            pairs = lora._pair(layer, "default"), lora._pair(theirs, theirs.active_adapters[0])
+            pairs = pair_of(layer, "default"), pair_of(theirs, theirs.active_adapters[0])
             assert all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
 
 

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from longalign import lora
+from longalign.checkpoints.lora_file import LoraFile
 from longalign.data.sources import StickerScenes
 from longalign.decomposition import Decomposition, fit_prompts
 from longalign.errors import LongalignError
@@ -288,9 +289,9 @@ def test_distances_from_what_the_prompts_are_captions_of(tmp_path: Path) -> None
 
 def test_the_base_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objective = make()
-    monkeypatch.delattr(lora, "fingerprint")
+    monkeypatch.delattr("longalign.lora.folders.fingerprint")
     objective.save(tmp_path)
-    assert lora.LoraFile.read(tmp_path).base == objective.base
+    assert LoraFile.read(tmp_path).base == objective.base
 
 
 def recipe(**reward: Any) -> Recipe:
@@ -322,7 +323,7 @@ def test_training_on_the_embedded_model_ends_in_a_lora_for_diffusers(tmp_path: P
     trainable = {n for n, p in task.objective.denoiser.module.named_parameters() if p.requires_grad}
     assert trainable and all(".reward." in n for n in trainable)
     task.objective.save(tmp_path / "both")
-    assert lora.LoraFile.read(tmp_path / "both").rank == 4  # both stages, of rank 2 each
+    assert LoraFile.read(tmp_path / "both").rank == 4  # both stages, of rank 2 each
 
 
 def test_sticker_prompts_are_captions_of_the_same_scenes() -> None:

@@ -233,8 +233,13 @@ def test_bad_rows_are_skipped_counted_and_listed(tmp_path: Path) -> None:
     found = objective.backward(objective.collate(rows), accelerator())
     assert found["rows_skipped"] == 4
     assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 4
-    with pytest.raises(LongalignError, match="6 of 100 rows cannot be used, more than 5%"):
-        objective.backward(objective.collate([objective.data[i] for i in (8, 10)]), accelerator())
+    resumed = supervised(rows=data(200, frozenset(range(0, 12, 2))))
+    resumed.load_state_dict(objective.state_dict())
+    found = resumed.backward(resumed.collate([resumed.data[i] for i in (2, 101)]), accelerator())
+    assert found["rows_skipped"] == 4  # row 2 was one of them
+    for one in (objective, resumed):
+        with pytest.raises(LongalignError, match="6 of 100 rows cannot be used, more than 5%"):
+            one.backward(one.collate([one.data[i] for i in (8, 10)]), accelerator())
 
 
 def test_recipes_are_valid() -> None:

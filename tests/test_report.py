@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -249,6 +250,19 @@ def test_facts_tables_and_cuts_are_there(tmp_path: Path) -> None:
         assert expected in text
     assert len(page.all("p", "intro")) == 2
     assert '<th scope="row">ours</th>' in html
+
+
+def test_cases_come_first_where_they_are_all(tmp_path: Path) -> None:
+    """Who has drawn or edited a picture wants to see it; figures are read before the pictures behind them."""
+    alone = Report("T", facts={"Seed": "7"}, cases=[judged_case()], truncation=["Prompt 1: the end"])
+    page, _ = render(alone, tmp_path)
+    places = [page.text.index(text) for text in ("Picture by picture", "What was cut", "Seed")]
+    assert places == sorted(places)
+    page, _ = render(replace(alone, tables=[accuracy()]), tmp_path)
+    places = [
+        page.text.index(text) for text in ("Sentences true", "Seed", "What was cut", "Picture by picture")
+    ]
+    assert places == sorted(places)
 
 
 def test_plots_come_before_the_facts(tmp_path: Path) -> None:

@@ -11,10 +11,18 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from safetensors.numpy import save_file
 
 from file_limit import file_limit
 from longalign.errors import LongalignError
-from longalign.runs import RunFolder, atomic_path, atomic_write_bytes, atomic_write_text, json_line
+from longalign.runs import (
+    RunFolder,
+    atomic_folder,
+    atomic_path,
+    atomic_write_bytes,
+    atomic_write_text,
+    json_line,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -35,6 +43,36 @@ def test_replaces_and_keeps_the_usual_permissions(tmp_path: Path) -> None:
     atomic_write_bytes(path, b"two")
     assert path.read_bytes() == b"two"
     assert path.stat().st_mode == ordinary.stat().st_mode
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_private_files_of_writers_get_the_usual_permissions(tmp_path: Path, umask: int) -> None:
+    """safetensors renames a temporary file of mode 0600; 0666 without the umask's bits is what others make."""
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "x.safetensors") as path:
+            save_file({"x": np.zeros(2)}, path)
+        with atomic_folder(tmp_path / "model") as folder:
+            (folder / "unet").mkdir()
+            save_file({"x": np.zeros(2)}, folder / "unet" / "x.safetensors")
+            (folder / "run.sh").touch(0o555)
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "x.safetensors", tmp_path / "model" / "unet" / "x.safetensors"):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+    assert (tmp_path / "model" / "run.sh").stat().st_mode & 0o777 == 0o555 & ~umask
+    assert names(tmp_path) == ["model", "x.safetensors"]
+
+
+def test_a_folder_is_replaced_as_a_whole_or_stays(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        with atomic_folder(tmp_path / "a" / "model") as folder:
+            (folder / content).touch()
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "a" / "model") as folder:
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+    assert names(tmp_path / "a" / "model") == ["new"]
+    assert names(tmp_path / "a") == ["model"]
 
 
 def test_follows_a_symbolic_link(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from longalign.report import Estimate
+from longalign.cli import app
+from longalign.report import Estimate, Table
 from longalign.stickers.captions import Fact, facts, lie
 from longalign.stickers.check import SPOILS, check_oracle
 from longalign.stickers.oracle import judge, read
@@ -82,3 +86,14 @@ def test_every_kind_is_told_from_every_other() -> None:
     for kind in KIND_NAMES:
         reading = read(render(Scene("white", (Sticker(kind, 4),))))
         assert [k for k in KIND_NAMES if reading.judge(Fact(kind=k, cell=4)) == "true"] == [kind]
+
+
+def test_the_check_prints_strict_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of nothing is NaN, which JSON does not have: it becomes null."""
+    nothing = Estimate(float("nan"), 0.0, 1.0, 0)
+    table = Table("of the oracle", ["pictures", "right"], [["clean", nothing]])
+    monkeypatch.setattr("longalign.stickers.check.check_oracle", lambda *given, **named: table)
+    printed = CliRunner().invoke(app, ["stickers", "check", "--scenes", "0", "--json"])
+    [found] = json.loads(printed.stdout)
+    [row] = found["rows"]
+    assert printed.exit_code == 0 and row["right"]["value"] is None and row["right"]["high"] == 1

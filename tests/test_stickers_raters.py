@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from longalign.errors import LongalignError
 from longalign.segments import Segmenter
 from longalign.stickers.captions import Fact, is_true, parse_all
+from longalign.stickers.changes import CHANGES, alter
 from longalign.stickers.looks import LOOKS, worsen
 from longalign.stickers.oracle import judge
-from longalign.stickers.raters import CHANGES, RaterPairs, Raters, alter, balance, truth
+from longalign.stickers.raters import RaterPairs, Raters, balance, truth
 from longalign.stickers.tokenizers import make_clip_tokenizer
 from longalign.stickers.world import Scene, Sticker, render_array, scene
 
@@ -95,21 +97,21 @@ def test_alter_makes_each_of_the_six_mistakes() -> None:
         after = {(s.kind, s.disc): s.cell for s in altered.stickers}
         if altered.background != shown.background:
             assert after == before
-            made.add("repainted")
+            made.add("repaint")
         elif len(after) < 2:
             assert list(after) == [("pig", None)]  # it is the fox that is missing
-            made.add("missing")
+            made.add("remove")
         elif {k for k, _ in after} != {"fox", "pig"}:
             assert after[("pig", None)] == 4
-            made.add("replaced")
+            made.add("replace")
         elif after.keys() != before.keys():
             assert ("fox", "red") not in after and after[("pig", None)] == 4
-            made.add("recoloured")
+            made.add("recolour")
         elif after == {("fox", "red"): 4, ("pig", None): 0}:
-            made.add("swapped")
+            made.add("swap")
         else:
             assert after[("pig", None)] == 4 and after[("fox", "red")] not in (0, 4)
-            made.add("moved")
+            made.add("move")
     assert made == set(CHANGES)
 
 
@@ -151,6 +153,13 @@ def test_a_pair_depends_on_split_seed_and_index_alone() -> None:
     assert not same(some[0], RaterPairs(4, "validation")[0])
     with pytest.raises(IndexError):
         some[4]
+
+
+def test_pairs_stay_what_they_were() -> None:
+    """The shipped preference model was trained on these pairs: a draw more, or in another order, would change them."""
+    pairs = RaterPairs(200)
+    planned = "\n".join(repr(pairs.plan(index)) for index in range(200))
+    assert hashlib.sha256(planned.encode()).hexdigest()[:16] == "078f061b547f2b05"
 
 
 def test_texts_say_what_is_asked_for_and_what_is_there() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from longalign.stickers import captions as c
+from longalign.stickers.changes import swap
 from longalign.stickers.world import (
     BACKGROUNDS,
     CELL_PX,
@@ -129,6 +130,6 @@ def test_lies_change_kinds_places_discs_and_backgrounds() -> None:
 
 
 def test_swap_exchanges_two_cells() -> None:
-    swapped = c.swap(ONE, 0, 4)
+    swapped = swap(ONE, 0, 4)
     assert swapped.at(4) == Sticker("fox", 4, "red") and swapped.at(0) == Sticker("star", 0)
-    assert c.swap(swapped, 4, 0) == ONE
+    assert swap(swapped, 4, 0) == ONE

@@ -130,8 +130,7 @@ def draw(
         encoding: arguments of `longalign.encode`.
     """
     groups = encode_groups(pipe, list(prompts), **encoding)
-    with of_tokens.guided_rows(pipe, sampling.get("guidance")):
-        return sample_groups(pipe, groups, seeds, **sampling)
+    return sample_groups(pipe, groups, seeds, **sampling)
 
 
 def t5_branch(model: str, strategy: str, pipe: Any, loras: Sequence[str] = ()) -> T5Branch | None:
@@ -206,18 +205,17 @@ def generate(
         i, seed = jobs[job]
         files[job] = str(run.save_image(f"{i:04d}-{seed}", image).relative_to(run.path))
 
-    with of_tokens.guided_rows(pipe, guidance):
-        images = sample_groups(
-            pipe,
-            groups,
-            [seed for _, seed in jobs],
-            on_image=keep,
-            on_step=on_step,
-            steps=config.steps,
-            guidance=guidance,
-            size=(config.width, config.height) if config.width and config.height else None,
-            batch_size=config.batch_size,
-        )
+    images = sample_groups(
+        pipe,
+        groups,
+        [seed for _, seed in jobs],
+        on_image=keep,
+        on_step=on_step,
+        steps=config.steps,
+        guidance=guidance,
+        size=(config.width, config.height) if config.width and config.height else None,
+        batch_size=config.batch_size,
+    )
     pictures = [Picture(i, seed, images[job], files[job]) for job, (i, seed) in enumerate(jobs)]
     sentences = sentences_of(pipe, prompts, config.language)
     rows = []

@@ -19,6 +19,7 @@ import math
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,7 +59,6 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     final = Path(os.path.realpath(path))  # a symbolic link keeps pointing: its target is replaced
-    # Not tempfile.mkstemp: its files are private (0600), and renaming keeps that.
     temporary = final.parent / f".{final.stem[:40]}-{secrets.token_hex(4)}{final.suffix}"
     with _writing(path, final, temporary):
         if path.is_dir():
@@ -68,9 +68,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             return
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
+            mode = _usual_mode(temporary)
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
+            _publish(temporary, mode)
             os.replace(temporary, final)
         except BaseException:
             with suppress(OSError):
@@ -82,6 +84,41 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; when the body ends, it takes the place of what is there.
+
+    Parents are made; when anything goes wrong, the folder goes and `path` stays as it was. Errors of the system are
+    left to the caller, and so is flushing what matters (`atomic_path` does).
+    """
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        temporary.mkdir(parents=True)
+        mode = _usual_mode(temporary / "new")
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                _publish(file, mode)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _usual_mode(path: Path) -> int:
+    """Who may do what with a new file: the business of the umask, which can be read in this way without changing it."""
+    with open(path, "xb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    path.unlink()
+    return mode
+
+
+def _publish(path: Path, mode: int) -> None:
+    """Give a private file its usual mode: safetensors renames temporary files of 0600, and they keep that."""
+    if stat.S_IMODE(path.stat().st_mode) == 0o600 != mode:
+        path.chmod(mode)
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from longalign.errors import LongalignError
+from longalign.soft_tokens.pipelines import guided_rows
 
 if TYPE_CHECKING:
     from longalign.encoding import Conditioning
@@ -64,7 +65,8 @@ def sample(
     """One picture for each prompt of a conditioning.
 
     Each picture's noise comes from its own CPU generator, so that it depends on its seed and prompt alone:
-    not on the batch it is in, nor on the device.
+    not on the batch it is in, nor on the device. Soft tokens on the model are told which rows are of which branch of
+    guidance.
 
     Args:
         pipe: a diffusers text-to-image pipeline.
@@ -97,7 +99,7 @@ def sample(
             on_step(count)
             return state
 
-        with warnings.catch_warnings():
+        with guided_rows(pipe, guidance), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*`callback_on_step_end`.*")
             pixels = pipe(
                 **conditioning[start:stop].pipeline_kwargs(),

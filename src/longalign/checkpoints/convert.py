@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from longalign.checkpoints import clip_folder, longsd, soft_tokens, text_adapter
 from longalign.checkpoints.base import Fingerprint, fingerprint
 from longalign.checkpoints.lora_file import LoraFile
 from longalign.errors import LongalignError
+from longalign.runs import atomic_folder
 
 PICKLES = (".pt", ".pth")
 KNOWN = (
@@ -183,12 +182,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise LongalignError(f"{path} is there already and not an empty folder. Choose another --out.")
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        os.replace(temporary, path)
+        with atomic_folder(path) as temporary:
+            yield temporary
     except OSError as error:
         raise LongalignError(f"Cannot write {path}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

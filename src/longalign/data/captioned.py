@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ def pixels_of(entry: Entry | Failure, size_px: int) -> np.ndarray | Failure:
 class SkipLog:
     """Which rows were skipped, each counted and listed once, in ``skipped.jsonl``.
 
-    A run that goes on counts from nothing again, and lists only what the folder does not list yet.
+    A run that goes on lists only what the folder does not list yet, and counts on from its `state_dict`.
 
     Args:
         total: rows of the data.
@@ -137,6 +137,20 @@ class SkipLog:
                 f"{self.name}: {len(self)} of {rows} rows cannot be used, more than {MOST_SKIPPED:.0%}: look at the "
                 f"data before training on what is left of them ({reasons}).{listed}"
             )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What to count on from: JSON as bytes, since checkpoints hold nothing but tensors."""
+        named = {f.name: f.reason for f in self.failures.values()}
+        data = json_line({"seen": self.seen, "failures": named}).encode(errors="backslashreplace")
+        return {"rows_skipped": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """What `state_dict` gave; without it nothing changes."""
+        if "rows_skipped" in state:
+            found = json.loads(bytes(state["rows_skipped"].tolist()))
+            self.seen = found["seen"]
+            self.failures = {name: Failure(name, reason) for name, reason in found["failures"].items()}
+            self._write(self.failures.values())
 
     def _write(self, failures: Iterable[Failure]) -> None:
         new = {f.name: f for f in failures if f.name not in self._listed}

@@ -14,8 +14,8 @@ from longalign.errors import LongalignError
 from longalign.preference.images import ImageLike, to_pixels
 from longalign.scoring import data
 from longalign.stickers.captions import caption, text_of
+from longalign.stickers.changes import alter
 from longalign.stickers.files import parse_range
-from longalign.stickers.raters import alter
 from longalign.stickers.world import SPLITS, Scene, render_array, scene
 
 

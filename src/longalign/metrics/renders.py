@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from longalign.stickers.captions import Fact, Sentence, caption, lie, sentence
+from longalign.stickers.changes import alter
 from longalign.stickers.looks import LOOKS, worsen
-from longalign.stickers.raters import alter, truth
+from longalign.stickers.raters import truth
 from longalign.stickers.world import Scene, render_array, scene
 
 _RENDER, _LIE = 0x1D, 0x10C  # keep the draws of the two studies apart from each other and from `scene`'s

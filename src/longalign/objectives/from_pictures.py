@@ -188,8 +188,7 @@ class FromPictures(Drawing, ABC):
         """See `longalign.objectives.Objective`.
 
         Returns:
-            the loss; the share of captions that did not fit (`cut`); how many rows have been skipped so far, where any
-            have (`rows_skipped`).
+            the loss; the share of captions that did not fit (`cut`); rows skipped so far, if any (`rows_skipped`).
         """
         self.skip_log.add(batch["skipped"], len(batch["texts"]))
         x0, states, padding = self.encode(batch)
@@ -224,10 +223,11 @@ class FromPictures(Drawing, ABC):
         return image.to(device).float(), [s.to(device) for s in texts], data.padding
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {}
+        """Which rows were skipped; of several processes those of the main one, which writes it."""
+        return self.skip_log.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        return None
+        self.skip_log.load_state_dict(state)
 
     def evaluate(self, accelerator: Any) -> dict[str, float]:
         """On held-out rows, the `loss` at fixed times (spread evenly) and fixed noise, without caption dropout.

@@ -159,7 +159,7 @@ class Report:
         intro: a sentence or two under it; an empty line parts paragraphs.
         facts: command line, seed, model, date, versions: name → value.
         tables: printed in order before the cases; those with ``plot`` come before the facts.
-        cases: one a prompt.
+        cases: one a prompt; after the facts, but first of all where there are neither tables nor curves.
         truncation: what was cut from which prompt, one entry each; empty when nothing was.
         window_tokens: how far the plain encoding reads.
         curves: drawn first, the first one across the page, the others side by side.

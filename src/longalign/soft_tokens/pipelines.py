@@ -49,7 +49,7 @@ def put_on(pipe: Any, name: str, *, scale: float = 1.0, branches: str = "both") 
         name: as in `load_tokens`.
         scale: from 0 (as if there were none) to 1.
         branches: of classifier-free guidance: ``both``, ``cond`` or ``uncond``. All but the first need `guided_rows`
-            around the pipeline's calls.
+            around the pipeline's calls, as `longalign.sampling.sample` has it.
 
     Raises:
         LongalignError: there are none, or they are for another backbone.

@@ -4,6 +4,7 @@
 |---|---|
 | `world.py` | scenes on a 3 × 3 grid and their pictures |
 | `captions.py` | sentences with the facts they state, lies, and the way back from text |
+| `changes.py` | scenes that differ in one fact |
 | `oracle.py` | reads pixels: is a fact true, false, or unclear? |
 | `tokenizers.py` | real CLIP and T5 tokenizers over the words of this world |
 | `models.py` | the tiny models, by their configurations |

@@ -17,7 +17,6 @@ from longalign.stickers.world import (
     KIND_NAMES,
     POSITIONS,
     Scene,
-    Sticker,
 )
 
 
@@ -203,10 +202,3 @@ def parse_all(texts: list[str]) -> list[Fact | None]:
         if fact is not None and fact.cell is not None:
             last = fact
     return found
-
-
-def swap(scene: Scene, first: int, second: int) -> Scene:
-    """The scene with the contents of two cells exchanged."""
-    exchange = {first: second, second: first}
-    moved = tuple(Sticker(s.kind, exchange.get(s.cell, s.cell), s.disc) for s in scene.stickers)
-    return replace(scene, stickers=moved)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from longalign.errors import LongalignError
+from longalign.runs import json_line
 from longalign.stickers.edits_cli import edits
 from longalign.stickers.study_cli import study
 from longalign.terminal import Device, Json, Model, print_table, progress
@@ -123,7 +123,7 @@ def check(
     if as_json:
         from longalign.accuracy import table_json
 
-        print(json.dumps([{"caption": t.caption, "rows": table_json(t)} for t in tables]))
+        print(json_line([{"caption": t.caption, "rows": table_json(t)} for t in tables]), end="")
         return
     for table in tables:
         print_table(table)

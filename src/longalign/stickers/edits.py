@@ -9,18 +9,18 @@ as not true), empty cells in which a sticker has appeared, and by how much the p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count as numbers
 
 import numpy as np
 from PIL import Image
 
 from longalign.errors import LongalignError
-from longalign.stickers.captions import Fact, Sentence, facts, sentence, swap, text_of
+from longalign.stickers.captions import Fact, Sentence, facts, sentence, text_of
+from longalign.stickers.changes import changed, possible
 from longalign.stickers.oracle import Reading, read
 from longalign.stickers.world import (
     CELL_PX,
-    DISC_NAMES,
     KIND_NAMES,
     MAX_OBJECTS,
     SPLITS,
@@ -30,7 +30,7 @@ from longalign.stickers.world import (
     scene,
 )
 
-CHANGES = ("swap", "recolour", "move", "remove")
+CHANGES = ("swap", "recolour", "move", "remove")  # of those in `changes.py`
 _STREAM = 0xED17  # keeps these draws apart from `scene`'s
 
 
@@ -142,22 +142,8 @@ def _edit_of(index: int, change: str, objects: tuple[int, int], seed: int) -> Sc
 
 def _altered(before: Scene, change: str, rng: np.random.Generator) -> Scene | None:
     """The scene after a change of a sticker drawn at random; None where nothing in it can change so."""
-    able = [s for s in before.stickers if s.disc is not None or change != "recolour"]
-    if not able:
-        return None
-    sticker = able[rng.integers(len(able))]
-    others = [s for s in before.stickers if s != sticker]
-    if change == "swap":
-        return swap(before, sticker.cell, others[rng.integers(len(others))].cell)
-    if change == "remove":
-        return replace(before, stickers=tuple(others))
-    if change == "move":
-        empty = [c for c in range(MAX_OBJECTS) if before.at(c) is None]
-        changed = replace(sticker, cell=empty[rng.integers(len(empty))])
-    else:
-        discs = [d for d in DISC_NAMES if d != sticker.disc]
-        changed = replace(sticker, disc=discs[rng.integers(len(discs))])
-    return replace(before, stickers=(*others, changed))
+    able = [s for s in before.stickers if change in possible(before, s)]
+    return changed(before, able[rng.integers(len(able))], change, rng) if able else None
 
 
 def _said(

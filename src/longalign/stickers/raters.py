@@ -13,21 +13,10 @@ import numpy as np
 
 from longalign.data.preferences import Pair, PreferenceData
 from longalign.errors import LongalignError
-from longalign.stickers.captions import Fact, Sentence, caption, is_true, swap, text_of
+from longalign.stickers.captions import Fact, Sentence, caption, is_true, text_of
+from longalign.stickers.changes import alter
 from longalign.stickers.looks import LOOKS, worsen
-from longalign.stickers.world import (
-    BACKGROUND_NAMES,
-    DISC_NAMES,
-    KIND_NAMES,
-    MAX_OBJECTS,
-    SPLITS,
-    Scene,
-    Sticker,
-    render_array,
-    scene,
-)
-
-CHANGES: tuple[str, ...] = ("swapped", "moved", "missing", "recoloured", "replaced", "repainted")
+from longalign.stickers.world import MAX_OBJECTS, SPLITS, Scene, render_array, scene
 
 # The longest sentence has 13 words and a full stop: five of them and the two special tokens are 72 of CLIP's 77.
 MOST_STATED = 5
@@ -231,55 +220,6 @@ class RaterPairs(PreferenceData):
 def truth(stated: list[Fact], shown: Scene) -> float:
     """Share of the facts that are true of a scene."""
     return sum(is_true(fact, shown) for fact in stated) / len(stated)
-
-
-def alter(
-    shown: Scene,
-    rng: np.random.Generator,
-    places: set[int | None] | None = None,
-) -> Scene:
-    """A scene with one mistake.
-
-    A sticker is swapped with another, moved, missing, on another disc, or of another kind; or the background has
-    another colour.
-
-    Args:
-        places: where to make it, if there is still a sticker in one of these cells; None among them is the
-            background. None instead of a set is anywhere.
-    """
-    here = [s for s in shown.stickers if places is None or s.cell in places] or list(shown.stickers)
-    sticker = here[rng.integers(len(here))]
-    others = [s for s in shown.stickers if s != sticker]
-    empty = [c for c in range(MAX_OBJECTS) if shown.at(c) is None]
-    possible = {
-        "swapped": bool(others),
-        "moved": bool(empty),
-        "missing": bool(others),  # an empty scene has nothing to be wrong about
-        "recoloured": sticker.disc is not None,
-        "replaced": True,
-        "repainted": places is None or None in places,
-    }
-    change = _one_of([c for c in CHANGES if possible[c]], rng)
-    if change == "repainted":
-        return replace(shown, background=_one_of([b for b in BACKGROUND_NAMES if b != shown.background], rng))
-    if change == "swapped":
-        return swap(shown, sticker.cell, others[rng.integers(len(others))].cell)
-    if change == "missing":
-        return replace(shown, stickers=tuple(others))
-    if change == "moved":
-        altered = replace(sticker, cell=empty[rng.integers(len(empty))])
-    elif change == "recoloured":
-        altered = replace(sticker, disc=_one_of([d for d in DISC_NAMES if d != sticker.disc], rng))
-    else:
-        present = {s.kind for s in shown.stickers}
-        altered = Sticker(
-            _one_of([k for k in KIND_NAMES if k not in present], rng), sticker.cell, sticker.disc
-        )
-    return replace(shown, stickers=(*others, altered))
-
-
-def _one_of(names: list[str], rng: np.random.Generator) -> str:
-    return names[rng.integers(len(names))]
 
 
 def balance(pairs: RaterPairs) -> dict[str, float]:

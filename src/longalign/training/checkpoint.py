@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
 import warnings
 import zlib
@@ -27,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longalign.errors import LongalignError
-from longalign.runs import atomic_path, atomic_write_text, json_line
+from longalign.runs import atomic_folder, atomic_path, atomic_write_text, json_line
 
 _NAME = re.compile(r"step-(\d{8,})")
 _BEST = re.compile(r"best-(\d{8,})")
@@ -76,27 +75,22 @@ def best_path(folder: Path, step: int) -> Path:
 def _write(
     final: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> Path:
-    temporary = final.with_name(f".{final.name}-{secrets.token_hex(4)}")
     try:
-        temporary.mkdir(parents=True)
-        files = {}
-        for name, tensors in parts.items():
-            if tensors:
-                path = temporary / f"{name}.safetensors"
-                with atomic_path(path) as writing:
-                    save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, writing)
-                files[path.name] = {"bytes": path.stat().st_size, "crc32": _crc32(path)}
-        atomic_write_text(temporary / "state.json", json_line({"step": step, **state, "files": files}))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
+        with atomic_folder(final) as temporary:
+            files = {}
+            for name, tensors in parts.items():
+                if tensors:
+                    path = temporary / f"{name}.safetensors"
+                    with atomic_path(path) as writing:
+                        save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, writing)
+                    files[path.name] = {"bytes": path.stat().st_size, "crc32": _crc32(path)}
+            atomic_write_text(temporary / "state.json", json_line({"step": step, **state, "files": files}))
         _flush(final.parent)
     except (OSError, SafetensorError, LongalignError) as error:
         raise LongalignError(
             f"Cannot write the checkpoint {final}: {error}. Free some space or choose another --out; the same command "
             "goes on from the checkpoint before."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return final
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ from longalign.errors import LongalignError
 from longalign.objectives import Objective
 from longalign.report import Curve, Line, Report, Table, write_report
 from longalign.report.curve import smoothed
+from longalign.runs import atomic_folder
 from longalign.training.batches import Batching
 from longalign.training.folder import TrainFolder
 from longalign.training.progress import STOPPED, Best, FitResult
@@ -30,16 +28,11 @@ def save_model(objective: Objective, folder: Path) -> Path:
     Raises:
         LongalignError: the disk refuses.
     """
-    temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
     try:
-        temporary.mkdir(parents=True)
-        objective.save(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        with atomic_folder(folder) as temporary:
+            objective.save(temporary)
     except OSError as error:
         raise LongalignError(f"Cannot write the model {folder}: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
