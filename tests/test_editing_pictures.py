@@ -18,6 +18,7 @@ from longalign.editing.edit import EditResult, edit, edit_many, options_for
 from longalign.editing.pictures import difference
 from longalign.editing.run import EditConfig, run_edit
 from longalign.errors import LongalignError
+from longalign.pipelines import ModelSettings
 from longalign.soft_tokens import SoftTokenConfig, SoftTokens
 from longalign.stickers.edits import scene_edits
 from longalign.stickers.world import render
@@ -68,7 +69,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(sd15: Any) -> None:
     """Targets of two padded lengths (16 and 32 tokens), three at a time, against each alone; to one grey level."""
     images = [noise_picture(seed=i) for i in range(3)]
     targets = [DOG, " ".join([DOG] * 3), DOG]
-    options = options_for(sd15, 3.0, method="flowedit-x0", steps=3)
+    options = options_for(sd15, ModelSettings(guidance=3.0), method="flowedit-x0", steps=3)
     calls: list[int] = []
     together = edit_many(
         sd15, images, [CAT] * 3, targets, [4, 5, 6], options, length=16, batch_size=2, on_step=calls.append
@@ -119,7 +120,7 @@ def test_files_that_are_no_pictures(sd15: Any, tmp_path: Path) -> None:
     with pytest.raises(LongalignError, match=r"small\.png has 8 × 8 pixels"):
         edit(sd15, tmp_path / "small.png", CAT, DOG, length=77)
     with pytest.raises(LongalignError, match="needs one of each"):
-        edit_many(sd15, [noise_picture()], [CAT], [DOG], [], options_for(sd15, 1.0))
+        edit_many(sd15, [noise_picture()], [CAT], [DOG], [], options_for(sd15, ModelSettings(guidance=1.0)))
 
 
 def test_the_difference_is_stretched_to_white() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,13 @@ class ModelSettings:
         guidance: classifier-free guidance scale; None keeps the pipeline's own default.
         length: padded length in tokens of one encoder's text (240 in the published models).
         oracle: name of the judge that knows the truth of sentences about the model's pictures, or None.
+        flowedit: `start`, `source_guidance` and `target_guidance` of FlowEdit; None takes the papers'.
     """
 
     guidance: float | None = None
     length: int = 240
     oracle: str | None = None
+    flowedit: Mapping[str, float] | None = None
 
 
 # FACTS §1.7, §2.2: what the papers sample with.

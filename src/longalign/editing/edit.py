@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ def edit(
     settings = own_settings(pipe)
     options = options_for(
         pipe,
-        settings.guidance if guidance is None else guidance,
+        settings if guidance is None else replace(settings, guidance=guidance),
         method=method,
         steps=steps,
         start=start,
@@ -116,18 +116,19 @@ def own_settings(pipe: Any) -> ModelSettings:
     return settings_of(pipe.name_or_path or os.devnull, pipe)
 
 
-def options_for(pipe: Any, guidance: float | None = None, **given: Any) -> EditOptions:
+def options_for(pipe: Any, settings: ModelSettings | None = None, **given: Any) -> EditOptions:
     """`EditOptions.choose` for a pipeline with what is on it.
 
     Args:
-        guidance: the model's own scale for drawing; None is `own_settings`'.
+        settings: the model's; None is `own_settings`.
         given: arguments of `EditOptions.choose`.
     """
     denoiser = Denoiser.of(pipe)
-    guidance = own_settings(pipe).guidance if guidance is None else guidance
+    settings = own_settings(pipe) if settings is None else settings
+    guidance = _GUIDANCE if settings.guidance is None else settings.guidance
     with_tokens = soft_tokens.attached(denoiser.module) is not None
     return EditOptions.choose(
-        denoiser, _GUIDANCE if guidance is None else guidance, soft_tokens=with_tokens, **given
+        denoiser, guidance, flowedit=settings.flowedit, soft_tokens=with_tokens, **given
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -80,6 +80,7 @@ class EditOptions:
         denoiser: Denoiser,
         guidance: float,
         *,
+        flowedit: Mapping[str, float] | None = None,
         soft_tokens: bool = False,
         method: str = "auto",
         steps: int | None = None,
@@ -100,6 +101,7 @@ class EditOptions:
         Args:
             denoiser: decides what ``auto`` is: flowedit for flow models, flowedit-x0 for the others.
             guidance: the model's own scale for drawing.
+            flowedit: what a model's folder says of it (`ModelSettings`), in place of the papers'.
             soft_tokens: there are some on the model.
 
         Raises:
@@ -121,6 +123,10 @@ class EditOptions:
         }.get(method, (0.0, 1.0, 1.0))  # an unknown method is refused below
         if soft_tokens and method == "flowedit":
             usual_start, target = 0.6, 9.0 / 4 * guidance
+        if flowedit is not None and method == "flowedit":
+            usual_start, source, target = (
+                flowedit[k] for k in ("start", "source_guidance", "target_guidance")
+            )
         return cls(
             method=method,
             steps=50 if steps is None else steps,

@@ -74,7 +74,7 @@ class EditConfig:
         """How to edit with this pipeline."""
         return options_for(
             pipe,
-            settings_of(self.model, pipe).guidance,
+            settings_of(self.model, pipe),
             method=self.method,
             steps=self.steps,
             start=self.start,

@@ -225,10 +225,12 @@ class ContrastiveObjective(FromPictures):
         return t.long().clamp(max=len(self.denoiser.alphas_cumprod) - 1)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return dict(nn.ModuleDict(self.averages).state_dict())
+        return {**super().state_dict(), **nn.ModuleDict(self.averages).state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        nn.ModuleDict(self.averages).load_state_dict(dict(state))
+        super().load_state_dict(state)
+        own = {k: v for k, v in state.items() if k != "rows_skipped"}
+        nn.ModuleDict(self.averages).load_state_dict(own)
 
     def evaluate(self, accelerator: Any) -> dict[str, float]:
         """On held-out rows in batches of `held_out_batch`, each at a fixed time (spread evenly) and with a fixed noise.

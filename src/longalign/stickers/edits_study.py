@@ -14,7 +14,7 @@ from longalign.editing.edit import edit_many
 from longalign.editing.options import METHODS, EditOptions
 from longalign.errors import LongalignError
 from longalign.generate import GenerateConfig, draw
-from longalign.pipelines import settings_of
+from longalign.pipelines import ModelSettings, settings_of
 from longalign.runs import RunFolder
 from longalign.sampling import set_scheduler
 from longalign.soft_tokens.pipelines import put_on
@@ -70,7 +70,7 @@ class EditStudy:
 
 def edit_steps(config: EditStudyConfig, pipe: Any) -> int:
     """How often `edit_study` calls back in all: once a picture and step."""
-    options = _columns(Denoiser.of(pipe), config, settings_of(config.model, pipe).guidance)
+    options = _columns(Denoiser.of(pipe), config, settings_of(config.model, pipe))
     return config.count * (config.steps + sum(how.calls for how in options.values()))
 
 
@@ -105,7 +105,7 @@ def edit_study(
     settings = settings_of(config.model, pipe)
     if settings.oracle != "stickers":
         raise LongalignError(f"model {config.model!r} draws no sticker scenes, so the oracle cannot judge it")
-    options = _columns(Denoiser.of(pipe), config, settings.guidance)
+    options = _columns(Denoiser.of(pipe), config, settings)
     if config.soft_tokens is not None:  # wrong ones are refused before anything is drawn
         put_on(pipe, config.soft_tokens).detach()
     recorded = {"command": COMMAND, **asdict(config), "columns": {k: asdict(o) for k, o in options.items()}}
@@ -148,7 +148,7 @@ def edit_study(
     return EditStudy(config, edits, verdicts, kept, options, run)
 
 
-def _columns(denoiser: Denoiser, config: EditStudyConfig, guidance: float | None) -> dict[str, EditOptions]:
+def _columns(denoiser: Denoiser, config: EditStudyConfig, settings: ModelSettings) -> dict[str, EditOptions]:
     """Label → how to edit, for each method without soft tokens, and for each with them where there are some."""
     methods = config.methods
     if methods is None:
@@ -164,6 +164,12 @@ def _columns(denoiser: Denoiser, config: EditStudyConfig, guidance: float | None
         for method in methods:
             own = {"iterations": config.iterations} if method == "ddim" else {"samples": config.samples}
             found[method + WITH_TOKENS * with_tokens] = EditOptions.choose(
-                denoiser, guidance or 1.0, soft_tokens=with_tokens, method=method, **given, **own
+                denoiser,
+                settings.guidance or 1.0,
+                flowedit=settings.flowedit,
+                soft_tokens=with_tokens,
+                method=method,
+                **given,
+                **own,
             )
     return found
