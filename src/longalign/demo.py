@@ -135,4 +135,4 @@ def _of_stages(columns: Mapping[str, Column]) -> str:
         ", soft tokens were trained to tell the captions of different scenes apart" if SOFT in columns else ""
     )
     stages = any(column.loras for column in columns.values())
-    return tokens + (", and the stages after it were trained on long captions" if stages else "")
+    return tokens + (", and SFT and SFT+RFT are LoRAs that were trained on long captions" if stages else "")
