@@ -213,15 +213,16 @@ def _with_scores(row: SentenceRow, scores: Mapping[str, Mapping[str, float]]) ->
 
 def _report(made: EditRun, resolved: Mapping[str, Any], sentences: list[Sentences], window: int) -> Report:
     result = made.result
-    panels = [
-        Panel(label, picture, file=f"images/{label}.png")
-        for label, picture in ((BEFORE, result.before), (AFTER, result.image))
-    ]
-    texts = {"target": result.target, "source": result.source}
-    cases = [Case(f"Sentences of the {name}", texts[name], panels, made.rows[name]) for name in texts]
-    note = "Black where nothing changed, white where most did."
-    picture = Panel(DIFFERENCE, result.difference, file=f"images/{DIFFERENCE}.png")
-    cases.append(Case("Where it changed", "", [picture], note=note))
+    pictures = {BEFORE: result.before, AFTER: result.image, DIFFERENCE: result.difference}
+    panels = [Panel(label, picture, file=f"images/{label}.png") for label, picture in pictures.items()]
+    target, source = made.rows["target"], made.rows["source"]
+    new = {row.text for row in target}
+    gone = [row for row in source if row.text not in new]
+    note = "The difference is black where nothing changed and white where most did."
+    if gone:
+        last = "sentence is" if len(gone) == 1 else f"{len(gone)} sentences are"
+        note = f"The last {last} of the source alone, and should not be true after the edit. {note}"
+    cases = [Case("Before and after", result.target, panels, [*target, *gone], note)]
     shown = ("resized", "model", *asdict(result.options), "seed", "strategy", "length", "scorer")
     facts = {k.replace("_", " "): str(resolved[k]) for k in shown if resolved.get(k) is not None}
     if resolved["loras"]:
