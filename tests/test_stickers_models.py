@@ -203,6 +203,16 @@ def test_places_are_saved_with_the_weights_and_large_enough() -> None:
     assert float(torch.pdist(table[0].detach()).min()) > 5
 
 
+def test_assembling_draws_no_random_numbers(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training seeds itself and then loads its model: what it draws later must not depend on the cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = torch.get_rng_state()
+    assembled("sd3", weights)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_assembled_folders_draw(name: str, pipes: dict[str, Any]) -> None:
     """Both classes of pipeline, encoded past 77 tokens, in one step."""

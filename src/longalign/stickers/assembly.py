@@ -126,11 +126,14 @@ def _link(source: Path, out: Path) -> None:
 def _assemble(name: str, weights: Path, out: Path) -> None:
     """Writes all parts, and the index last."""
     import diffusers
+    import torch
 
     from longalign.pipelines import SETTINGS_FILE, quiet
 
     sd15, own = weights / "sd15", weights / name
-    with quiet():
+    # Encoders draw initial weights before they are loaded: a training's random numbers must not depend on whether the
+    # folder was there already.
+    with quiet(), torch.random.fork_rng(devices=[]):
         text = _write_text_parts(name, sd15, out)
     if name == "sdxl":
         _link(sd15 / "vae", out / "vae")
