@@ -15,8 +15,13 @@ from longalign.checkpoints import longsd
 from longalign.checkpoints.convert import import_checkpoint
 from longalign.checkpoints.soft_tokens import read_published
 from longalign.cli import app
+from longalign.denoiser import Denoiser
+from longalign.encoding import encode
 from longalign.errors import LongalignError
+from longalign.pipelines import load_pipeline
 from longalign.soft_tokens import FILE_NAME, SoftTokenConfig, SoftTokens
+from longalign.soft_tokens.pipelines import put_on
+from longalign.stickers import token_names
 from tiny import _unet
 
 PUBLISHED = Path(__file__).parents[1].parent / "shared" / "data" / "softrepa-sd15"
@@ -156,3 +161,24 @@ def test_the_released_sd15_tokens(tmp_path: Path) -> None:
         full = unet(x, 431, text).sample
     assert full.isfinite().all() and not torch.allclose(full, plain)
     assert torch.equal(unet(x, 431, text).sample, plain)
+
+
+@pytest.mark.parametrize("model", ["stickers", "stickers-sdxl", "stickers-sd3"])
+def test_embedded_ones_fit_their_model(model: str) -> None:
+    """Each is for the model that it is named after, has moved from where it started, and takes part in predictions."""
+    pipe = load_pipeline(model, device="cpu")
+    denoiser = Denoiser.of(pipe)
+    x = torch.randn(
+        1, denoiser.channels, denoiser.side, denoiser.side, generator=torch.Generator().manual_seed(0)
+    )
+    conditioning = encode(pipe, ["A fox is in the middle."])
+    with torch.no_grad():
+        plain = denoiser(x, 500, conditioning)
+        names = token_names(model)
+        assert "softrepa" in names
+        for name in names:
+            with put_on(pipe, f"{model}/{name}") as attachment:
+                assert attachment.tokens.config.base == model
+                changed = (denoiser(x, 500, conditioning) - plain).square().mean()
+            assert 1e-6 < changed / plain.square().mean() < 0.5
+        assert torch.equal(denoiser(x, 500, conditioning), plain)
