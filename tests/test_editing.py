@@ -256,6 +256,7 @@ def test_what_is_not_said_suits_the_model() -> None:
     own = {"start": 0.8, "source_guidance": 2.0, "target_guidance": 2.5}
     said = EditOptions.choose(flow, 4.0, flowedit=own, soft_tokens=True, source_guidance=1.0)
     assert (said.n_start, said.source_guidance, said.target_guidance) == (40, 1.0, 2.5)
+    assert EditOptions.choose(flow, 4.0, flowedit={"start": 0.8}).target_guidance == 13.5
     assert EditOptions.choose(epsilon, 7.5).method == "flowedit-x0"
     assert EditOptions.choose(epsilon, 7.5, method="ddim", steps=10, start=0.5).calls == 10
 

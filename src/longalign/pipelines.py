@@ -30,7 +30,7 @@ class ModelSettings:
         guidance: classifier-free guidance scale; None keeps the pipeline's own default.
         length: padded length in tokens of one encoder's text (240 in the published models).
         oracle: name of the judge that knows the truth of sentences about the model's pictures, or None.
-        flowedit: `start`, `source_guidance` and `target_guidance` of FlowEdit; None takes the papers'.
+        flowedit: any of `start`, `source_guidance` and `target_guidance` of FlowEdit; the papers' for the rest.
     """
 
     guidance: float | None = None

@@ -124,9 +124,8 @@ class EditOptions:
         if soft_tokens and method == "flowedit":
             usual_start, target = 0.6, 9.0 / 4 * guidance
         if flowedit is not None and method == "flowedit":
-            usual_start, source, target = (
-                flowedit[k] for k in ("start", "source_guidance", "target_guidance")
-            )
+            usual_start = flowedit.get("start", usual_start)
+            source, target = flowedit.get("source_guidance", source), flowedit.get("target_guidance", target)
         return cls(
             method=method,
             steps=50 if steps is None else steps,
