@@ -214,10 +214,19 @@ def _with_scores(row: SentenceRow, scores: Mapping[str, Mapping[str, float]]) ->
 def _report(made: EditRun, resolved: Mapping[str, Any], sentences: list[Sentences], window: int) -> Report:
     result = made.result
     pictures = {BEFORE: result.before, AFTER: result.image, DIFFERENCE: result.difference}
-    panels = [Panel(label, picture, file=f"images/{label}.png") for label, picture in pictures.items()]
     target, source = made.rows["target"], made.rows["source"]
     new = {row.text for row in target}
     gone = [row for row in source if row.text not in new]
+
+    def of_target(label: str) -> str:
+        """What the tally of all rows hides: how many of the target's sentences are true."""
+        marks = [row.marks[label] for row in target if label in row.marks]
+        return f"of the target, {marks.count('true')} of {len(marks)}" if marks and gone else ""
+
+    panels = [
+        Panel(label, picture, note=of_target(label), file=f"images/{label}.png")
+        for label, picture in pictures.items()
+    ]
     note = "The difference is black where nothing changed and white where most did."
     if gone:
         last = "sentence is" if len(gone) == 1 else f"{len(gone)} sentences are"
