@@ -5,7 +5,7 @@
     python benchmarks/contrastive_step.py --device cuda --precision bf16
 
 A step of B pictures looks at B² pairs of picture and caption and takes the gradient of the contrastive loss to the
-soft tokens (SoftREPA; longalign.objectives.contrastive). The sides:
+soft tokens (SoftREPA; longalign.objectives.contrastive.objective). The sides:
 
 - ours: all errors without gradient, a chunk of pairs at a time, then each chunk again with its weights.
 - one graph: the same chunks, all in one graph, as autograd has it; where it is asked for (--graph).
@@ -37,13 +37,13 @@ from torch import Tensor
 from live_tensors import LiveTensors
 from longalign.data.captioned import CaptionedPictures
 from longalign.data.sources import StickerScenes
-from longalign.denoiser import Denoiser
+from longalign.diffusion.denoiser import Denoiser
+from longalign.diffusion.pipelines import load_pipeline, pick_device, settings_of
 from longalign.losses import contrastive_loss
-from longalign.objectives.contrastive import ContrastiveObjective
-from longalign.objectives.contrastive_pairs import Matching
-from longalign.objectives.contrastive_settings import ContrastiveSettings
-from longalign.objectives.draws import Draws
-from longalign.pipelines import load_pipeline, pick_device, settings_of
+from longalign.objectives.contrastive.objective import ContrastiveObjective
+from longalign.objectives.contrastive.pairs import Matching
+from longalign.objectives.contrastive.settings import ContrastiveSettings
+from longalign.objectives.random_draws import Draws
 from longalign.training.processes import make_accelerator
 
 MOST_MEMORY, MOST_TIME = 1.10, 1.6

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from longalign import lora
+from longalign.weights import lora
 
 TOKENS, RANK = 240, 32
 CLIP_H: dict[str, Any] = {

@@ -13,8 +13,8 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from longalign.encoding import TextParts
-from longalign.encoding.parts import Family
-from longalign.segments import Segmenter
+from longalign.encoding.segments import Segmenter
+from longalign.encoding.text_parts import Family
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from clip_vocab import real_clip_tokenizer

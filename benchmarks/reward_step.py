@@ -8,7 +8,7 @@
 One step is: sample pictures with guidance, score them, gradient to a LoRA through 5 predictions with detached inputs
 (DRTune). The sides:
 
-- ours: `longalign.objectives.reward_chain`, pictures decoded and scored one by one; also with the guidance branches
+- ours: `longalign.objectives.reward.gradient`, pictures decoded and scored one by one; also with the guidance branches
   one after the other (split), with all pictures scored together, with more and fewer gradient steps, and with UniPC-25
   in place of DDIM-50.
 - plain: all 5 predictions in one graph through the chain, as autograd makes it.

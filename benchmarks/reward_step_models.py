@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from longalign import lora
-from longalign.denoiser import Denoiser
+from longalign.diffusion.denoiser import Denoiser
+from longalign.diffusion.solver import LinearSolver, make_solver
 from longalign.encoding import Conditioning, encode
 from longalign.preference.preprocess import Preprocess
-from longalign.solver import LinearSolver, make_solver
+from longalign.weights import lora
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -83,8 +83,8 @@ def _with_lora(module: Any, rank: int) -> None:
 
 def stickers(batch: int, device: str) -> Case:
     """The embedded pipeline and CLIP; captions of seven to nine stickers."""
-    from longalign.objectives.reward_data import load_prompts
-    from longalign.pipelines import STICKERS, load_pipeline, settings_of
+    from longalign.diffusion.pipelines import STICKERS, load_pipeline, settings_of
+    from longalign.objectives.reward.prompts import load_prompts
     from longalign.preference import PreferenceModel
 
     pipe = load_pipeline(STICKERS, device="cpu", dtype="float32")

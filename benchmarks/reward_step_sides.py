@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from longalign.objectives.reward_chain import Plan, backpropagate, sample_keeping
-from longalign.solver import LinearSolver
+from longalign.diffusion.solver import LinearSolver
+from longalign.objectives.reward.gradient import Plan, backpropagate, sample_keeping
 from reward_step_models import Case
 
 Side = Callable[[], None]

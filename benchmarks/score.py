@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from longalign.pipelines import quiet
+from longalign.diffusion.pipelines import quiet
 from longalign.preference import PreferenceModel, Preprocess
 from longalign.preference.scores import SCALE
 from longalign.scoring.data import Pair

@@ -28,11 +28,11 @@ from longalign.data.cache import CacheBuilder, CacheReport
 from longalign.data.cached import CachedPictures
 from longalign.data.captioned import CaptionedPictures
 from longalign.data.sources import StickerScenes
-from longalign.data.texts import TextSide
-from longalign.denoiser import Denoiser
-from longalign.generate import t5_branch
-from longalign.objectives.supervised import SupervisedObjective, SupervisedSettings
-from longalign.pipelines import load_pipeline, pick_device, settings_of
+from longalign.data.text_states import TextSide
+from longalign.diffusion.denoiser import Denoiser
+from longalign.diffusion.pipelines import load_pipeline, pick_device, settings_of
+from longalign.generation import t5_branch
+from longalign.objectives.pictures.supervised import SupervisedObjective, SupervisedSettings
 from longalign.training.processes import make_accelerator
 
 WANTED = 1.5

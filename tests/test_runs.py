@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from file_limit import file_limit
 from PIL import Image
 from safetensors.numpy import save_file
 
-from file_limit import file_limit
 from longalign.errors import LongalignError
 from longalign.runs import (
     RunFolder,

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file
 
-from longalign.terminal import progress
+from longalign.cli.terminal import progress
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "stickers-sft.yaml"

@@ -9,12 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longalign.decomposition import (
-        Decomposition,
-    )
-    from longalign.editing.edit import (
-        edit,
-    )
+    from longalign.editing.edit import edit
     from longalign.encoding import (
         ConcatRule,
         Conditioning,
@@ -25,22 +20,15 @@ if TYPE_CHECKING:
         encode,
         encode_groups,
     )
-    from longalign.preference import (
-        PreferenceModel,
-        Scores,
-    )
-    from longalign.segments import (
-        Segment,
-        Segmenter,
-    )
-    from longalign.soft_tokens import (
-        SoftTokens,
-    )
+    from longalign.encoding.segments import Segment, Segmenter
+    from longalign.preference import PreferenceModel, Scores
+    from longalign.preference.decomposition import Decomposition
+    from longalign.soft_tokens import SoftTokens
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Decomposition": "longalign.decomposition",
+    "Decomposition": "longalign.preference.decomposition",
     "ConcatRule": "longalign.encoding",
     "Conditioning": "longalign.encoding",
     "EncodingCache": "longalign.encoding",
@@ -52,8 +40,8 @@ _HOME = {
     "encode_groups": "longalign.encoding",
     "PreferenceModel": "longalign.preference",
     "Scores": "longalign.preference",
-    "Segment": "longalign.segments",
-    "Segmenter": "longalign.segments",
+    "Segment": "longalign.encoding.segments",
+    "Segmenter": "longalign.encoding.segments",
     "SoftTokens": "longalign.soft_tokens",
 }
 

@@ -1,5 +1,5 @@
 """`python -m longalign`, and what `accelerate launch -m longalign` runs."""
 
-from longalign.cli import main
+from longalign.cli.main import main
 
 main()

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from longalign.errors import LongalignError
 from longalign.metrics import distances
-from longalign.metrics.distances import Moments, cmmd, diversity, diversity_draws, fid, frechet_distance
+from longalign.metrics.distances import (
+    Moments,
+    cmmd,
+    diversity,
+    diversity_draws,
+    fid,
+    frechet_distance,
+)
 from longalign.metrics.intervals import resample
 
 

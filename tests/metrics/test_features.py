@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_clip import WIDTH, tiny_clip, tiny_model
 from transformers import CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
 
 from longalign.errors import LongalignError
 from longalign.metrics.features import Features
 from longalign.preference import Preprocess
 from longalign.runs import atomic_write_text, json_line
-from tiny_clip import WIDTH, tiny_clip, tiny_model
 
 PIXELS = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
 

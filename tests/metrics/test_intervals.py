@@ -7,7 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from longalign.metrics.intervals import PairedBootstrap, partial, partial_correlations, resample
+from longalign.metrics.intervals import (
+    PairedBootstrap,
+    partial,
+    partial_correlations,
+    resample,
+)
 
 
 def test_resampling_draws_n_of_n() -> None:

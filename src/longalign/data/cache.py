@@ -28,15 +28,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from longalign.checkpoints.base import fingerprint
 from longalign.data.cached import PADDING, ROW, ROWS, SETTINGS, read_padding
 from longalign.data.captioned import SkipLog, pixels_of, usable
 from longalign.data.entries import Entry, Failure, Source
 from longalign.data.latents import encode_pixels
 from longalign.data.store import Store
-from longalign.data.texts import TextSide, TextStates
+from longalign.data.text_states import TextSide, TextStates
 from longalign.errors import LongalignError
 from longalign.runs import atomic_path, atomic_write_text
+from longalign.weights.fingerprint import fingerprint
 
 _VERSION = 1
 _PREPROCESSING = "rgb on white, shorter side by Lanczos, centre"

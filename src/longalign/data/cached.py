@@ -10,11 +10,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch.utils.data import Dataset
 
-from longalign.checkpoints.base import Fingerprint, difference
 from longalign.data.captioned import Example
 from longalign.data.store import Reader
-from longalign.data.texts import Padding, TextSide, TextStates
+from longalign.data.text_states import Padding, TextSide, TextStates
 from longalign.errors import LongalignError
+from longalign.weights.fingerprint import Fingerprint, difference
 
 SETTINGS, ROWS, PADDING = "cache.json", "rows.npy", "padding.safetensors"
 # The last five are a caption's padded shape, whether it was cut, and its bytes.
@@ -43,7 +43,7 @@ class CachedPictures(Dataset[Example]):
     """The rows of a cache folder. The list of them is mapped, so that processes share it.
 
     Attributes:
-        padding: what `longalign.data.texts.join` needs.
+        padding: what `longalign.data.text_states.join` needs.
 
     Raises:
         LongalignError: the cache is not complete, or a file of it is damaged.

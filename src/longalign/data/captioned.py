@@ -31,7 +31,7 @@ class Example:
 
     Attributes:
         image: uint8 (3, S, S) pixels; or float (C, h, w) latents, from a cache.
-        text: the caption; or its `longalign.data.texts.TextStates`, from a cache.
+        text: the caption; or its `longalign.data.text_states.TextStates`, from a cache.
         skipped: the rows that were passed over on the way to it.
     """
 

@@ -1,4 +1,4 @@
-"""Pixels → latents, the inverse of `longalign.denoiser.Denoiser.decode`."""
+"""Pixels → latents, the inverse of `longalign.diffusion.denoiser.Denoiser.decode`."""
 
 from __future__ import annotations
 

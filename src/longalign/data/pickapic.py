@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 
 from longalign.data import entries
-from longalign.data.arrow import arrow_table, files_of, group_count, pyarrow, row_group, schema
+from longalign.data.arrow import (
+    arrow_table,
+    files_of,
+    group_count,
+    pyarrow,
+    row_group,
+    schema,
+)
 from longalign.data.preferences import Pair, PreferenceData, check_labels
 from longalign.errors import LongalignError
 

@@ -15,7 +15,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from longalign.data.arrow import arrow_table, files_of, group_count, pyarrow, row_group, schema
+from longalign.data.arrow import (
+    arrow_table,
+    files_of,
+    group_count,
+    pyarrow,
+    row_group,
+    schema,
+)
 from longalign.data.entries import IMAGE_KEYS, TEXT_KEYS, Entry, Failure, Source
 from longalign.errors import LongalignError
 

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from longalign import soft_tokens
 from longalign.data.latents import encode_pixels
-from longalign.denoiser import Denoiser
+from longalign.diffusion.denoiser import Denoiser
+from longalign.diffusion.pipelines import ModelSettings, settings_of
+from longalign.diffusion.sampling import to_images
 from longalign.editing import pictures
 from longalign.editing.methods import OnStep, guided
 from longalign.editing.options import EditOptions
 from longalign.editing.schedule import edit_times
 from longalign.encoding import Conditioning, Truncation, encode_groups
 from longalign.errors import LongalignError
-from longalign.pipelines import ModelSettings, settings_of
 from longalign.preference.images import ImageLike, load_image, to_pixels, to_rgb
-from longalign.sampling import to_images
 
 _GUIDANCE = 7.5  # of a family without a usual scale
 Place = tuple[int, int]  # which group of `encode_groups`, and which row of it

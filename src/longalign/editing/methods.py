@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from longalign.denoiser import Denoiser
+from longalign.diffusion.denoiser import Denoiser
 from longalign.editing.schedule import Coupling, Time, step_weights
 from longalign.encoding import Conditioning
 from longalign.errors import LongalignError

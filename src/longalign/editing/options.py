@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from longalign.denoiser import Denoiser
+from longalign.diffusion.denoiser import Denoiser
 from longalign.editing.methods import OnStep, Predict, coupled, inversion
 from longalign.editing.schedule import Time, flowedit_coupling, x0_coupling
 from longalign.errors import LongalignError

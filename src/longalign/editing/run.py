@@ -12,15 +12,15 @@ from typing import Any
 
 from PIL import Image
 
+from longalign.diffusion.pipelines import settings_of
 from longalign.editing.edit import EditResult, check_texts, edit_many, options_for
 from longalign.editing.options import EditOptions
-from longalign.generate import GenerateConfig, row_json, t5_branch
-from longalign.judging import Sentences, sentence_rows, sentences_of, window_of
-from longalign.pipelines import settings_of
+from longalign.generation import GenerateConfig, row_json, t5_branch
 from longalign.preference.images import load_image
 from longalign.report import Case, Panel, Report, SentenceRow, write_report
+from longalign.report.sentences import Sentences, sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
-from longalign.soft_tokens.pipelines import told
+from longalign.soft_tokens.loading import told
 from longalign.versions import versions
 
 BEFORE, AFTER, DIFFERENCE = "before", "after", "difference"

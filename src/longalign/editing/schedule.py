@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from longalign.denoiser import Denoiser
+from longalign.diffusion.denoiser import Denoiser
 from longalign.errors import LongalignError
 
 Time = float | None  # None: the clean end, α = 1 and σ = 0, which is before t = 0 of most diffusion schedules

@@ -22,8 +22,8 @@ App. A).
 from longalign.encoding.cache import EncodingCache
 from longalign.encoding.conditioning import Conditioning, Truncation, TruncationWarning
 from longalign.encoding.encode import encode, encode_groups
-from longalign.encoding.parts import T5Branch, TextParts
 from longalign.encoding.strategy import ConcatRule
+from longalign.encoding.text_parts import T5Branch, TextParts
 
 __all__ = [
     "ConcatRule",

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from longalign.segments import Segment
+from longalign.encoding.segments import Segment
 
 _SHOWN_CHARACTERS = 300  # of one cut, in the warning; `Conditioning.truncation` has all of it
 

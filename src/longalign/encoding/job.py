@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from longalign.encoding.banks import ClipBank, T5Bank
 from longalign.encoding.conditioning import Conditioning, Truncation
+from longalign.encoding.encoder_outputs import ClipBank, T5Bank
 from longalign.encoding.layout import segment_row
 from longalign.encoding.options import Options, check_texts
-from longalign.encoding.parts import TextParts, run_device
 from longalign.encoding.plain import SD3_T5_LENGTH, encode_plain
 from longalign.encoding.reading import Reading, lengths, read
+from longalign.encoding.segments import Segmenter
 from longalign.encoding.t5 import T5Encoder
+from longalign.encoding.text_parts import TextParts, run_device
 from longalign.encoding.tokens import segments_of
 from longalign.encoding.towers import Tower, inference
 from longalign.errors import LongalignError
-from longalign.segments import Segmenter
 
 Shape = tuple[int, int]  # padded lengths of the CLIP part and of the T5 part
 

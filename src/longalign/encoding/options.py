@@ -8,10 +8,10 @@ from inspect import Parameter, signature
 from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 from longalign.encoding.cache import EncodingCache
-from longalign.encoding.parts import T5Branch, TextParts
+from longalign.encoding.segments import Mode, Segmenter
 from longalign.encoding.strategy import ConcatRule, Strategy, check_choice
+from longalign.encoding.text_parts import T5Branch, TextParts
 from longalign.errors import LongalignError
-from longalign.segments import Mode, Segmenter
 
 Pooled = Literal["first", "mean", "whole"]
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import pad
 
-from longalign.encoding.parts import TextParts
 from longalign.encoding.t5 import T5Encoder
+from longalign.encoding.text_parts import TextParts
 from longalign.encoding.tokens import Ids, pad_ids
 from longalign.encoding.towers import Tower
 

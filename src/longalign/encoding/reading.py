@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from longalign.encoding.conditioning import Truncation
 from longalign.encoding.layout import Cell, lay_out, padded
-from longalign.encoding.parts import TextParts
 from longalign.encoding.plain import SD3_T5_LENGTH
+from longalign.encoding.segments import Segment, Segmenter
 from longalign.encoding.strategy import Strategy
 from longalign.encoding.t5 import T5Encoder
+from longalign.encoding.text_parts import TextParts
 from longalign.encoding.tokens import Tokens
 from longalign.encoding.towers import Tower
-from longalign.segments import Segment, Segmenter
 
 
 @dataclass(frozen=True)

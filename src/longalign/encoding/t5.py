@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from longalign.encoding.cache import EncodingCache, States, fingerprint
-from longalign.encoding.parts import TextParts, run_device
+from longalign.encoding.text_parts import TextParts, run_device
 from longalign.encoding.tokens import Ids, Tokens, pad_ids, tokenise
 
 _NO_LIMIT = 100_000  # transformers writes "no limit" as 1e30

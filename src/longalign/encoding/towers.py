@@ -14,10 +14,10 @@ from torch import nn
 
 from longalign.encoding.batching import batches, call_cost_tokens
 from longalign.encoding.cache import EncodingCache, States, fingerprint
-from longalign.encoding.parts import TextParts, run_device
+from longalign.encoding.packing import Row, pack, row_tensors, tree_mask
 from longalign.encoding.strategy import PadStar
+from longalign.encoding.text_parts import TextParts, run_device
 from longalign.encoding.tokens import Ids, Tokens, pad_ids, tokenise
-from longalign.encoding.trees import Row, pack, row_tensors, tree_mask
 from longalign.errors import LongalignError
 
 _RELEASED_PADS = 60  # the published weights were trained with the mean of the last 60 of the 77 positions

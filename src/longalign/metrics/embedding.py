@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from longalign.decomposition import Decomposition
+from longalign.encoding.segments import Segment
 from longalign.errors import LongalignError
+from longalign.preference.decomposition import Decomposition
 from longalign.preference.scores import segment_mean
-from longalign.segments import Segment
 from longalign.stickers import preference_folder, preference_names
 
 Advance = Callable[[int], None]

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longalign.diffusion.pipelines import STICKERS, pick_device, pick_dtype, quiet, resolve
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
-from longalign.pipelines import STICKERS, pick_device, pick_dtype, quiet, resolve
 from longalign.preference import PreferenceModel, Preprocess
 from longalign.stickers import preference_folder
 
@@ -55,7 +55,7 @@ class Features:
         Args:
             name: a preference model (``stickers/clip``, a `CLIPModel` folder or hub name): its unit C_X; a CLIP image
                 tower alone (`clip_vision_model`), such as CMMD's openai/clip-vit-large-patch14-336; or a DINOv2.
-            device, dtype: as in `longalign.pipelines`.
+            device, dtype: as in `longalign.diffusion.pipelines`.
 
         Raises:
             LongalignError: no such model, another kind, weights that are not safetensors. FID's Inception is published

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 OBJECTIVES: dict[str, str] = {
-    "consistency": "longalign.objectives.consistency:ConsistencyObjective",
-    "contrastive": "longalign.objectives.contrastive:ContrastiveObjective",
-    "preference": "longalign.objectives.preference:PreferenceObjective",
-    "reward": "longalign.objectives.reward:RewardObjective",
-    "supervised": "longalign.objectives.supervised:SupervisedObjective",
+    "consistency": "longalign.objectives.pictures.consistency:ConsistencyObjective",
+    "contrastive": "longalign.objectives.contrastive.objective:ContrastiveObjective",
+    "preference": "longalign.objectives.preference.objective:PreferenceObjective",
+    "reward": "longalign.objectives.reward.objective:RewardObjective",
+    "supervised": "longalign.objectives.pictures.supervised:SupervisedObjective",
 }
 
 
@@ -29,8 +29,8 @@ class Objective(Protocol):
 
     An objective that writes lists of its own, such as of skipped rows, may have a method `opened(folder)`: every
     process calls it with the run folder before the first step. One that draws random numbers may have a method
-    `reseed(draws)` (`longalign.objectives.draws`): the loop calls it before each `backward`, so that several processes
-    draw what one would.
+    `reseed(draws)` (`longalign.objectives.random_draws`): the loop calls it before each `backward`, so that several
+    processes draw what one would.
 
     One that makes pictures may have a method `samples(accelerator) -> list[tuple[str, PIL.Image.Image]]`: captions and
     what the model makes of them now. The loop calls it at each evaluation, in the main process alone (so it must not

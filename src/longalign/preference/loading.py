@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from longalign.decomposition import FILE_NAME, Decomposition
+from longalign.diffusion.pipelines import STICKERS, pick_device, pick_dtype, quiet, resolve
 from longalign.errors import LongalignError
-from longalign.pipelines import STICKERS, pick_device, pick_dtype, quiet, resolve
+from longalign.preference.decomposition import FILE_NAME, Decomposition
 from longalign.preference.model import PreferenceModel
 from longalign.preference.open_clip import clip_of, read_checkpoint
 from longalign.preference.preprocess import Preprocess

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from longalign.decomposition import FILE_NAME, Decomposition
 from longalign.encoding.batching import batches, call_cost_tokens
+from longalign.encoding.segments import Segment, Segmenter
 from longalign.encoding.tokens import Ids, pad_ids, tokenise
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
+from longalign.preference.decomposition import FILE_NAME, Decomposition
 from longalign.preference.images import ImageLike, to_pixels
 from longalign.preference.preprocess import Preprocess
 from longalign.preference.scores import Scores, scores_of, segment_mean
 from longalign.runs import atomic_write_text
-from longalign.segments import Segment, Segmenter
 
 _IMAGES_AT_ONCE = 32
 _TEXTS_AT_ONCE = 256
@@ -72,7 +72,7 @@ class PreferenceModel:
         Args:
             name: ``stickers`` (the embedded Denscore; ``stickers/clip`` and others stand beside it), a `CLIPModel`
                 folder, a hub name, or an open_clip checkpoint such as HPSv2's (a file; it needs ``tokenizer``).
-            device, dtype: as in `longalign.pipelines`: ``auto`` is CUDA with float16, else float32.
+            device, dtype: as in `longalign.diffusion.pipelines`: ``auto`` is CUDA with float16, else float32.
             tokenizer: a folder or hub name, where the model itself has none: PickScore uses CLIP-H's.
             preprocess: in place of the model's own ``preprocessor_config.json``. Without either, CLIP's.
 

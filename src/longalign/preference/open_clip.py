@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longalign.checkpoints.safe import read_pickle
+from longalign.diffusion.pipelines import quiet
 from longalign.errors import LongalignError
-from longalign.pipelines import quiet
+from longalign.safe_files import read_pickle
 
 _NAMES = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from longalign.decomposition import Decomposition
+from longalign.preference.decomposition import Decomposition
 
 SCALE = 100.0  # scores are reported × 100 (FACTS §1.3)
 

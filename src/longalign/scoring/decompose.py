@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longalign.decomposition import FILE_NAME, Decomposition, fit_prompts
+from longalign.diffusion.pipelines import resolve
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
-from longalign.pipelines import resolve
 from longalign.preference import PreferenceModel
+from longalign.preference.decomposition import FILE_NAME, Decomposition, fit_prompts
 from longalign.report import Estimate, Table
 from longalign.runs import RunFolder
 from longalign.scoring.data import Failure, Pair

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from longalign.decomposition import Decomposition
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel
+from longalign.preference.decomposition import Decomposition
 from longalign.preference.scores import SCALE, segment_mean
 from longalign.report import Estimate, Table
 from longalign.scoring.data import Failure, Pair

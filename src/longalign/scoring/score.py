@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longalign.decomposition import Decomposition
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel
+from longalign.preference.decomposition import Decomposition
 from longalign.runs import RunFolder, atomic_write_text, json_line
 from longalign.scoring.data import Failure, Pair
 from longalign.scoring.ranking import Lowest, Ranking, Summary, rank, worst_row
@@ -34,7 +34,7 @@ class ScoreConfig:
         relative: compare each sentence with the same sentence on the other pictures.
         worst: how many of the lowest sentences to keep.
         batch_size: pictures at once.
-        device, dtype: as in `longalign.pipelines`.
+        device, dtype: as in `longalign.diffusion.pipelines`.
     """
 
     model: str = "stickers"

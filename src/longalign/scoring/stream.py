@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longalign.decomposition import Decomposition
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel, SegmentScore, to_pixels
+from longalign.preference.decomposition import Decomposition
 from longalign.preference.scores import SCALE, scores_of
 from longalign.scoring.data import Failure, Pair
 

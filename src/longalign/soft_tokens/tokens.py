@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from longalign.checkpoints.safe import check_shapes, read_tensors, write_tensors
 from longalign.errors import LongalignError
+from longalign.safe_files import check_shapes, read_tensors, write_tensors
 from longalign.soft_tokens.attachment import Attachment
 from longalign.soft_tokens.config import SoftTokenConfig
 

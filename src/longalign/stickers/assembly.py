@@ -128,7 +128,7 @@ def _assemble(name: str, weights: Path, out: Path) -> None:
     import diffusers
     import torch
 
-    from longalign.pipelines import SETTINGS_FILE, quiet
+    from longalign.diffusion.pipelines import SETTINGS_FILE, quiet
 
     sd15, own = weights / "sd15", weights / name
     # Encoders draw initial weights before they are loaded: a training's random numbers must not depend on whether the
@@ -168,7 +168,7 @@ def _write_text_parts(name: str, sd15: Path, out: Path) -> dict[str, tuple[str, 
     """Text encoders in fp16 and their tokenizers; their classes, as the index states them."""
     import torch
 
-    from longalign.stickers.backbones import text_parts
+    from longalign.stickers.sdxl_sd3_models import text_parts
 
     parts = text_parts(name, sd15)
     classes = {}

@@ -67,9 +67,9 @@ def pack(source: Path, out: Path, *, guidance: float | None = None) -> int:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, T5EncoderModel
 
-    from longalign.adapter import TextAdapter
-    from longalign.decomposition import FILE_NAME, fit_prompts
+    from longalign.encoding.adapter import TextAdapter
     from longalign.preference import PreferenceModel, Preprocess
+    from longalign.preference.decomposition import FILE_NAME, fit_prompts
 
     parts = ("vae", "clip", "text_encoder", "tokenizer", "unet", "scheduler", "t5", "t5_tokenizer", "adapter")
     missing = [p for p in parts if not (source / p).is_dir()]

@@ -22,7 +22,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from longalign.adapter import TextAdapter
+from longalign.encoding.adapter import TextAdapter
 from longalign.stickers.tokenizers import CLIP_WINDOW, make_clip_tokenizer, make_t5_tokenizer
 from longalign.stickers.world import SCENE_PX
 

@@ -13,12 +13,17 @@ from accelerate.utils.memory import should_reduce_batch_size
 
 from longalign.errors import LongalignError
 from longalign.objectives import Task
-from longalign.objectives.draws import Draws
+from longalign.objectives.random_draws import Draws
 from longalign.runs import atomic_write_text, json_line
 from longalign.training.batches import Batching, make_loader
 from longalign.training.processes import agree
 from longalign.training.recipe import Recipe
-from longalign.training.step import STEPPING, random_state_kept, set_random_state, take_micro_batch
+from longalign.training.step import (
+    STEPPING,
+    random_state_kept,
+    set_random_state,
+    take_micro_batch,
+)
 from longalign.training.weights import Weights
 
 RECORD = "batching.json"  # in the run folder

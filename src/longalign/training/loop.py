@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from longalign.objectives import Objective
 from longalign.training.batches import Batching
 from longalign.training.checkpoint import read_parts, read_state
-from longalign.training.finish import write_page
 from longalign.training.fitting import record, recorded, settle_batching
 from longalign.training.folder import check_folder, open_folder
+from longalign.training.outputs import write_page
 from longalign.training.processes import make_accelerator, on_main
 from longalign.training.progress import FitResult, Progress
 from longalign.training.recipe import Recipe

@@ -16,7 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from longalign.errors import LongalignError
 from longalign.objectives import OBJECTIVES
-from longalign.training.keys import check_keys, keys_of, nearest, one_line, override, validated
+from longalign.training.keys import (
+    check_keys,
+    keys_of,
+    nearest,
+    one_line,
+    override,
+    validated,
+)
 
 
 class BestSettings(BaseModel):

@@ -13,12 +13,18 @@ from accelerate import Accelerator
 from longalign.errors import LongalignError
 from longalign.objectives import Objective
 from longalign.training.batches import Batching, make_loader
-from longalign.training.checkpoint import best_path, read_parts, read_state, write_best, write_checkpoint
-from longalign.training.finish import save_model
+from longalign.training.checkpoint import (
+    best_path,
+    read_parts,
+    read_state,
+    write_best,
+    write_checkpoint,
+)
 from longalign.training.fitting import out_of_memory
 from longalign.training.folder import TrainFolder
 from longalign.training.interrupts import Interrupts
 from longalign.training.keys import nearest
+from longalign.training.outputs import save_model
 from longalign.training.processes import Means, agree, on_main, on_main_only
 from longalign.training.progress import Progress, Stopped
 from longalign.training.recipe import Recipe

@@ -17,14 +17,19 @@ from torch import Tensor
 
 from longalign.errors import LongalignError
 from longalign.objectives import BuildContext, Objective, Task
-from longalign.objectives.draws import Draws
+from longalign.objectives.random_draws import Draws
 from longalign.training.batches import Batching
 from longalign.training.processes import Means, average_gradients, same_everywhere
 from longalign.training.recipe import Recipe, objective_class
 from longalign.training.weights import Weights, learning_rate
 
 # Which random state is meant, beside the seed.
-BUILDING, STEPPING, EVALUATING, SAMPLING = 0, 1, 2, 5  # 3 and 4 are those of longalign.objectives.draws
+BUILDING, STEPPING, EVALUATING, SAMPLING = (
+    0,
+    1,
+    2,
+    5,
+)  # 3 and 4 are those of longalign.objectives.random_draws
 
 
 def set_random_state(*key: int) -> None:

@@ -1,0 +1,153 @@
+"""Pictures from conditionings, each from its own seed, in batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from longalign.errors import LongalignError
+from longalign.soft_tokens.loading import guided_rows
+
+if TYPE_CHECKING:
+    from longalign.encoding import Conditioning
+
+# name → class in diffusers; `auto` is UniPC, but a flow model's own solver for flow models
+SCHEDULERS = {
+    "unipc": "UniPCMultistepScheduler",
+    "ddim": "DDIMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "deis": "DEISMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+}
+
+
+def set_scheduler(pipe: Any, name: str = "auto") -> str:
+    """Gives the pipeline another solver over its own noise schedule; returns the name of the one it has.
+
+    Raises:
+        LongalignError: an unknown name, or a diffusion solver for a flow model.
+    """
+    import diffusers
+
+    flow = "FlowMatch" in type(pipe.scheduler).__name__
+    if name == "auto":
+        name = "own" if flow else "unipc"
+    if name == "own":
+        return type(pipe.scheduler).__name__
+    if name not in SCHEDULERS:
+        raise LongalignError(f"scheduler {name!r} is unknown; one of auto, own, {', '.join(SCHEDULERS)}")
+    if flow:
+        raise LongalignError(f"scheduler {name!r} does not fit a flow model: use auto")
+    # Without Runge-Kutta steps, as the published pipelines use it.
+    # As a keyword: `from_config` ignores a key of the dictionary that the old configuration lists among its defaults.
+    changes = {"skip_prk_steps": True} if name == "pndm" else {}
+    pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(pipe.scheduler.config, **changes)
+    return SCHEDULERS[name]
+
+
+def sample(
+    pipe: Any,
+    conditioning: Conditioning,
+    seeds: Sequence[int],
+    *,
+    steps: int = 25,
+    guidance: float | None = None,
+    size: tuple[int, int] | None = None,
+    batch_size: int = 16,
+    on_step: Callable[[int], None] = lambda pictures: None,
+    on_image: Callable[[int, Image.Image], None] = lambda row, image: None,
+) -> list[Image.Image]:
+    """One picture for each prompt of a conditioning.
+
+    Each picture's noise comes from its own CPU generator, so that it depends on its seed and prompt alone:
+    not on the batch it is in, nor on the device. Soft tokens on the model are told which rows are of which branch of
+    guidance.
+
+    Args:
+        pipe: a diffusers text-to-image pipeline.
+        conditioning: of B prompts.
+        seeds: B seeds.
+        steps: sampling steps.
+        guidance: classifier-free guidance scale; None leaves the pipeline its default.
+        size: (width, height) in pixels; None for the model's own.
+        batch_size: most pictures at once.
+        on_step: called after each step with the number of pictures in the batch.
+        on_image: called with each row and its picture as soon as its batch is done.
+
+    Raises:
+        LongalignError: wrong arguments, or a picture with NaN in it.
+    """
+    if len(seeds) != len(conditioning):
+        raise LongalignError(f"{len(conditioning)} prompts need as many seeds, not {len(seeds)}")
+    if steps < 1 or batch_size < 1:
+        raise LongalignError(f"steps and batch size must be at least 1, not {steps} and {batch_size}")
+    kwargs: dict[str, Any] = {"num_inference_steps": steps, "output_type": "pt"}
+    if guidance is not None:
+        kwargs["guidance_scale"] = guidance
+    if size is not None:
+        kwargs["width"], kwargs["height"] = size
+    pictures: list[Image.Image] = []
+    for start in range(0, len(seeds), batch_size):
+        stop = min(start + batch_size, len(seeds))
+
+        def after_step(_pipe: Any, _step: int, _t: Any, state: dict, count: int = stop - start) -> dict:
+            on_step(count)
+            return state
+
+        with guided_rows(pipe, guidance), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*`callback_on_step_end`.*")
+            pixels = pipe(
+                **conditioning[start:stop].pipeline_kwargs(),
+                generator=[torch.Generator("cpu").manual_seed(s) for s in seeds[start:stop]],
+                callback_on_step_end=after_step,
+                **kwargs,
+            ).images  # (b, 3, H, W) in [0, 1]
+        for image in to_images(pixels):
+            on_image(len(pictures), image)
+            pictures.append(image)
+    return pictures
+
+
+def sample_groups(
+    pipe: Any,
+    groups: Sequence[tuple[Sequence[int], Conditioning]],
+    seeds: Sequence[int],
+    *,
+    on_image: Callable[[int, Image.Image], None] = lambda index, image: None,
+    **sampling: Any,
+) -> list[Image.Image]:
+    """`sample` for what `longalign.encode_groups` returns: one picture a prompt, in the order of the prompts.
+
+    Args:
+        groups: places of the prompts and their conditioning.
+        seeds: one a prompt, in the order of the prompts.
+        on_image: called with each prompt's place and its picture as soon as its batch is done.
+        sampling: further arguments of `sample`.
+    """
+    images: dict[int, Image.Image] = {}
+
+    for members, conditioning in groups:
+
+        def done(row: int, image: Image.Image, members: Sequence[int] = members) -> None:
+            images[members[row]] = image
+            on_image(members[row], image)
+
+        sample(pipe, conditioning, [seeds[i] for i in members], on_image=done, **sampling)
+    return [images[i] for i in range(len(seeds))]
+
+
+def to_images(pixels: torch.Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) in [0, 1] → PIL images.
+
+    Raises:
+        LongalignError: NaN or infinity among the pixels.
+    """
+    if not torch.isfinite(pixels).all():
+        raise LongalignError("the model drew NaN instead of a picture: try --dtype float32, or another VAE")
+    array = pixels.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(a) for a in array]

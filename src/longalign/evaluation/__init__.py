@@ -1,0 +1,1 @@
+"""Generated pictures and preference models, measured: metrics of runs, curves, retrieval."""

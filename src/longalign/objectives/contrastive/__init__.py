@@ -1,0 +1,1 @@
+"""Soft text tokens, trained by contrast (SoftREPA) or by its successor."""

@@ -1,0 +1,294 @@
+"""Soft text tokens trained by contrast (SoftREPA; FACTS §2.1, §2.2), or by its successor (§2.6)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from longalign.data.cached import CachedPictures
+from longalign.data.captioned import CaptionedPictures
+from longalign.data.text_states import Padding, TextStates
+from longalign.encoding import Conditioning
+from longalign.errors import LongalignError
+from longalign.losses import contrastive_loss
+from longalign.objectives.contrastive.guided import (
+    choose_negatives,
+    learn_guided,
+    update_averages,
+)
+from longalign.objectives.contrastive.held_out import (
+    batches_of,
+    fixed_noise,
+    fixed_place,
+    row_figures,
+)
+from longalign.objectives.contrastive.negatives import near_caption
+from longalign.objectives.contrastive.pairs import (
+    Caption,
+    Matching,
+    gather_captions,
+    same_captions,
+)
+from longalign.objectives.contrastive.settings import (
+    AlignmentGuidedSettings,
+    ContrastiveSettings,
+)
+from longalign.objectives.contrastive.tokens import check_size, new_tokens
+from longalign.objectives.held_out_pictures import judged
+from longalign.objectives.pictures.captioned import FromPictures
+from longalign.objectives.pictures.data import Batch
+from longalign.objectives.random_draws import Draws
+from longalign.soft_tokens import SoftTokens
+
+PUBLISHED_WEIGHT = {"sd15": 10.0, "sdxl": 10.0, "sd3": 0.0}  # λ
+
+
+class ContrastiveObjective(FromPictures):
+    """Each picture of a batch should be predicted best under its own caption, among those of the whole batch.
+
+    All rows of a step, in all processes, have one time and one noise; the captions of all processes are negatives.
+    Equal captions are none for each other. The model is frozen; what is trained, and saved, is a few soft tokens.
+
+    Raises:
+        LongalignError: pictures of a size that the model cannot take; settings for another backbone; when it learns, a
+            batch without negatives, or one in several micro-batches.
+    """
+
+    Settings = ContrastiveSettings  # type: ignore[assignment]
+    name = "contrastive"
+    trains_adapter = False
+    solver = ("unipc", 25)
+
+    def _freeze(self) -> None:
+        """Freezes all, attaches new tokens, and moves parts that nothing needs off the device."""
+        settings, denoiser = self.settings, self.denoiser
+        check_size(denoiser, self.size_px)
+        t5 = () if self.t5 is None else (self.t5.encoder, self.t5.adapter)
+        for part in (*self.pipe.components.values(), *t5):
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+        if settings.gradient_checkpointing:
+            denoiser.module.enable_gradient_checkpointing()
+        self.tokens = new_tokens(denoiser, settings, self.texts, self.adapter, self.model_name)
+        self.attachment = self.tokens.attach(denoiser.module)
+        self.negative: SoftTokens | None = None
+        self.averages: dict[str, SoftTokens] = {}
+        if settings.alignment_guided is not None:
+            self.negative = copy.deepcopy(self.tokens)
+            for name in ("positive", "negative"):
+                self.averages[name] = copy.deepcopy(self.tokens).requires_grad_(False)
+        weight = settings.matched_weight
+        self.matched_weight = PUBLISHED_WEIGHT[self.tokens.config.backbone] if weight is None else weight
+        live = isinstance(self.data, CaptionedPictures) or isinstance(self.held_out, CaptionedPictures)
+        if not live and not self.prompts:
+            for part in self.texts.modules:
+                part.to("cpu")
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        found: dict[str, nn.Module] = {"soft_tokens": self.tokens}
+        if self.negative is not None:
+            found["negative_tokens"] = self.negative
+        return found
+
+    def encode(self, batch: Batch) -> tuple[Tensor, list[TextStates], Padding]:
+        """As `FromPictures.encode`, with captions that can be told apart."""
+        x0, states, padding = super().encode(batch)
+        return x0, [Caption.of(s, text) for s, text in zip(states, batch["texts"], strict=True)], padding
+
+    def learn(
+        self, x0: Tensor, states: Sequence[TextStates], padding: Padding, accelerator: Any
+    ) -> dict[str, float | Tensor]:
+        """One micro-batch, which has to be a process's whole share of the step's batch; see `FromPictures.learn`.
+
+        Returns:
+            of the contrastive loss: `loss`, and over the batch of all processes `contrast`, `accuracy`, `matched`, as
+            `contrastive_held_out.row_figures` has them.
+        """
+        settings, count = self.settings, len(x0)
+        draws = self.draws_of(count)
+        own = [s for s in states if isinstance(s, Caption)]
+        captions: list[Caption] = gather_captions(own, accelerator)
+        first = count * accelerator.process_index if accelerator.num_processes > 1 else 0
+        same = same_captions([c.key for c in captions])  # (B, B)
+        self._check_batch(count, draws, same)
+        t, eps = self._time_and_noise(draws, x0)
+        generators = draws.rows(count)
+        near = self._near_captions(own, captions, generators)
+        matching = self._matching(x0, t, eps, [*captions, *near], padding)
+        rows = torch.arange(count)
+        # (b, n): the places of each row's near negatives
+        of_row = len(captions) + torch.arange(len(near)).view(count, settings.near_negatives)
+        if settings.alignment_guided is not None:
+            chosen = [
+                choose_negatives(
+                    same, first + i, of_row[i], settings.alignment_guided.negatives, generators[i]
+                )
+                for i in range(count)
+            ]
+            return self._learn_guided(matching, torch.stack(chosen), settings.alignment_guided, accelerator)
+        columns = torch.cat([torch.arange(len(captions)).expand(count, -1), of_row], dim=1)  # (b, B + n)
+        pairs = torch.stack([rows[:, None].expand_as(columns), columns], dim=2).flatten(0, 1)
+        found: dict[str, float | Tensor] = {}
+
+        def weigh(errors: Tensor) -> Tensor:
+            whole = accelerator.gather(errors.view(count, -1))  # (B, B + n), the same in every process
+            weights, figures = self._weighed(whole, same.to(whole.device))
+            found.update(figures)
+            # The loop takes the mean over processes of what is here a part of one sum.
+            return accelerator.num_processes * weights[first : first + count].flatten()
+
+        matching.backward(pairs, weigh, accelerator)
+        return found
+
+    def _learn_guided(
+        self, matching: Matching, seen: Tensor, guided: AlignmentGuidedSettings, accelerator: Any
+    ) -> dict[str, float | Tensor]:
+        assert self.negative is not None
+        update_averages(self.averages, {"positive": self.tokens, "negative": self.negative}, guided.ema)
+        found = learn_guided(
+            matching, seen, guided, self.attachment, self.averages, self.negative, accelerator
+        )
+        return dict(found)
+
+    def _weighed(self, errors: Tensor, same: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """∂L/∂E (B, B + n), and L with its figures."""
+        settings = self.settings
+        masked = torch.zeros_like(errors, dtype=torch.bool)
+        masked[:, : len(errors)] = same
+        with torch.enable_grad():
+            errors = errors.detach().requires_grad_()
+            loss = contrastive_loss(
+                errors,
+                masked,
+                scale=settings.scale,
+                temperature=settings.temperature,
+                matched_weight=self.matched_weight,
+                symmetric=settings.symmetric,
+            )
+            [weights] = torch.autograd.grad(loss, errors)
+        weights = weights.masked_fill(weights.abs() < settings.skip_below * weights.abs().max(), 0)
+        rows = row_figures(
+            errors.detach()[:, : len(errors)], same, scale=settings.scale, temperature=settings.temperature
+        )
+        figures = {name: rows[name].mean() for name in ("contrast", "accuracy", "matched")}
+        return weights, {"loss": loss.detach(), **figures}
+
+    def _check_batch(self, count: int, draws: Draws, same: Tensor) -> None:
+        """Refuses one that is no whole step, and one without negatives."""
+        if count * self.context.num_processes < draws.batch_size:
+            raise LongalignError(
+                "contrastive: a batch in several micro-batches has fewer negatives than it seems; leave "
+                "train.micro_batch_size out, and lower contrastive.pairs_at_once where memory is short"
+            )
+        # A trial of one process of several has a part of the batch.
+        whole, others = len(same) == draws.batch_size, len(same) - 1
+        if whole and int(same.sum(1).min()) == others and not self.settings.near_negatives:
+            raise LongalignError(
+                "contrastive: there is one caption in the batch and nothing to tell it from; take a train.batch_size "
+                "of at least 2, better 8, and data with more than one caption"
+            )
+
+    def _near_captions(
+        self, own: Sequence[Caption], whole: Sequence[Caption], generators: Sequence[torch.Generator]
+    ) -> list[TextStates]:
+        """n near negatives of each row, one row's after another's."""
+        if not self.settings.near_negatives:
+            return []
+        if isinstance(self.data, CachedPictures):
+            raise LongalignError(
+                f"contrastive.near_negatives: {self.data.folder} is a cache, which does not hold captions as text: "
+                "name the source itself as data.pictures"
+            )
+        known = [caption.key for caption in whole]
+        texts: list[str] = []
+        for caption, generator in zip(own, generators, strict=True):
+            rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+            near = (
+                near_caption(caption.key, known, rng, self.model.oracle)
+                for _ in range(self.settings.near_negatives)
+            )
+            texts += near
+        return self.texts.encode(texts)
+
+    def _time_and_noise(self, draws: Draws, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """t () and ε (C, h, w), the same for all rows of a step, wherever they are."""
+        common = draws.common()
+        t = self.times(torch.rand((), generator=common))
+        eps = torch.randn(x0.shape[1:], generator=common, dtype=x0.dtype)
+        return t.to(x0.device), eps.to(x0.device)
+
+    def _matching(
+        self, x0: Tensor, t: Tensor, eps: Tensor, captions: Sequence[TextStates], padding: Padding
+    ) -> Matching:
+        at_once = self.settings.pairs_at_once
+        return Matching(self.denoiser, x0, t, eps, captions, padding, self.adapter, at_once)
+
+    def losses(self, x0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
+        """(B,) E of each picture under its own caption."""
+        f = self.denoiser(self.denoiser.noised(x0, eps, t), t, conditioning)
+        return (f - self.denoiser.target(x0, eps, t)).square().flatten(1).mean(1)
+
+    def times(self, u: Tensor) -> Tensor:
+        """t = 1000 u; whole steps where the schedule has such."""
+        t = 1000 * u
+        if self.denoiser.alphas_cumprod is None:
+            return t
+        return t.long().clamp(max=len(self.denoiser.alphas_cumprod) - 1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**super().state_dict(), **nn.ModuleDict(self.averages).state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        own = {k: v for k, v in state.items() if k != "rows_skipped"}
+        nn.ModuleDict(self.averages).load_state_dict(own)
+
+    def evaluate(self, accelerator: Any) -> dict[str, float]:
+        """On held-out rows in batches of `held_out_batch`, each at a fixed time (spread evenly) and with a fixed noise.
+
+        Returns:
+            means of `contrastive_held_out.row_figures`; `loss`, which is `contrast` + λ·`matched`; where the model has
+            an oracle, `true` and `looks` of pictures that are drawn with the tokens: `drawn.judged`.
+        """
+        found: dict[str, float] = {}
+        batches = (
+            [] if self.held_out is None else batches_of(self.held_out_count, self.settings.held_out_batch)
+        )
+        if batches:
+            sums: dict[str, Tensor] = {}
+            for g in range(len(batches)):
+                rows = self._held_out_rows(batches[g], g, len(batches)) if self._mine(g) else {}
+                for name, values in rows.items():
+                    total = torch.stack([values.sum(), values.new_tensor(float(len(values)))])
+                    sums[name] = sums.get(name, 0) + total
+            names = ("contrast", "accuracy", "matched", "information")
+            empty = torch.zeros(2, device=self.denoiser.device)
+            table = torch.stack([sums.get(name, empty).to(empty) for name in names])
+            table = accelerator.reduce(table, reduction="sum")
+            found = dict(zip(names, (table[:, 0] / table[:, 1]).tolist(), strict=True))
+            found = {"loss": found["contrast"] + self.matched_weight * found["matched"], **found}
+        if self.prompts:
+            figures, self._shown = judged(self, self.prompts, accelerator)
+            found |= figures
+        return found
+
+    def _mine(self, batch: int) -> bool:
+        return batch % self.context.num_processes == self.context.process_index
+
+    @torch.no_grad()
+    def _held_out_rows(self, numbers: Sequence[int], batch: int, batches: int) -> Mapping[str, Tensor]:
+        x0, states, padding = self.encode_held_out(numbers)
+        t = self.times(torch.tensor(fixed_place(batch, batches))).to(x0.device)
+        same = same_captions([s.key for s in states if isinstance(s, Caption)]).to(x0.device)
+        errors = self._matching(x0, t, fixed_noise(batch, x0), states, padding).matrix()
+        return row_figures(errors, same, scale=self.settings.scale, temperature=self.settings.temperature)
+
+    def save(self, folder: Path) -> None:
+        """The tokens, for ``SoftTokens.from_pretrained(folder)``. LoRAs of `start_from` stay where they are."""
+        self.tokens.save(folder)

@@ -1,0 +1,1 @@
+"""Objectives that train on captioned pictures: supervised fine-tuning and consistency distillation."""

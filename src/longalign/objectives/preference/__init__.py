@@ -1,0 +1,1 @@
+"""Training of preference models (LongAlign, §3.2)."""

@@ -1,0 +1,305 @@
+"""Training of preference models on pairs of pictures (LongAlign, §3.2, §5.1, App. B.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from longalign.data.preferences import Pair, PreferenceData, load_pairs
+from longalign.diffusion.pipelines import quiet
+from longalign.encoding.towers import inference
+from longalign.errors import LongalignError
+from longalign.losses import margin, pair_loss, seg_a_loss, seg_loss, seg_o_loss
+from longalign.objectives import BuildContext, Task
+from longalign.objectives.preference.pair_batches import Batch, collate_pairs
+from longalign.objectives.preference.text_mean import TextMean
+from longalign.preference import PreferenceModel, segment_mean
+from longalign.preference.decomposition import fit_prompts
+
+MAX_LOGIT_SCALE = 100.0  # CLIP's own bound; unbounded, a model that is always right makes it grow for ever
+_EVALUATED_AT_ONCE = 32  # pairs
+
+
+class PreferenceSettings(BaseModel):
+    """The section `preference` of a recipe.
+
+    `loss`: single (Eq. 4), seg (Eq. 6), seg-a (Eq. 9) or seg-o (Eq. 10). `v`: the direction that seg-o takes out of the
+    segments. running: of a running mean of this training's text embeddings (`TextMean`); batch: of the micro-batch
+    at hand in all processes; stored: the one beside the model that training starts from. `prompt`: what L(p) of
+    Eq. 9 and 10 reads. whole: the prompt's first tokens, as in the paper, whose prompts are short; segments: the mean
+    of its segments, which is how the trained model will score it, and the same for a prompt of one sentence.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loss: Literal["single", "seg", "seg-a", "seg-o"] = "seg-o"
+    v: Literal["running", "batch", "stored"] = "running"
+    prompt: Literal["whole", "segments"] = "whole"
+    v_horizon_texts: int = Field(8192, gt=0, description="how many texts the running mean looks back on")
+    v_prompts: int = Field(1024, gt=0, description="texts from which V is made when the model is saved")
+    train_vision: bool = True
+    train_text: bool = True
+    train_logit_scale: bool = True
+    gradient_checkpointing: bool = Field(False, description="less memory, a third more time")
+
+    @model_validator(mode="after")
+    def _single_reads_whole_prompts(self) -> PreferenceSettings:
+        if self.loss == "single" and self.prompt == "segments":
+            raise ValueError(
+                "the single-value loss (Eq. 4) reads whole prompts: leave `prompt` out, or take seg-a or seg-o"
+            )
+        return self
+
+
+class PreferenceDataSettings(BaseModel):
+    """The section `data` of a recipe: names of sources as `longalign.data.preferences.load_pairs` takes them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pairs: str = Field("stickers", description="to train on")
+    count: int = Field(100_000, gt=0, description="how many sticker pairs; files are taken whole")
+    held_out: str | None = Field(None, description="to evaluate on; null: nothing")
+    held_out_count: int = Field(512, gt=0, description="at most so many of them")
+
+
+class PreferenceObjective:
+    """Makes a CLIP prefer the pictures that people prefer.
+
+    Args:
+        model: what is trained, with weights in float32.
+        data: what it is trained on; V is made from its texts when the model is saved.
+        held_out: what `evaluate` measures on, at most ``held_out_count`` pairs of it.
+        context: which process this is, and the seed that draws those texts; None is one process.
+
+    Raises:
+        LongalignError: nothing is to be trained, long captions are missing, or V is.
+    """
+
+    Settings: ClassVar[type] = PreferenceSettings
+    DataSettings: ClassVar[type] = PreferenceDataSettings
+
+    def __init__(
+        self,
+        model: PreferenceModel,
+        settings: PreferenceSettings,
+        data: PreferenceData,
+        held_out: PreferenceData | None = None,
+        held_out_count: int = 512,
+        context: BuildContext | None = None,
+    ) -> None:
+        self.model, self.settings, self.data, self.held_out = model, settings, data, held_out
+        self.held_out_count = min(held_out_count, len(held_out)) if held_out is not None else 0
+        self.context = context or BuildContext(model.device)
+        self._text_mean = TextMean(
+            model.width, model.device, settings.v_horizon_texts if settings.v == "running" else 0
+        )
+        if settings.loss == "seg-o" and settings.v == "stored" and model.decomposition is None:
+            raise LongalignError(
+                "preference.v is 'stored', but the model has no V beside it: "
+                "use 'running', or start from a model with one"
+            )
+        if settings.loss != "single" and (where := data.without_captions()):
+            raise LongalignError(
+                f"{where}: the loss {settings.loss!r} needs a long caption of each picture; add them, or "
+                "train with preference.loss=single"
+            )
+        self._free(model.clip)
+
+    @classmethod
+    def build(
+        cls, model: str, settings: PreferenceSettings, data: PreferenceDataSettings, context: BuildContext
+    ) -> Task:
+        """See `longalign.objectives.Objective`.
+
+        Raises:
+            LongalignError: no such model or data; data without labels, captions or anything but ties; a V that is
+                missing or of another width.
+        """
+        pairs = load_pairs(data.pairs, split="train", seed=context.seed, count=data.count)
+        held_out = None
+        if data.held_out is not None:  # the same for every seed, so that runs can be compared
+            held_out = load_pairs(data.held_out, split="validation", count=data.held_out_count)
+        # Weights in float32, whatever they are stored in: half precision is autocast's affair.
+        loaded = PreferenceModel.from_pretrained(model, device=str(context.device), dtype="float32")
+        objective = cls(loaded, settings, pairs, held_out, data.held_out_count, context)
+        return Task(objective, pairs)
+
+    def _free(self, clip: Any) -> None:
+        """Says which weights are trained."""
+        wanted = self.settings
+        if not (wanted.train_vision or wanted.train_text):
+            raise LongalignError("preference: train_vision and train_text are both off: nothing to train")
+        for part in (clip.vision_model, clip.visual_projection):
+            part.requires_grad_(wanted.train_vision)
+        for part in (clip.text_model, clip.text_projection):
+            part.requires_grad_(wanted.train_text)
+        clip.logit_scale.requires_grad_(wanted.train_logit_scale)
+        clip.train()
+        if wanted.gradient_checkpointing:
+            # transformers 5 renamed it on the way
+            enable = (
+                getattr(clip, "activation_checkpointing_enable", None) or clip.gradient_checkpointing_enable
+            )
+            enable({"use_reentrant": False})
+        if clip.device.type == "cpu":  # SDPA's backward is twice as slow there at the sticker world's sizes
+            clip.set_attn_implementation("eager")
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {"clip": self.model.clip}
+
+    def collate(self, rows: Sequence[Pair]) -> Batch:
+        return collate_pairs(
+            rows,
+            self.model,
+            with_captions=self.settings.loss != "single",
+            whole_prompts=self.settings.prompt == "whole",
+        )
+
+    def backward(self, batch: Batch, accelerator: Any) -> dict[str, float | Tensor]:
+        """See `longalign.objectives.Objective`.
+
+        Returns:
+            the loss; the logit scale s; how often the preferred picture scores higher, on the prompt (`accuracy`) and
+            on its own caption (`accuracy_caption`); and |E C_P| (`v_length`).
+        """
+        self._bound_scale()
+        with accelerator.autocast():
+            image, prompt, caption = self._embed(batch)
+        with torch.autocast(image.device.type, enabled=False):  # the loop may have it on around all of this
+            loss, logged = self._loss(batch, image, prompt, caption, accelerator)
+        accelerator.backward(loss)
+        return {name: value.detach() for name, value in {"loss": loss, **logged}.items()}
+
+    def _loss(
+        self, batch: Batch, image: Tensor, prompt: Tensor, caption: Tensor, accelerator: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss over the pairs, and what to log. For the arguments see `_embed`."""
+        name = self.settings.loss
+        a, b = image.chunk(2)  # (B, D)
+        y, scale = batch["preferred"].to(image), self.model.clip.logit_scale.exp()
+        logged = {"logit_scale": scale}
+        if name != "seg":
+            logged["accuracy"] = _agreement(margin(a, b, prompt), y).mean()
+        if name == "single":
+            return pair_loss(a, b, prompt, y, scale), logged
+        # A caption without weight stands as 0; seg_loss multiplies what comes of it by 0.
+        rows = batch["caption_rows"].to(image.device)
+        caption_a, caption_b = torch.zeros_like(image).index_copy(0, rows, caption).chunk(2)  # (B, D)
+        own = y * margin(a, b, caption_a) + (1 - y) * margin(a, b, caption_b)
+        logged["accuracy_caption"] = _agreement(own, y).mean()
+        if name == "seg":
+            return seg_loss(a, b, caption_a, caption_b, y, scale), logged
+        if name == "seg-a":
+            return seg_a_loss(a, b, prompt, caption_a, caption_b, y, scale), logged
+        if self.settings.v == "stored" and self.model.decomposition is not None:
+            v = self.model.decomposition.v_like(image)
+        else:
+            self._text_mean.update(caption, accelerator)
+            logged["v_length"] = self._text_mean.mean.norm()
+            v = self._text_mean.v
+        return seg_o_loss(a, b, prompt, caption_a, caption_b, v, y, scale), logged
+
+    @torch.no_grad()
+    def _bound_scale(self) -> None:
+        """In place: a clamp in the graph would leave a scale above the bound without gradient."""
+        self.model.clip.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
+
+    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """(2B, D) unit embeddings of the pictures; (B, D) of the prompts and (N, D) of the captions, means of segments.
+
+        Equal texts are encoded once, prompts and captions together, those of like length in one call. A whole prompt
+        is one segment, of which the first tokens are read. Eq. 6 needs no prompts, and Eq. 4 no captions: they are
+        then (0, D).
+        """
+        image = self.model.image_prepared(batch["image"].to(self.model.device))
+        prompts = [] if self.settings.loss == "seg" else batch["prompts"]
+        texts = prompts + batch["captions"]
+        pieces = self.model.text(
+            [piece for text in texts for piece in text], truncate=True
+        )  # only whole prompts are
+        means = segment_mean(pieces, [len(text) for text in texts])
+        prompt, caption = means.split([len(prompts), len(batch["captions"])])
+        return image, prompt, caption
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self._text_mean.state_dict() if self._remembers else {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        if self._remembers:
+            self._text_mean.load_state_dict(state)
+
+    @property
+    def _remembers(self) -> bool:
+        return self.settings.loss == "seg-o" and self.settings.v == "running"
+
+    def evaluate(self, accelerator: Any) -> dict[str, float]:
+        """How often the model agrees with held-out preferences, by the score of each picture against the prompt.
+
+        A prompt is read as the loss reads texts: its first tokens (single), or its segments (the others). `accuracy`
+        counts ties of either kind ½. Where the factors are known, `accuracy_truth`: of the pairs alike in looks,
+        how often the truer scores higher; `accuracy_looks`: of those alike in truth, the better-looking one.
+        """
+        if self.held_out is None:
+            return {}
+        mine = range(self.context.process_index, self.held_out_count, self.context.num_processes)
+        sums = torch.zeros(6, device=self.model.device)  # agreement and number of pairs, three times
+        for first in range(0, len(mine), _EVALUATED_AT_ONCE):
+            rows = [self.held_out[i] for i in mine[first : first + _EVALUATED_AT_ONCE]]
+            found, factors = self._margins(rows, accelerator)
+            y = torch.tensor([row.preferred for row in rows])
+            for k, (truth_sign, counted) in enumerate(_subsets(y, factors)):
+                agreement = _agreement(found, truth_sign)[counted]
+                sums[2 * k : 2 * k + 2] += torch.stack([agreement.sum(), counted.sum()]).to(sums)
+        totals = accelerator.reduce(sums, reduction="sum").tolist()
+        names = ("accuracy", "accuracy_truth", "accuracy_looks")
+        return {name: totals[2 * k] / totals[2 * k + 1] for k, name in enumerate(names) if totals[2 * k + 1]}
+
+    def _margins(self, rows: Sequence[Pair], accelerator: Any) -> tuple[Tensor, Tensor | None]:
+        """(B,) differences in score between a and b on the prompt, and (2, B) in truth and looks; on the CPU."""
+        single = self.settings.loss == "single"
+        batch = collate_pairs(rows, self.model, with_captions=False, whole_prompts=single)
+        with inference(self.model.clip), accelerator.autocast():
+            a, b = self.model.image_prepared(batch["image"].to(self.model.device)).chunk(2)
+            pieces = self.model.text([piece for text in batch["prompts"] for piece in text], truncate=single)
+            text = segment_mean(pieces, [len(text) for text in batch["prompts"]])
+        return margin(a, b, text).float().cpu(), batch["factors"]
+
+    def save(self, folder: Path) -> None:
+        """A `CLIPModel` folder that `PreferenceModel.from_pretrained` reads, with tokenizer and preprocessing.
+
+        Beside it is V, from a seeded draw of the data's texts.
+        """
+        self._bound_scale()
+        rng = np.random.default_rng([self.context.seed, 1])
+        number = min(self.settings.v_prompts, len(self.data))
+        rows = rng.choice(len(self.data), number, replace=False).tolist()
+        texts = [of_pair[rng.integers(len(of_pair))] for of_pair in map(self.data.texts, rows)]
+        with inference(self.model.clip):
+            v = fit_prompts(self.model, texts)
+        whole = PreferenceModel(self.model.clip, self.model.tokenizer, self.model.preprocess, v)
+        with quiet():
+            whole.save_pretrained(folder)
+
+
+def _agreement(margins: Tensor, preferred: Tensor) -> Tensor:
+    """(B,) 1 where the preferred picture scores higher, 0 where the other does, ½ where either ties."""
+    wins = torch.heaviside(margins.detach(), margins.new_tensor(0.5))  # 1, 0, or ½
+    y = preferred.to(wins)
+    return y * wins + (1 - y) * (1 - wins)
+
+
+def _subsets(preferred: Tensor, factors: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+    """What margins should agree with, and of which pairs: preferences of all, truth or looks where only it differs."""
+    found = [(preferred, torch.ones_like(preferred, dtype=torch.bool))]
+    if factors is not None:
+        truth, looks = factors
+        found.append(((truth > 0).float(), (truth != 0) & (looks == 0)))
+        found.append(((looks > 0).float(), (looks != 0) & (truth == 0)))
+    return found

@@ -1,0 +1,1 @@
+"""Reward fine-tuning (LongAlign, §2.3, §4.2)."""

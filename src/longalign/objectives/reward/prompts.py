@@ -1,0 +1,68 @@
+"""Prompts by number: all that reward fine-tuning learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from longalign.data.prompts import read_prompt_file
+from longalign.data.sources import STICKERS, Objects, StickerScenes
+
+
+class Prompts(Dataset[str]):
+    """Prompts that are at hand."""
+
+    def __init__(self, prompts: Sequence[str]) -> None:
+        self.prompts = list(prompts)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> str:
+        return self.prompts[index]
+
+    def picture(self, index: int) -> Image.Image | None:
+        """What the prompt is a caption of, where that is known."""
+        return None
+
+
+class SceneCaptions(Prompts):
+    """Captions of random scenes, written when they are asked for."""
+
+    def __init__(self, scenes: StickerScenes) -> None:
+        self.scenes = scenes
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> str:
+        return self.scenes.text(index)
+
+    def picture(self, index: int) -> Image.Image:
+        return self.scenes.picture(index)
+
+
+def load_prompts(
+    source: str,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    count: int = 100_000,
+    objects: Objects | Sequence[Objects] = (1, 9),
+    referring: float = 0.0,
+) -> Prompts:
+    """Prompts by the name of their source: ``stickers``, or a text or JSONL file (`longalign.data.prompts`).
+
+    Args:
+        split, seed, count, objects, referring: of `StickerScenes`; one range of ``objects`` will do.
+
+    Raises:
+        LongalignError: no such file, or no prompts in it.
+    """
+    if source == STICKERS:
+        ranges = [objects] if isinstance(objects[0], int) else objects
+        return SceneCaptions(StickerScenes(count, split, seed, tuple(ranges), referring))  # type: ignore[arg-type]
+    return Prompts(read_prompt_file(Path(source)))

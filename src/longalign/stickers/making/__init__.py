@@ -1,0 +1,1 @@
+"""How the tiny models of the sticker world were trained."""

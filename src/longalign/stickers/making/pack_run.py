@@ -1,0 +1,129 @@
+"""What `longalign train` made of the sticker world, among the embedded weights: fp16, with recipe and curve."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from longalign.errors import LongalignError
+from longalign.runs import atomic_write_text
+
+
+def pack_run(run: Path, out: Path, *, after: Sequence[str] = (), rank: int | None = None) -> int:
+    """Packs a finished run, a preference model, a LoRA or soft tokens; returns the size in bytes.
+
+    Recipe and learning curve go along as `recipe.yaml` and `curve.jsonl`.
+
+    Args:
+        after: for what was trained on top of LoRAs: their names after packing, in order. They are taken out of a LoRA,
+            since training saves a stack as one, and stand in the recipe.
+        rank: of a LoRA, what is kept of it in every layer, by truncated SVD; None: all.
+
+    Raises:
+        LongalignError: the folder is no finished run, or ``after`` does not fit.
+    """
+    from longalign.diffusion.pipelines import LORA_FILE
+    from longalign.soft_tokens.tokens import FILE_NAME
+
+    if (run / "model" / FILE_NAME).is_file():
+        _pack_tokens(run, out, after)
+    elif (run / "model" / LORA_FILE).is_file():
+        _pack_lora(run, out, after, rank)
+    elif (run / "model" / "config.json").is_file():
+        _pack_preference(run, out)
+    else:
+        raise LongalignError(
+            f"{run}: holds no trained model; finish it first (longalign train RECIPE --out {run})"
+        )
+    _keep_recipe(run, out, after)
+    shutil.copy(run / "metrics.jsonl", out / "curve.jsonl")
+    return sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+
+
+def _pack_preference(run: Path, out: Path) -> None:
+    """A CLIP folder with V; the tokenizer stays with the pipeline."""
+    import torch
+
+    from longalign.preference import PreferenceModel
+    from longalign.preference.decomposition import FILE_NAME
+
+    model = PreferenceModel.from_pretrained(run / "model", device="cpu", dtype="float32")
+    out.mkdir(parents=True, exist_ok=True)
+    model.clip.to(torch.float16).save_pretrained(out)
+    processor = json.dumps(model.preprocess.to_config(), indent=2) + "\n"
+    atomic_write_text(out / "preprocessor_config.json", processor)
+    if model.decomposition is not None:
+        model.decomposition.save(out / FILE_NAME)
+
+
+def _pack_lora(run: Path, out: Path, after: Sequence[str], rank: int | None) -> None:
+    """The stage of this run alone, with its base's fingerprint and its text adapter."""
+    import torch
+
+    from longalign.diffusion.pipelines import resolve_lora
+    from longalign.weights import lora
+    from longalign.weights.factors import added, without
+    from longalign.weights.lora_file import LoraFile, Pair
+    from longalign.weights.merge import reduced
+    from longalign.weights.text_adapter import write_text_adapter
+
+    file = LoraFile.read(run / "model")
+    _check_after(run, after)
+    layers, stacked_on, alpha = file.layers, file.stacked_on, file.alpha
+    if after:
+        own = without(file, [LoraFile.read(resolve_lora(name)) for name in after])
+        if own is None:
+            raise LongalignError(f"{run}: does not begin with {', '.join(after)}; was it trained on others?")
+        layers, alpha = own, None
+        stacked_on = tuple(f"stage_{n}" for n in range(len(after)))
+    if rank is not None:
+        layers, _ = reduced(added([LoraFile(layers, file.component, alpha=alpha)]), rank)
+        alpha = None
+    half = {name: Pair(pair.up.half(), pair.down.half()) for name, pair in layers.items()}
+    LoraFile(half, file.component, alpha=alpha, base=file.base, stacked_on=stacked_on).write(out)
+    if (adapter := lora.load_text_adapter(run / "model")) is not None:
+        write_text_adapter(adapter.to(torch.float16), out / lora.ADAPTER_FOLDER)
+
+
+def _pack_tokens(run: Path, out: Path, after: Sequence[str]) -> None:
+    """In fp16, which `SoftTokens.from_pretrained` brings back to float32; the model's name in place of its folder."""
+    from longalign.soft_tokens import SoftTokens
+
+    _check_after(run, after)
+    tokens = SoftTokens.from_pretrained(run / "model").half()
+    tokens.config = replace(tokens.config, base=str(_recipe(run).get("model", "")))
+    tokens.save(out)
+
+
+def _check_after(run: Path, after: Sequence[str]) -> None:
+    """Raises LongalignError: there are not as many as the run started from."""
+    started = _started_from(_recipe(run))
+    if len(started) != len(after):
+        raise LongalignError(
+            f"{run}: was trained on top of {len(started)} LoRAs ({', '.join(started) or 'none'}); name as many by "
+            "--after, as they are called once packed (stickers/sft)"
+        )
+
+
+def _recipe(run: Path) -> dict[str, Any]:
+    return yaml.safe_load((run / "config.yaml").read_text())
+
+
+def _started_from(recipe: dict[str, Any]) -> list[str]:
+    section = recipe.get(str(recipe.get("objective"))) or {}
+    return list(section.get("start_from") or ())
+
+
+def _keep_recipe(run: Path, out: Path, after: Sequence[str]) -> None:
+    """As it could be trained again, anywhere."""
+    recipe = _recipe(run)
+    if after:
+        recipe[recipe["objective"]]["start_from"] = list(after)
+    kept = {key: value for key, value in recipe.items() if key not in ("command", "out")}
+    atomic_write_text(out / "recipe.yaml", yaml.safe_dump(kept, sort_keys=False))

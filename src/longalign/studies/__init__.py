@@ -1,0 +1,1 @@
+"""What is measured on the sticker world, whose truth is known."""

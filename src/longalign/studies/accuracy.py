@@ -1,0 +1,127 @@
+"""Shares of true sentences before and beyond the window: one bootstrap over scenes behind every interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from longalign.metrics.intervals import percentile, resample
+from longalign.report import Estimate, Table, bootstrap_ratio, wilson
+from longalign.report.sentences import Sentences, judge
+
+Scenes = Sequence[np.ndarray]  # (sentences of the scene,) bool, one array a scene
+CHANCE = "chance"
+PARTS = ("before token 77", "beyond token 77", "all sentences")
+
+
+def judged_true(
+    sentences: Sequence[Sentences], images: Sequence[Image.Image], oracle: str | None
+) -> list[np.ndarray]:
+    """For each scene (sentences,), True where the oracle calls the sentence true of the scene's picture."""
+    return [
+        np.array([mark == "true" for mark in judge([x.text for x in s.segments], image, oracle)], bool)
+        for s, image in zip(sentences, images, strict=True)
+    ]
+
+
+def shuffled(images: Sequence[Image.Image]) -> list[Image.Image]:
+    """Each scene gets the next one's picture: what a model that ignores its prompt would draw."""
+    return [*images[1:], *images[:1]]
+
+
+def parts_of(beyond: Scenes) -> dict[str, Scenes]:
+    """Name of a row → which sentences of each scene are in it."""
+    before = [~b for b in beyond]
+    return dict(zip(PARTS, (before, list(beyond), [np.ones_like(b) for b in beyond]), strict=True))
+
+
+def counts_in(true: Scenes, chosen: Scenes) -> tuple[np.ndarray, np.ndarray]:
+    """(S,) true sentences and (S,) all sentences, of those that are chosen in each scene."""
+    successes = np.array([int(t[c].sum()) for t, c in zip(true, chosen, strict=True)])
+    return successes, np.array([int(c.sum()) for c in chosen])
+
+
+def share_table(
+    true: Mapping[str, Scenes], beyond: Scenes, caption: str = "Sentences that are true of the picture"
+) -> Table:
+    """Share of true sentences before and beyond the window and of all, with 95 % intervals over scenes.
+
+    Args:
+        true: column → what `judged_true` says, the last one being chance.
+        beyond: which sentences lie past the window.
+    """
+    rows: list[list[str | Estimate]] = [
+        [label, *(bootstrap_ratio(*counts_in(of_column, chosen)) for of_column in true.values())]
+        for label, chosen in parts_of(beyond).items()
+    ]
+    return Table(
+        caption,
+        ["", *true],
+        rows,
+        plot=True,
+        baseline=CHANCE,
+        note="Share of the sentences that the oracle calls true of the picture (unclear counts as not true); "
+        "95 % bootstrap intervals over scenes. Chance: the same sentences judged on another scene's picture.",
+    )
+
+
+def accuracy_table(
+    sentences: Sequence[Sentences], images: Mapping[str, Sequence[Image.Image]], oracle: str | None
+) -> Table:
+    """`share_table` of pictures; chance is that of the last column's."""
+    with_chance = {**images, CHANCE: shuffled(list(images.values())[-1])}
+    true = {label: judged_true(sentences, column, oracle) for label, column in with_chance.items()}
+    return share_table(true, [np.array(s.beyond, bool) for s in sentences])
+
+
+def ratio_difference(
+    a: tuple[np.ndarray, np.ndarray],
+    b: tuple[np.ndarray, np.ndarray],
+    *,
+    samples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Σ s_a / Σ n_a − Σ s_b / Σ n_b with a 95 % interval: the same scenes are drawn for both.
+
+    So scenes that are hard for both widen it no more than their difference does.
+
+    Args:
+        a, b: (S,) successes and (S,) counts each, as `counts_in` gives them.
+    """
+    table = np.stack([*a, *b], axis=1).astype(np.float64)  # (S, 4)
+    draws = np.concatenate([w @ table for w in resample(len(table), samples, seed)])  # (samples, 4)
+    value, spread = float(_difference(table.sum(0, keepdims=True))[0]), _difference(draws)
+    n = int(a[1].sum() + b[1].sum())
+    found = percentile(value, spread, n, format="+.1%")
+    if not np.isfinite(value) or found.high - found.low > 1e-12:
+        return found
+    room = 1 - wilson(len(table), len(table)).low  # nothing varies, which says little of few scenes
+    return Estimate(value, max(-1.0, value - room), min(1.0, value + room), n, "+.1%")
+
+
+def mean_estimate(values: np.ndarray, *, format: str = ".2f", samples: int = 2000, seed: int = 0) -> Estimate:
+    """The mean of (S,) values, one a scene, with a 95 % bootstrap interval."""
+    draws = np.concatenate([w @ values / len(values) for w in resample(len(values), samples, seed)])
+    return percentile(float(values.mean()), draws, len(values), format=format)
+
+
+def table_json(table: Table, head: str = "row") -> list[dict[str, Any]]:
+    """A table for machines: one object a row, its name under `head`, value, interval and count under each column's."""
+    return [
+        {
+            name or head: cell
+            if isinstance(cell, str)
+            else {"value": cell.value, "low": cell.low, "high": cell.high, "n": cell.n}
+            for name, cell in zip(table.columns, row, strict=True)
+        }
+        for row in table.rows
+    ]
+
+
+def _difference(sums: np.ndarray) -> np.ndarray:
+    """(R, 4) successes and counts of a and of b → (R,); NaN where one has no sentence at all."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3]

@@ -1,0 +1,204 @@
+"""How far the sticker world can be trusted: the oracle on clean and spoilt pictures, the base model on its scenes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from longalign.report import Estimate, Table, bootstrap_ratio, wilson
+from longalign.stickers.captions import caption, facts, lie, text_of
+from longalign.stickers.oracle import read
+from longalign.stickers.world import Scene, render, scene
+
+Spoil = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+def noise(image: Image.Image, rng: np.random.Generator, deviation: float = 16.0) -> Image.Image:
+    """Gaussian noise of so many grey levels."""
+    values = np.asarray(image) + rng.normal(0, deviation, (image.height, image.width, 3))
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def blur(image: Image.Image, rng: np.random.Generator, radius_px: float = 1.0) -> Image.Image:
+    """Gaussian blur."""
+    return image.filter(ImageFilter.GaussianBlur(radius_px))
+
+
+def jpeg(image: Image.Image, rng: np.random.Generator, quality: int = 40) -> Image.Image:
+    """Through JPEG and back."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
+
+
+SPOILS: dict[str, Spoil] = {
+    "clean": lambda image, rng: image,
+    "blurred (1 px)": blur,
+    "noisy (σ = 16/255)": noise,
+    "JPEG (quality 40)": jpeg,
+}
+
+
+def _scenes(count: int) -> Iterator[Scene]:
+    for i in range(count):
+        yield scene(i, objects=(1, 9), split="validation")
+
+
+def _through_vae(model: str) -> Spoil:
+    """Encode and decode with the model's VAE (posterior mean)."""
+    import torch
+
+    from longalign.diffusion.pipelines import load_pipeline
+    from longalign.diffusion.sampling import to_images
+
+    vae = load_pipeline(model, device="cpu", dtype="float32").vae
+
+    @torch.no_grad()
+    def spoil(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        decoded = vae.decode(vae.encode(x).latent_dist.mean).sample
+        return to_images((decoded / 2 + 0.5).clamp(0, 1))[0]
+
+    return spoil
+
+
+def check_oracle(
+    sentences: int = 10_000,
+    *,
+    model: str | None = "stickers",
+    on_step: Callable[[int], None] = lambda steps: None,
+) -> Table:
+    """How often the oracle is right about true sentences and lies, and how often it calls neither.
+
+    Args:
+        sentences: at least so many true ones, and as many lies, for each way of spoiling the pictures.
+        model: whose VAE the pictures go through, as one of the ways; None leaves it out.
+    """
+    spoils = dict(SPOILS)
+    if model is not None:
+        spoils["through the VAE"] = _through_vae(model)
+    rows: list[list[str | Estimate]] = []
+    for name, spoil in spoils.items():
+        rng = np.random.default_rng(0)
+        right = {True: 0, False: 0}
+        called = {True: 0, False: 0}
+        asked = 0
+        for drawn in _scenes(sentences):
+            reading = read(spoil(render(drawn), rng))
+            for fact in facts(drawn):
+                for truth, stated in ((True, fact), (False, lie(drawn, fact, rng))):
+                    verdict = reading.judge(stated)
+                    called[truth] += verdict != "unclear"
+                    right[truth] += verdict == str(truth).lower()
+            asked += len(facts(drawn))
+            if asked >= sentences:
+                break
+        both = called[True] + called[False]
+        rows.append(
+            [
+                name,
+                wilson(right[True], called[True], format=".2%"),
+                wilson(right[False], called[False], format=".2%"),
+                wilson(right[True] + right[False], both, format=".2%"),
+                wilson(2 * asked - both, 2 * asked, format=".2%"),
+            ]
+        )
+        on_step(1)
+    return Table(
+        "The oracle on pictures whose truth is known",
+        ["pictures", "right, true sentences", "right, lies", "right, of those called", "unclear"],
+        rows,
+        note=f"At least {sentences} true sentences and as many lies a row; Wilson intervals, 95 %.",
+    )
+
+
+def check_model(
+    scenes: int = 200,
+    *,
+    model: str = "stickers",
+    objects: tuple[int, int] = (1, 4),
+    guidance: float | None = None,
+    strategies: tuple[str, ...] | None = None,
+    on_step: Callable[[int], None] = lambda pictures: None,
+) -> Table:
+    """Share of true sentences on held-out scenes that the base model was made for (25 steps, UniPC or a flow's Euler).
+
+    Args:
+        strategies: None for those of `strategies_of`.
+    """
+    from longalign.diffusion.pipelines import load_pipeline, settings_of
+    from longalign.generation import t5_branch
+
+    pipe = load_pipeline(model, device="cpu", dtype="float32")
+    settings = settings_of(model)
+    strategies = strategies_of(model) if strategies is None else strategies
+    row: list[str | Estimate] = [f"{objects[0]}–{objects[1]} stickers"]
+    for strategy in strategies:
+        true, chance = share_true(
+            pipe,
+            scenes,
+            objects=objects,
+            strategy=strategy,
+            t5=t5_branch(model, strategy, pipe),
+            length=settings.length,
+            guidance=settings.guidance if guidance is None else guidance,
+            on_step=on_step,
+        )
+        row.append(true)
+    return Table(
+        "Sentences that are true of pictures by the base model",
+        ["held-out scenes", *strategies, "chance"],
+        [[*row, chance]],
+        note=f"{scenes} scenes; unclear counts as not true; 95 % bootstrap intervals over scenes.",
+    )
+
+
+def strategies_of(model: str) -> tuple[str, ...]:
+    """The encodings that a model folder has all parts for."""
+    from longalign.diffusion.pipelines import resolve
+
+    has_branch = (Path(resolve(model)) / "adapter").is_dir()
+    return ("plain", "clip-cat", "t5-mlp") if has_branch else ("plain", "clip-cat")
+
+
+def share_true(
+    pipe: Any,
+    scenes: int,
+    *,
+    objects: tuple[int, int] = (1, 4),
+    strategy: str,
+    length: int,
+    guidance: float | None,
+    t5: Any = None,
+    on_step: Callable[[int], None] = lambda pictures: None,
+) -> tuple[Estimate, Estimate]:
+    """Draws held-out scenes; the share of true sentences, and of the same sentences about the next scene's picture."""
+    from longalign.diffusion.sampling import set_scheduler
+    from longalign.generation import draw
+
+    set_scheduler(pipe, "auto")
+    drawn = [scene(i, objects=objects, split="validation") for i in range(scenes)]
+    captions = [caption(s, i) for i, s in enumerate(drawn)]
+    images = draw(
+        pipe,
+        [text_of(c) for c in captions],
+        list(range(scenes)),
+        strategy=strategy,
+        t5=t5,
+        length=length,
+        sampling={"steps": 25, "batch_size": 50, "guidance": guidance, "on_step": on_step},
+    )
+    return _share_true(captions, images), _share_true(captions, [*images[1:], images[0]])
+
+
+def _share_true(captions: list[list[Any]], images: list[Image.Image]) -> Estimate:
+    true = []
+    for said, image in zip(captions, images, strict=True):
+        reading = read(image)
+        true.append(sum(reading.judge(s.fact) == "true" for s in said))
+    return bootstrap_ratio(true, [len(said) for said in captions])

@@ -1,0 +1,144 @@
+"""Columns of a comparison: ways of drawing the same prompts from the same noise."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from longalign.diffusion.pipelines import STICKERS, load_pipeline
+from longalign.diffusion.sampling import set_scheduler
+from longalign.encoding import TruncationWarning
+from longalign.generation import draw, t5_branch
+from longalign.soft_tokens.loading import put_on, told
+
+PLAIN, SEGMENTS, SOFT, SFT, RFT = "plain, 77 tokens", "segments", "soft tokens", "SFT", "SFT+RFT"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One way of drawing.
+
+    Attributes:
+        strategy: of `longalign.encode`.
+        loras: stages on the model, in the order of their training.
+        soft_tokens: trained soft text tokens, by a name that `longalign.soft_tokens.loading.load_tokens` knows.
+        scale: from 0 (as if there were no tokens) to 1.
+    """
+
+    strategy: str = "clip-cat"
+    loras: tuple[str, ...] = ()
+    soft_tokens: str | None = None
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        tokens = () if self.soft_tokens is None else (f"soft tokens {told(self.soft_tokens, self.scale)}",)
+        return " + ".join((self.strategy, *self.loras, *tokens))
+
+
+def base_columns() -> dict[str, Column]:
+    """The two ways that need no training of their own."""
+    return {PLAIN: Column("plain"), SEGMENTS: Column("clip-cat")}
+
+
+def shipped_columns(model: str = STICKERS) -> dict[str, Column]:
+    """Plain → segments → soft tokens → SFT → SFT+RFT, as far as this version ships them for a model."""
+    from longalign.stickers import lora_names, token_names
+
+    columns = base_columns()
+    if "softrepa" in token_names(model):
+        columns[SOFT] = Column(soft_tokens=f"{model}/softrepa")
+    there = [f"{STICKERS}/{name}" for name in lora_names()] if model == STICKERS else []
+    stages = [SFT, RFT][: len(there)]
+    return columns | {label: Column("clip-cat", tuple(there[: n + 1])) for n, label in enumerate(stages)}
+
+
+def file_name(label: str, column: Column) -> str:
+    """What to call a column's files: its encoding; its label in small letters where it has stages or soft tokens."""
+    named = label if column.loras or column.soft_tokens else column.strategy
+    return re.sub(r"[^a-z0-9.]+", "-", named.lower()).strip("-")
+
+
+def tokens_on(pipe: Any, column: Column) -> AbstractContextManager[Any]:
+    """For a ``with`` block: a column's soft tokens on a pipeline; nothing where it has none.
+
+    Raises:
+        LongalignError: there are none of this name, or they are for another backbone.
+    """
+    return (
+        nullcontext() if column.soft_tokens is None else put_on(pipe, column.soft_tokens, scale=column.scale)
+    )
+
+
+class Drawer:
+    """Draws columns of one model, and keeps the pipeline while only the encoding or the soft tokens change.
+
+    Args:
+        model: name of the pipeline.
+        scheduler: of `longalign.diffusion.sampling.set_scheduler`.
+    """
+
+    def __init__(self, model: str = STICKERS, *, device: str = "cpu", scheduler: str = "auto") -> None:
+        self.model, self.device, self.scheduler = model, device, scheduler
+        self._loaded: tuple[tuple[str, ...], Any] | None = None
+
+    def pipe(self, loras: Sequence[str] = ()) -> Any:
+        """The pipeline with these stages on it, without soft tokens."""
+        if self._loaded is None or self._loaded[0] != tuple(loras):
+            pipe = load_pipeline(self.model, device=self.device, loras=loras)
+            set_scheduler(pipe, self.scheduler)
+            self._loaded = tuple(loras), pipe
+        return self._loaded[1]
+
+    def draw(
+        self,
+        column: Column,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        length: int,
+        **sampling: Any,
+    ) -> list[Image.Image]:
+        """A picture of each prompt.
+
+        Args:
+            length: padded length in tokens, for `longalign.encode`.
+            sampling: arguments of `longalign.diffusion.sampling.sample`.
+        """
+        pipe = self.pipe(column.loras)
+        t5 = t5_branch(self.model, column.strategy, pipe, column.loras)
+        with _cuts_are_known(), tokens_on(pipe, column):
+            return draw(
+                pipe, prompts, seeds, strategy=column.strategy, length=length, t5=t5, sampling=sampling
+            )
+
+
+@contextmanager
+def _cuts_are_known() -> Iterator[None]:
+    """That the plain encoding cuts is what is being shown; the rows of the report say where."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)
+        yield
+
+
+def draw_columns(
+    drawer: Drawer,
+    columns: Mapping[str, Column],
+    prompts: Sequence[str],
+    *,
+    seed: int = 0,
+    length: int,
+    on_step: Callable[[int], None] = lambda pictures: None,
+    **sampling: Any,
+) -> dict[str, list[Image.Image]]:
+    """Every prompt in every column, prompt i from seed ``seed + i`` in all of them."""
+    seeds = [seed + i for i in range(len(prompts))]
+    return {
+        label: drawer.draw(column, prompts, seeds, length=length, on_step=on_step, **sampling)
+        for label, column in columns.items()
+    }

@@ -1,0 +1,160 @@
+"""Tables and page of a study of edits."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from longalign.encoding.segments import Segmenter
+from longalign.report import (
+    Case,
+    Estimate,
+    Panel,
+    Report,
+    SentenceRow,
+    Table,
+    bootstrap_ratio,
+    wilson,
+    write_report,
+)
+from longalign.report.sentences import judge
+from longalign.soft_tokens.loading import told
+from longalign.stickers.world import render
+from longalign.studies.accuracy import mean_estimate, ratio_difference
+from longalign.studies.edit_scenes import EditVerdict
+from longalign.studies.edits import NOTHING, WITH_TOKENS, EditStudy
+from longalign.versions import versions
+
+BEFORE, WANTED, ALL = "before", "wanted", "all"
+Measure = Callable[[Sequence[EditVerdict]], Estimate]
+
+
+def tables_of(study: EditStudy) -> list[Table]:
+    """Success, the three kinds of collateral, and where there are soft tokens what they change."""
+    tables = [
+        _table(
+            study,
+            "Edits that succeeded",
+            lambda verdicts: wilson(sum(v.success for v in verdicts), len(verdicts)),
+            f"Every cell that should change shows what it should, by the oracle (unclear counts as not). {NOTHING}: "
+            "the picture through the VAE and back. 95 % Wilson intervals.",
+        ),
+        _table(
+            study,
+            "Collateral: sentences about the rest that are not true any more",
+            lambda verdicts: bootstrap_ratio([v.lost for v in verdicts], [v.kept for v in verdicts]),
+            "Of the sentences that both captions share, those that are not true of the edited picture (unclear counts "
+            "as not true). 95 % bootstrap intervals over scenes.",
+        ),
+        _table(
+            study,
+            "Collateral: empty cells in which a sticker has appeared",
+            lambda verdicts: bootstrap_ratio([v.filled for v in verdicts], [v.empty for v in verdicts]),
+            "Of the cells that are empty and should stay so. 95 % bootstrap intervals over scenes.",
+        ),
+        _table(
+            study,
+            "Collateral: change of the pixels that should stay, in grey levels",
+            lambda verdicts: mean_estimate(np.array([v.rmse_levels for v in verdicts]), format=".1f"),
+            "Root mean squared difference from the render over the cells that should not change, of 255; means over "
+            "scenes with 95 % bootstrap intervals. The VAE alone makes the first column.",
+        ),
+    ]
+    return [*tables, *_effect_of_tokens(study)]
+
+
+def _table(study: EditStudy, caption: str, measure: Measure, note: str) -> Table:
+    """A row for each change and one for all, a column for each way of editing."""
+    chosen = {
+        change: [i for i, edit in enumerate(study.edits) if edit.change == change]
+        for change in study.config.changes
+    } | {ALL: list(range(len(study.edits)))}
+    rows: list[list[str | Estimate]] = [
+        [name, *(measure([verdicts[i] for i in members]) for verdicts in study.verdicts.values())]
+        for name, members in chosen.items()
+        if members
+    ]
+    return Table(caption, ["", *study.verdicts], rows, note=note)
+
+
+def _effect_of_tokens(study: EditStudy) -> list[Table]:
+    pairs = {k: k.removesuffix(WITH_TOKENS) for k in study.verdicts if k.endswith(WITH_TOKENS)}
+    if not pairs:
+        return []
+
+    def counts(label: str, good: str, of: str | None) -> tuple[np.ndarray, np.ndarray]:
+        verdicts = study.verdicts[label]
+        return (
+            np.array([int(getattr(v, good)) for v in verdicts]),
+            np.array([1 if of is None else getattr(v, of) for v in verdicts]),
+        )
+
+    rows: list[list[str | Estimate]] = [
+        [name, *(ratio_difference(counts(a, *of), counts(b, *of)) for a, b in pairs.items())]
+        for name, of in (
+            ("succeeded", ("success", None)),
+            ("sentences lost", ("lost", "kept")),
+            ("empty cells filled", ("filled", "empty")),
+        )
+    ]
+    return [
+        Table(
+            "What soft tokens change",
+            ["with − without", *pairs.values()],
+            rows,
+            note="In percentage points, with paired 95 % bootstrap intervals: the same scenes on both sides.",
+        )
+    ]
+
+
+def write_edit_study(study: EditStudy) -> list[Table]:
+    """Writes pictures, `report.html` and `report.jsonl` into the run folder; returns the tables."""
+    tables, run, config = tables_of(study), study.run, study.config
+    facts = {"command": shlex.join(["longalign", *sys.argv[1:]]), "model": config.model}
+    if config.loras:
+        facts["LoRA"] = " + ".join(config.loras)
+    if config.soft_tokens:
+        facts["soft tokens"] = told(config.soft_tokens, config.soft_token_scale)
+    for label, how in study.options.items():
+        facts[label] = (
+            f"{how.n_start} of {how.steps} steps, guidance {how.source_guidance:g} for the source and "
+            f"{how.target_guidance:g} for the target"
+        )
+    report = Report(
+        title="One change, and the rest left alone",
+        intro=f"{config.count} held-out scenes of {config.objects[0]} to {config.objects[1]} stickers, each with one "
+        "change that two captions state. The oracle reads the pixels: did it happen, and did everything else stay?",
+        facts={**facts, **versions()},
+        tables=tables,
+        cases=_cases(study),
+    )
+    write_report(report, run.report, jsonl=run.path / "report.jsonl")
+    return tables
+
+
+def _cases(study: EditStudy) -> list[Case]:
+    """The edits whose pictures were kept, with the sentences of both captions."""
+    found = []
+    segmenter = Segmenter()
+    for i, edit in enumerate(study.edits[: len(study.images[NOTHING])]):
+        shown = {BEFORE: render(edit.before), WANTED: render(edit.after)}
+        shown |= {label: images[i] for label, images in study.images.items() if label != NOTHING}
+        panels = []
+        for label, image in shown.items():
+            file = study.run.save_image(f"{i:03d}-{label.replace(' ', '')}", image)
+            panels.append(Panel(label, image, file=str(file.relative_to(study.run.path))))
+        texts = [s.text for s in segmenter(edit.target)]
+        given_up = [s.text for s in segmenter(edit.source) if s.text not in texts]
+        texts += given_up
+        marks = {label: judge(texts, image, "stickers") for label, image in shown.items()}
+        rows = [
+            SentenceRow(text, marks={k: of[n] for k, of in marks.items()}) for n, text in enumerate(texts)
+        ]
+        note = "The last sentence is the source's, and should be false." if len(given_up) == 1 else ""
+        if len(given_up) > 1:
+            note = f"The last {len(given_up)} sentences are the source's, and should be false."
+        found.append(Case(f"Edit {i + 1}: {edit.change}", edit.target, panels, rows, note))
+    return found

@@ -1,0 +1,224 @@
+"""Hundreds of held-out scenes, drawn in several ways from the same noise, and judged sentence by sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from longalign.diffusion.pipelines import settings_of
+from longalign.diffusion.sampling import SCHEDULERS
+from longalign.errors import LongalignError
+from longalign.report.data import Mark
+from longalign.report.sentences import Sentences, sentences_of, window_of
+from longalign.runs import RunFolder, atomic_write_text, json_line
+from longalign.stickers.captions import Fact, caption, parse_all, text_of
+from longalign.stickers.looks import looks_of
+from longalign.stickers.oracle import Reading, read
+from longalign.stickers.world import Scene, render, scene
+from longalign.studies.accuracy import shuffled
+from longalign.studies.compare import Column, Drawer, file_name, tokens_on
+from longalign.studies.scenes_folder import (
+    CAPTIONS,
+    StudyConfig,
+    column_key,
+    open_study,
+    read_rows,
+)
+from longalign.studies.scenes_objects import CHANCE_COUNTS, object_counts
+
+LETTERS: dict[Mark, str] = {"true": "t", "false": "f", "unclear": "u", "unjudged": "-"}
+AT_ONCE = 50  # scenes between two savings
+REFERENCE = "reference"
+
+# What a sentence may say, and which sentences say it.
+ASPECTS: dict[str, Callable[[Fact], bool]] = {
+    "kind, anywhere": lambda fact: fact.kind is not None,
+    "kind in its place": lambda fact: fact.kind is not None,
+    "disc, said in the same sentence": lambda fact: fact.disc is not None and fact.kind is not None,
+    "disc, said by referring back": lambda fact: fact.disc is not None and fact.kind is None,
+    "background": lambda fact: fact.background is not None,
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """The scenes with one sort of captions, and what came of them.
+
+    Attributes:
+        prompts, sentences: of the S scenes.
+        rows: column → S lines of its file.
+    """
+
+    prompts: list[str]
+    sentences: list[Sentences]
+    rows: Mapping[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """All that a study measured. `series`: sort of captions → what came of it."""
+
+    config: StudyConfig
+    columns: Mapping[str, Column]
+    scenes: list[Scene]
+    series: Mapping[str, Series]
+    run: RunFolder
+    window_tokens: int
+
+
+def study_steps(columns: Mapping[str, Column], config: StudyConfig) -> int:
+    """How often `study` calls back in all: once a picture and step."""
+    return config.scenes * config.steps * len(columns) * len(config.captions)
+
+
+def study(
+    columns: Mapping[str, Column],
+    config: StudyConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    batch_size: int = AT_ONCE,
+    keep_pictures: int = 0,
+    device: str = "cpu",
+    on_step: Callable[[int], None] = lambda pictures: None,
+) -> StudyResult:
+    """Draw scenes of the `test` split in every column and judge them; what is there in `out` is not done again.
+
+    Scene i starts from the noise of seed ``config.seed + i`` in all columns and captions.
+
+    Args:
+        columns: label → way of drawing.
+        out: the run folder; None makes `runs/study-<date>-NNN`.
+        overwrite: do all of it anew.
+        keep_pictures: of so many scenes, in the run folder; all others are forgotten once judged.
+        on_step: called after each sampling step with the number of pictures, and for what is there already.
+
+    Raises:
+        LongalignError: the model has no oracle; a column's LoRA or soft tokens are none, or for another model; the
+            folder holds a study with other settings.
+    """
+    config = config or StudyConfig()
+    drawer = Drawer(config.model, device=device, scheduler=config.scheduler or "auto")
+    settings = settings_of(config.model)
+    if settings.oracle != "stickers":
+        raise LongalignError(f"model {config.model!r} draws no sticker scenes, so the oracle cannot judge it")
+    if not columns:
+        raise LongalignError("a study needs a column")
+    names = {label: file_name(label, column) for label, column in columns.items()}
+    if len(set(names.values())) < len(names):
+        raise LongalignError(
+            f"columns {', '.join(names)}: their files would have the same names; choose others"
+        )
+    pipe = drawer.pipe()
+    for column in columns.values():
+        with tokens_on(pipe, column):  # those of another model are refused before anything is drawn
+            pass
+    guidance = settings.guidance if config.guidance is None else config.guidance
+    config = replace(config, guidance=guidance, scheduler=solver_of(pipe))
+    keys = {label: column_key(column, config, settings.length) for label, column in columns.items()}
+    run = open_study(out, config, columns, overwrite)
+    scenes = [scene(i, objects=config.objects, split="test") for i in range(config.scenes)]
+    series = {}
+    for sort in config.captions:
+        prompts = [text_of(caption(s, i, referring=CAPTIONS[sort])) for i, s in enumerate(scenes)]
+        sentences = sentences_of(pipe, prompts)
+        facts = [parse_all([x.text for x in s.segments]) for s in sentences]
+        for i in range(min(keep_pictures, config.scenes)):
+            run.save_image(f"{sort}/{i:04d}-{REFERENCE}", render(scenes[i]))
+        rows = {}
+        for label, column in columns.items():
+            file = run.path / "columns" / f"{sort}-{names[label]}.jsonl"
+            key = {"captions": sort, **keys[label]}
+            done = read_rows(file, key)[: config.scenes]
+            on_step(len(done) * config.steps)
+            for start in _starts(len(done), config.scenes):
+                places = range(start, min(start + AT_ONCE, config.scenes))
+                images = drawer.draw(
+                    column,
+                    [prompts[i] for i in places],
+                    [config.seed + i for i in places],
+                    length=settings.length,
+                    steps=config.steps,
+                    guidance=config.guidance,
+                    batch_size=batch_size,
+                    on_step=on_step,
+                )
+                judged = zip(places, images, shuffled(images), strict=True)
+                done[start:] = [
+                    {"scene": i, **judge_scene(scenes[i], facts[i], x, other)} for i, x, other in judged
+                ]
+                for i, image in zip(places, images, strict=True):
+                    if i < keep_pictures:
+                        run.save_image(picture_name(sort, i, names[label]), image)
+                atomic_write_text(file, "".join(map(json_line, [{"drawn_with": key}, *done])))
+            rows[label] = done
+        series[sort] = Series(prompts, sentences, rows)
+    return StudyResult(config, columns, scenes, series, run, window_of(pipe))
+
+
+def picture_name(sort: str, index: int, column: str) -> str:
+    """Where the picture of a scene lies among the run's images."""
+    return f"{sort}/{index:04d}-{column}"
+
+
+def solver_of(pipe: Any) -> str:
+    """The solver that a pipeline has, by its name among the settings; else by its class, as for flow models."""
+    kind = type(pipe.scheduler).__name__
+    return {of: name for name, of in SCHEDULERS.items()}.get(kind, kind)
+
+
+def judge_scene(
+    drawn: Scene, facts: Sequence[Fact | None], image: Image.Image, other: Image.Image | None = None
+) -> dict[str, Any]:
+    """What the oracle says of a picture: a letter a sentence, "." where a sentence does not say such a thing.
+
+    Under ``objects`` stand the counts of surplus, repeated and missing ones.
+
+    Args:
+        drawn: the scene that the picture should show.
+        facts: one a sentence.
+        other: another scene's picture, for chance.
+    """
+    reading = read(image)
+    kinds = reading.kinds()
+
+    def verdict(name: str, fact: Fact | None) -> str:
+        if fact is None or not ASPECTS[name](fact):
+            return "."
+        if name == "kind, anywhere":
+            return "t" if fact.kind in kinds else "f"
+        if name == "kind in its place":
+            return LETTERS[reading.judge(Fact(kind=fact.kind, cell=fact.cell))]
+        if fact.disc is not None:
+            return LETTERS[reading.judge(Fact(cell=fact.cell, disc=fact.disc))]
+        return LETTERS[reading.judge(fact)]
+
+    found: dict[str, Any] = {"marks": _letters(reading, facts)}
+    if other is not None:
+        of_other = read(other)
+        found["chance"] = _letters(of_other, facts)
+        found[CHANCE_COUNTS] = object_counts(of_other, drawn)
+    found |= {name: "".join(verdict(name, fact) for fact in facts) for name in ASPECTS}
+    return {**found, "objects": object_counts(reading, drawn), "looks": looks_of(image)}
+
+
+def _letters(reading: Reading, facts: Sequence[Fact | None]) -> str:
+    return "".join(LETTERS["unjudged" if f is None else reading.judge(f)] for f in facts)
+
+
+def letters_true(letters: str) -> np.ndarray:
+    """(sentences,) where they are true."""
+    return np.array([letter == "t" for letter in letters], bool)
+
+
+def _starts(done: int, scenes: int) -> list[int]:
+    """First scenes of the parts that are left. None is of one scene: chance needs another's picture."""
+    starts = list(range(done, scenes, AT_ONCE))
+    if starts and scenes - starts[-1] == 1:
+        starts[-1] -= 1
+    return starts

@@ -1,0 +1,1 @@
+"""LoRAs on models, stacks and merges of them, and the weight files of others."""

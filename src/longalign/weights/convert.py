@@ -1,0 +1,196 @@
+"""``longalign import`` and ``longalign export`` as functions: published files ↔ folders that diffusers reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from longalign.errors import LongalignError
+from longalign.runs import atomic_folder
+from longalign.weights import (
+    clip_folder,
+    longsd,
+    lora,
+    text_adapter,
+)
+from longalign.weights import (
+    published_tokens as soft_tokens,
+)
+from longalign.weights.fingerprint import Fingerprint, fingerprint
+from longalign.weights.lora_file import LoraFile
+
+PICKLES = (".pt", ".pth")
+KNOWN = (
+    "a .pt list of LoRA matrices (longSD), a folder with it and its adapter, an adapter folder, a CLIPModel folder "
+    "(Denscore), a folder with dc_tokens.pth (SoftREPA)"
+)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was made of what.
+
+    Attributes:
+        kind: ``lora``, ``adapter``, ``clip`` or ``soft-tokens``.
+        files: that were written.
+        facts: such as rank and number of layers.
+    """
+
+    kind: str
+    files: Sequence[Path]
+    facts: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "files": [str(f) for f in self.files], **self.facts}
+
+
+def import_checkpoint(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    base: str | None = None,
+    after: Sequence[str | os.PathLike[str]] = (),
+    adapter: str | os.PathLike[str] | None = None,
+) -> Converted:
+    """Read a published checkpoint safely, check it against the model that it is for, and write it as safetensors.
+
+    Args:
+        source: file or folder; see `KNOWN`.
+        out: folder to write; it must be empty or not there yet, and appears whole or not at all.
+        base: the LoRA's model. Its fingerprint goes into the file, so that loading refuses any other. Without it
+            the shapes are checked against SD1.5's, and nothing is noted.
+        after: LoRA folders that were merged into `base` before this one was trained, in this order.
+        adapter: folder of the text adapter that belongs to a LoRA; else the one beside it in `source`.
+
+    Raises:
+        LongalignError: unknown format, pickled code, damaged, wrong shapes (the layer is named), or the disk refuses.
+    """
+    source, out = Path(source), Path(out)
+    kind, path, beside = _recognise(source)
+    adapter = Path(adapter) if adapter is not None else beside
+    if kind != "lora" and (base or after):
+        raise LongalignError(f"{source}: only a LoRA has a base")
+    if after and not base:
+        raise LongalignError("LoRAs that were merged before (--after) need the name of their base (--base)")
+    with new_folder(out) as folder:
+        if kind == "lora":
+            facts = _import_lora(path, folder, base, after)
+        elif kind == "soft-tokens":
+            tokens = soft_tokens.read_published(path)
+            tokens.save(folder)
+            facts = {
+                "backbone": tokens.config.backbone,
+                "tokens": list(tokens.tokens.shape),
+                "time buckets": tokens.config.buckets,
+                "parameters": sum(p.numel() for p in tokens.parameters()),
+            }
+        elif kind == "clip":
+            facts = clip_folder.copy(path, folder)
+        else:
+            facts, adapter = {}, path
+        if adapter is not None:
+            trained = text_adapter.read_text_adapter(adapter)
+            text_adapter.write_text_adapter(
+                trained, folder / lora.ADAPTER_FOLDER if kind == "lora" else folder
+            )
+            facts = {**facts, "adapter": [trained.config[key] for key in text_adapter.SIZES]}
+    return Converted(kind, sorted(p for p in out.rglob("*") if p.is_file()), facts)
+
+
+def export_lora(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    base: str | None = None,
+    form: str = "longsd",
+) -> Converted:
+    """Write a LoRA folder as a published format; ``longsd`` is the only one.
+
+    Args:
+        out: the ``.pt`` file. An adapter goes beside it, into ``<name>_adapter``.
+        base: the model whose layers the LoRA has; only its configuration is read. Else SD1.5's.
+
+    Raises:
+        LongalignError: unknown format, no LoRA folder, layers of another model, or the disk refuses.
+    """
+    if form != "longsd":
+        raise LongalignError(f"format {form!r} is unknown; there is: longsd")
+    file = LoraFile.read(folder)
+    written = [longsd.write(file, out, longsd.unet_shapes(base), str(folder))]
+    if (trained := lora.load_text_adapter(folder)) is not None:
+        beside = written[0].with_name(f"{written[0].stem}_adapter")
+        text_adapter.write_text_adapter(trained, beside)
+        written += [beside / "config.json", beside / text_adapter.WEIGHTS]
+    return Converted("longsd", written, {"layers": len(file.layers), "rank": file.rank})
+
+
+def _recognise(source: Path) -> tuple[str, Path, Path | None]:
+    """Kind, the file or folder of it, and the adapter beside a LoRA."""
+    if source.is_file():
+        if source.name in (soft_tokens.TOKENS, soft_tokens.TIME):
+            return "soft-tokens", source.parent, None
+        if source.suffix in PICKLES:
+            return "lora", source, None
+        raise LongalignError(f"{source}: unknown format. What can be imported: {KNOWN}")
+    if not source.is_dir():
+        raise LongalignError(f"{source}: no such file or folder")
+    if (source / soft_tokens.TOKENS).is_file():
+        return "soft-tokens", source, None
+    if (source / "config.json").is_file():
+        config = text_adapter.read_config(source)
+        if config.get("model_type") == "clip":
+            return "clip", source, None
+        if all(key in config for key in text_adapter.SIZES):
+            return "adapter", source, None
+    lists = sorted(p for p in source.iterdir() if p.suffix in PICKLES)
+    if len(lists) > 1:
+        names = ", ".join(p.name for p in lists)
+        raise LongalignError(f"{source}: holds {names}: name one of the files, and its adapter by --adapter")
+    if lists:
+        beside = sorted(p.parent for p in source.glob("*adapter*/config.json"))
+        return "lora", lists[0], beside[0] if len(beside) == 1 else None
+    raise LongalignError(f"{source}: unknown format. What can be imported: {KNOWN}")
+
+
+def _import_lora(path: Path, folder: Path, base: str | None, after: Sequence[Any]) -> dict[str, Any]:
+    pairs = longsd.read(path, longsd.unet_shapes(base))  # before the weights are loaded, since this is quick
+    of = None if base is None else _base(base, after)
+    file = LoraFile(pairs, base=of)
+    file.write(folder)
+    numbers = sum(t.numel() for pair in pairs.values() for t in pair)
+    return {"layers": len(pairs), "rank": file.rank, "parameters": numbers, "base": of and str(of)}
+
+
+def _base(name: str, after: Sequence[Any]) -> Fingerprint:
+    """Of a model's UNet, after merging LoRAs."""
+    from longalign.diffusion.pipelines import load_pipeline
+
+    unet: nn.Module = load_pipeline(name, device="cpu", dtype="float32").unet
+    told = Path(name).resolve().name if Path(name).exists() else name
+    for folder in after:
+        lora.load(unet, folder, base_name=told)
+        lora.merge(unet)
+        told += f" + {Path(folder).name}"
+    return fingerprint(unet, told)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that gets its name when all is written.
+
+    Raises:
+        LongalignError: `path` holds files already, or cannot be made.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise LongalignError(f"{path} is there already and not an empty folder. Choose another --out.")
+    try:
+        with atomic_folder(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise LongalignError(f"Cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,48 @@
+"""LoRA by peft: attach, stack, merge, save and load.
+
+A layer with weight W becomes W x + (alpha / r) · B A x: A, "down", keeps the layer's kernel, stride and padding and
+has r outputs; B, "up", is linear (1×1 for a convolution) and starts at zero. The layers are the published models'
+(LongAlign's code; App. A gives rank 32): every Linear and Conv2d in ResnetBlock2D, Attention and GEGLU of a UNet,
+and the Linears of attention and feed-forward in SD3's transformer, on which the papers are silent.
+
+The released models had their dropout after `up`, peft has it before `down`; without training both do nothing.
+
+| file | holds |
+|---|---|
+| `layers.py` | LoRAs on a model: put on, stacked, merged |
+| `folders.py` | LoRAs in folders, which know the base that they belong to |
+"""
+
+from longalign.weights.lora_folders import (
+    ADAPTER_FOLDER,
+    load,
+    load_text_adapter,
+    put,
+    refuse_other_base,
+    save,
+)
+from longalign.weights.lora_layers import (
+    TARGETS,
+    attach,
+    attached,
+    combined,
+    component_of,
+    merge,
+    target_layers,
+)
+
+__all__ = [
+    "ADAPTER_FOLDER",
+    "TARGETS",
+    "attach",
+    "attached",
+    "combined",
+    "component_of",
+    "load",
+    "load_text_adapter",
+    "merge",
+    "put",
+    "refuse_other_base",
+    "save",
+    "target_layers",
+]

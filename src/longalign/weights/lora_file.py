@@ -1,0 +1,190 @@
+"""A LoRA on disk, in the layout that diffusers' ``pipe.load_lora_weights(folder)`` reads.
+
+folder/
+    pytorch_lora_weights.safetensors   <component>.<layer>.lora_A.weight (down), .lora_B.weight (up)
+    adapter/                           the T5 → UNet text adapter, where one was trained beside it
+
+The file's metadata holds diffusers' own entry (rank and alpha, without which alpha ≠ rank would be read wrongly)
+and ours, `longalign`: the fingerprint of the base, and LoRAs that must be on the model besides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from longalign.errors import LongalignError
+from longalign.safe_files import read_tensors, write_tensors
+from longalign.weights.fingerprint import Fingerprint
+
+FILE_NAME = "pytorch_lora_weights.safetensors"
+COMPONENTS = ("unet", "transformer")
+_DIFFUSERS_KEY, _OUR_KEY = "lora_adapter_metadata", "longalign"
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+
+
+class Pair(NamedTuple):
+    """The two factors of a layer's change: ΔW = (alpha / r) · up · down.
+
+    Linear: up (out, r), down (r, in). Conv2d: up (out, r, 1, 1), down (r, in, kh, kw).
+    """
+
+    up: Tensor
+    down: Tensor
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """What a LoRA file says.
+
+    Attributes:
+        layers: module name → factors.
+        component: of the pipeline, ``unet`` or ``transformer``.
+        alpha: the change is scaled by alpha / rank; None stands for alpha = rank.
+        base: of the weights that it was trained on; None where nobody said.
+        stacked_on: names of LoRAs that were on the model besides, when it was trained.
+    """
+
+    layers: Mapping[str, Pair]
+    component: str = "unet"
+    alpha: float | None = None
+    base: Fingerprint | None = None
+    stacked_on: tuple[str, ...] = field(default=())
+
+    @property
+    def rank(self) -> int:
+        return next(iter(self.layers.values())).down.shape[0]
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def write(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the file into `folder`, which is made. Raises LongalignError: the disk refuses."""
+        tensors = {}
+        for layer, pair in self.layers.items():
+            tensors[f"{self.component}.{layer}{_DOWN}"] = pair.down
+            tensors[f"{self.component}.{layer}{_UP}"] = pair.up
+        # As little of peft's configuration as will do, since older versions refuse entries that they do not know.
+        config = {
+            "r": self.rank,
+            "lora_alpha": self.rank if self.alpha is None else self.alpha,
+            "target_modules": sorted(self.layers),
+        }
+        ours = {"base": self.base and self.base.to_json(), "stacked_on": list(self.stacked_on)}
+        metadata = {
+            _DIFFUSERS_KEY: json.dumps({f"{self.component}.{k}": v for k, v in config.items()}),
+            _OUR_KEY: json.dumps(ours),
+        }
+        path = Path(folder) / FILE_NAME
+        write_tensors(path, tensors, metadata)
+        return path
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> LoraFile:
+        """Read ``folder/pytorch_lora_weights.safetensors``, or a file named so otherwise.
+
+        Raises:
+            LongalignError: no such file, damaged, or not in this layout (a layer is named where one is at fault).
+        """
+        path = Path(folder)
+        if path.is_dir():
+            path = path / FILE_NAME
+            if not path.is_file():
+                raise LongalignError(f"{folder}: holds no {FILE_NAME}, so it is no LoRA folder")
+        tensors, metadata = read_tensors(path)
+        component, layers = _layers(tensors, path)
+        try:
+            return cls(
+                layers,
+                component,
+                _alpha(metadata, component),
+                **_ours(metadata),
+            )
+        except (LongalignError, ValueError, AttributeError, TypeError) as error:
+            raise LongalignError(f"{path}: the metadata cannot be read: {error}") from error
+
+
+def _layers(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, dict[str, Pair]]:
+    """Component and factors, with their shapes checked against each other."""
+    known = {key.partition(".")[0] for key in tensors if key.endswith((_DOWN, _UP))} & set(COMPONENTS)
+    if len(known) != 1:
+        raise LongalignError(
+            f"{path}: is no LoRA in the layout of diffusers and peft for one of {', '.join(COMPONENTS)} "
+            "(keys such as unet.….lora_A.weight)"
+        )
+    [component] = known
+    layers: dict[str, Pair] = {}
+    others = []
+    for key, tensor in tensors.items():
+        layer = key.removeprefix(f"{component}.").removesuffix(_DOWN)
+        if not key.startswith(f"{component}."):
+            others.append(key)
+        elif key.endswith(_DOWN):
+            up = tensors.get(f"{component}.{layer}{_UP}")
+            if up is None:
+                raise LongalignError(f"{path}: {layer} has a down matrix and no up matrix")
+            layers[layer] = Pair(up, tensor)
+        elif not key.endswith(_UP) or f"{key.removesuffix(_UP)}{_DOWN}" not in tensors:
+            raise LongalignError(
+                f"{path}: {key!r} is neither the up nor the down matrix of a layer that has both"
+            )
+    if others:
+        warnings.warn(
+            f"{path}: {len(others)} tensors are not the {component}'s and are left out", stacklevel=3
+        )
+    check_pairs(layers, str(path))
+    return component, layers
+
+
+def check_pairs(layers: Mapping[str, Pair], name: str) -> None:
+    """Raises LongalignError: the matrices of a layer do not fit together, or it has another rank than the others."""
+    rank = None
+    for layer, (up, down) in layers.items():
+        fits = up.ndim == down.ndim and up.ndim in (2, 4) and up.shape[1] == down.shape[0]
+        if not fits or tuple(up.shape[2:]) not in ((), (1, 1)):
+            raise LongalignError(
+                f"{name}: {layer}: up {tuple(up.shape)} and down {tuple(down.shape)} do not fit together"
+            )
+        rank = rank or down.shape[0]
+        if down.shape[0] != rank:
+            raise LongalignError(f"{name}: {layer} has rank {down.shape[0]}, others {rank}")
+
+
+def check_layers(file: LoraFile, model: nn.Module, name: str) -> None:
+    """Raises LongalignError: a layer is not in the model, or its matrices are of another shape (it is named)."""
+    modules = dict(model.named_modules())
+    for key, (up, down) in file.layers.items():
+        layer = modules.get(f"{key}.base_layer", modules.get(key))
+        if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+            raise LongalignError(f"{name}: the model has no layer {key!r}: a LoRA of another architecture?")
+        weight = tuple(layer.weight.shape)
+        if (len(up), *down.shape[1:]) != weight:
+            raise LongalignError(
+                f"{name}: {key}: up {tuple(up.shape)} and down {tuple(down.shape)} do not fit its weight {weight}"
+            )
+
+
+def _alpha(metadata: Mapping[str, str], component: str) -> float | None:
+    config: dict[str, Any] = json.loads(metadata.get(_DIFFUSERS_KEY) or "{}")
+    own = {key.removeprefix(f"{component}."): value for key, value in config.items()}
+    for key in ("alpha_pattern", "rank_pattern", "use_dora", "use_rslora", "lora_bias"):
+        if own.get(key):
+            raise LongalignError(f"{key} is not supported")
+    return float(own["lora_alpha"]) if "lora_alpha" in own else None
+
+
+def _ours(metadata: Mapping[str, str]) -> dict[str, Any]:
+    ours: dict[str, Any] = json.loads(metadata.get(_OUR_KEY) or "{}")
+    base = ours.get("base")
+    return {
+        "base": Fingerprint.from_json(base) if base else None,
+        "stacked_on": tuple(map(str, ours.get("stacked_on", ()))),
+    }

@@ -1,0 +1,178 @@
+"""Several LoRA stages as one LoRA, exactly or of a lower rank; or added to a model's weights."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longalign.diffusion.pipelines import load_pipeline, resolve_lora
+from longalign.errors import LongalignError
+from longalign.report import Table
+from longalign.weights import lora
+from longalign.weights.convert import new_folder
+from longalign.weights.factors import added, truncated
+from longalign.weights.fingerprint import Fingerprint
+from longalign.weights.lora_file import LoraFile, Pair
+from longalign.weights.stack import backbone, check_order, text_adapter
+from longalign.weights.text_adapter import write_text_adapter
+from longalign.weights.whole_model import save_whole
+
+KINDS = (
+    ("self-attention", r"\.attn1\."),
+    ("cross-attention", r"\.attn2\."),
+    ("attention", r"\.attn\."),
+    ("feed-forward", r"\.ff(_context)?\."),
+    ("time embedding", r"time_emb"),
+    ("convolution", r"\.conv"),
+)
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What came of merging.
+
+    Attributes:
+        out: the folder.
+        rank: of the LoRA; 0 where it went into a model's weights.
+        errors: kind of layer → |ΔW − kept|_F / |ΔW|_F over all layers of that kind, `ALL` the last; empty where nothing
+            was left out.
+    """
+
+    out: Path
+    rank: int
+    errors: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"folder": str(self.out), "rank": self.rank, "relative_error": self.errors}
+
+    def table(self) -> Table:
+        rows = [[kind, f"{error:.2%}"] for kind, error in self.errors.items()]
+        return Table(
+            f"What rank {self.rank} leaves out",
+            ["layers", "relative error"],
+            rows,
+            note="|ΔW − kept| / |ΔW|, Frobenius norms over all layers of the kind.",
+        )
+
+
+def merge_loras(
+    names: Sequence[str],
+    out: str | os.PathLike[str],
+    *,
+    rank: int | None = None,
+    base: str | None = None,
+    check_base: bool = True,
+) -> Merged:
+    """Write several stacked LoRAs of one model as one: the sum of their changes, with the first one's base.
+
+    The text adapter of the last that has one goes along.
+
+    Args:
+        names: LoRA folders, files or `stickers/…`, in the order of training.
+        out: folder to write; empty, or not there yet.
+        rank: of the result, by truncated SVD in every layer; None keeps the sum of the ranks, which is exact.
+        base: the model, to check the stack against it. Needed where a later stage was trained after merging the
+            earlier.
+        check_base: refuse LoRAs of different models, and stages out of place.
+
+    Raises:
+        LongalignError: as `check_base` says; none of the names is a LoRA; the folder is taken; the disk refuses.
+    """
+    if rank is not None and rank < 1:
+        raise LongalignError(f"a LoRA has rank 1 at the least, not {rank}")
+    files = [LoraFile.read(resolve_lora(name)) for name in names]
+    if len({f.component for f in files}) != 1:
+        raise LongalignError("LoRAs of a UNet and of a transformer cannot become one")
+    of = next((f.base for f in files if f.base), None)
+    if check_base:
+        check_order(names, files)
+        if base is not None:
+            load_pipeline(base, device="cpu", dtype="float32", loras=names, fuse=False)
+            of = files[0].base
+        else:
+            _check_same_base(names, files)
+    total = sum(f.rank for f in files)
+    layers = added(files)
+    errors: dict[str, float] = {}
+    if rank is not None and rank < total:
+        layers, errors = reduced(layers, rank)
+    # All of one type, the most precise of what came in, as the sum is.
+    kind = reduce(torch.promote_types, (t.dtype for pair in layers.values() for t in pair))
+    pairs = {name: Pair(*(t.to(kind) for t in pair)) for name, pair in layers.items()}
+    merged = LoraFile(pairs, files[0].component, base=of, stacked_on=files[0].stacked_on)
+    with new_folder(Path(out)) as folder:
+        merged.write(folder)
+        if (adapter := text_adapter(names)) is not None:
+            write_text_adapter(adapter, folder / lora.ADAPTER_FOLDER)
+    return Merged(Path(out), merged.rank, errors)
+
+
+def merge_into(
+    names: Sequence[str],
+    model: str,
+    out: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    check_base: bool = True,
+) -> Merged:
+    """Write a whole pipeline folder whose weights have the LoRAs in them.
+
+    What lies beside the pipeline's parts in a local folder (its settings, a T5 branch) goes along, and the text
+    adapter of the last stage that has one takes the model's place.
+
+    Args:
+        model: ``stickers``, a folder, or a hub name.
+        out: folder to write; empty, or not there yet.
+        dtype: of the backbone's weights; other parts of a local folder stay as they are there.
+
+    Raises:
+        LongalignError: as `longalign.diffusion.pipelines.load_pipeline`; the folder is taken, or the disk refuses.
+    """
+    pipe = load_pipeline(model, device="cpu", dtype="float32", loras=names, check_base=check_base, fuse=True)
+    pipe.to(dtype=getattr(torch, dtype))
+    trained = {lora.component_of(backbone(pipe)): backbone(pipe)}
+    if (adapter := text_adapter(names)) is not None:
+        trained[lora.ADAPTER_FOLDER] = adapter
+    with new_folder(Path(out)) as folder:
+        save_whole(pipe, model, trained, folder)
+    return Merged(Path(out), 0, {})
+
+
+def reduced(layers: dict[str, Pair], rank: int) -> tuple[dict[str, Pair], dict[str, float]]:
+    """Every layer `truncated` to a rank, and the relative error by kind of layer (`Merged.errors`)."""
+    found: dict[str, Pair] = {}
+    squares: dict[str, list[float]] = {}
+    for name, pair in layers.items():
+        found[name], sigma = truncated(pair, rank)
+        for kind in (kind_of(name), ALL):
+            lost, whole = squares.setdefault(kind, [0.0, 0.0])
+            squares[kind] = [lost + float((sigma[rank:] ** 2).sum()), whole + float((sigma**2).sum())]
+    squares[ALL] = squares.pop(ALL)  # the last
+    return found, {kind: (lost / whole) ** 0.5 if whole else 0.0 for kind, (lost, whole) in squares.items()}
+
+
+def kind_of(layer: str) -> str:
+    """What part of a UNet or transformer a layer belongs to, by its name."""
+    return next((kind for kind, pattern in KINDS if re.search(pattern, f".{layer}.")), "other")
+
+
+def _check_same_base(names: Sequence[str], files: Sequence[LoraFile]) -> None:
+    known: list[tuple[str, Fingerprint]] = [
+        (n, f.base) for n, f in zip(names, files, strict=True) if f.base is not None
+    ]
+    for name, base in known[1:]:
+        first_name, first = known[0]
+        if base.sha256 != first.sha256:
+            raise LongalignError(
+                f"{name} belongs to the base {base}, and {first_name} to {first}. If these differ by rounding alone, "
+                f"or {name} was trained after merging {first_name} into the weights, name the model (--base), and the "
+                "stack is checked on it"
+            )

@@ -1,0 +1,95 @@
+"""Pipelines by name, and what is said when a folder is none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from longalign.diffusion.pipelines import (
+    ModelSettings,
+    load_pipeline,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+    resolve,
+    settings_of,
+)
+from longalign.errors import LongalignError
+from longalign.stickers import folder
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder(), tmp_path / "model"))
+
+
+def test_stickers_is_an_ordinary_folder(capfd: pytest.CaptureFixture[str]) -> None:
+    """The embedded model loads by name and by path as the same pipeline, and without chatter."""
+    by_name, by_path = load_pipeline("stickers", device="cpu"), load_pipeline(str(folder()), device="cpu")
+    assert type(by_name).__name__ == type(by_path).__name__ == "StableDiffusionPipeline"
+    assert by_name.unet.dtype == torch.float32
+    weights = by_name.unet.state_dict()
+    assert all(torch.equal(v, weights[k]) for k, v in by_path.unet.state_dict().items())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_stickers_knows_its_judge_and_its_defaults() -> None:
+    settings = settings_of("stickers")
+    assert settings.oracle == "stickers" and settings.guidance is not None
+    assert ModelSettings().length == 240 and ModelSettings().oracle is None
+
+
+@pytest.mark.parametrize("part", ["vae", "unet", "text_encoder", "tokenizer", "scheduler"])
+def test_a_missing_part_is_named(copy: Path, part: str) -> None:
+    shutil.rmtree(copy / part)
+    with pytest.raises(LongalignError, match=f"the part '{part}' .* is missing"):
+        load_pipeline(str(copy))
+
+
+def test_missing_weights_inside_a_part_are_an_error(copy: Path) -> None:
+    for file in (copy / "unet").glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(LongalignError, match="cannot be loaded"):
+        load_pipeline(str(copy))
+
+
+def test_pickled_weights_are_not_read(copy: Path) -> None:
+    """A .bin beside no safetensors file is left alone, whatever is in it."""
+    for file in (copy / "unet").glob("*.safetensors"):
+        file.unlink()
+    (copy / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n")
+    with pytest.raises(LongalignError, match="cannot be loaded"):
+        load_pipeline(str(copy))
+
+
+def test_folders_that_are_no_models(tmp_path: Path) -> None:
+    with pytest.raises(LongalignError, match="no model_index"):
+        load_pipeline(str(tmp_path))
+    with pytest.raises(LongalignError, match="no such model folder"):
+        load_pipeline(str(tmp_path / "none"))
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(LongalignError, match="is no JSON"):
+        load_pipeline(str(tmp_path))
+
+
+def test_settings_file_of_a_folder(copy: Path) -> None:
+    (copy / "longalign.json").write_text(json.dumps({"guidance": 9.0, "length": 154}))
+    assert settings_of(str(copy)) == ModelSettings(guidance=9.0, length=154, oracle=None)
+
+
+def test_tokenizer_alone() -> None:
+    assert load_tokenizer("stickers").model_max_length == 77
+    assert resolve("someone/model") == "someone/model"
+
+
+def test_device_and_dtype() -> None:
+    assert pick_device("cpu") == "cpu"
+    assert pick_dtype("auto", "cpu") is torch.float32 and pick_dtype("auto", "cuda:1") is torch.float16
+    with pytest.raises(LongalignError, match="dtype 'int8' is unknown"):
+        pick_dtype("int8", "cpu")
+    with pytest.raises(LongalignError, match="device 'abacus' cannot be used"):
+        pick_device("abacus")

@@ -1,0 +1,55 @@
+"""The page of a run: which curves, where the best step stands, which figures."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from longalign.report import Curve, Line
+from longalign.report.curve import line_plot
+from longalign.training.outputs import held_out_table, learning_curves
+from longalign.training.progress import Best
+
+ROWS: list[dict[str, Any]] = [
+    {"kind": "train", "step": 10, "samples": 40, "reward": 1.0, "loss": 3.0, "grad_norm": 1.0, "lr": 0.1},
+    {"kind": "evaluate", "step": 10, "reward": 1.5, "score": 7.0, "best_step": 10},
+    {"kind": "train", "step": 20, "samples": 80, "reward": 2.0, "loss": 2.0, "grad_norm": 1.0, "lr": 0.1},
+    {"kind": "evaluate", "step": 20, "reward": 2.5, "score": 6.0, "best_step": 10},
+]
+BEST = Best("score", "max", 10, 7.0)
+
+
+def test_the_reward_stands_beside_its_judges() -> None:
+    """Loss, then what tells the best, then the rest; the best step is marked where something was held out."""
+    curves = learning_curves(ROWS, BEST)
+    assert [c.caption for c in curves] == ["loss", "score", "reward", "grad norm", "lr"]
+    assert [c.mark for c in curves] == [None, (10, "best"), (10, "best"), None, None]
+    assert [[line.name for line in c.lines] for c in curves[1:3]] == [["held-out"], ["training", "held-out"]]
+    assert all(c.mark is None for c in learning_curves(ROWS))
+
+
+def test_first_best_and_last_evaluation() -> None:
+    between = {"kind": "evaluate", "step": 15, "reward": 2.0, "score": 8.0}
+    [table] = held_out_table([*ROWS, between], Best("score", "max", 15, 8.0))
+    assert list(table.columns) == ["", "First: step 10", "Best: step 15", "Last: step 20"]
+    assert table.rows == [["reward", "1.5", "2", "2.5"], ["score", "7", "8", "6"]]
+    [table] = held_out_table(ROWS, BEST)
+    assert list(table.columns) == ["", "Best: step 10", "Last: step 20"]
+    assert held_out_table(ROWS[:1]) == []
+
+
+def test_the_mark_stands_at_its_place() -> None:
+    """x from 0 to 200: 50 is a quarter of the way. Near an edge its text stays inside."""
+
+    def marks(x: float) -> list[tuple[str, ...]]:
+        curve = Curve("c", "step", [Line("a", [0, 200], [0, 1])], mark=(x, "<best>"))
+        plot = line_plot(curve)
+        assert f"; &lt;best&gt; at {x:g}" in plot and "<best>" not in plot
+        [at] = re.findall(r'<line class="mark" x1="([\d.]+)%" x2="([\d.]+)%"', plot)
+        [text] = re.findall(r'text-anchor="(\w+)">&lt;best&gt;', plot)
+        return [at, (text,)]
+
+    assert marks(50) == [("25.0", "25.0"), ("middle",)]
+    assert marks(0) == [("0.0", "0.0"), ("start",)]
+    assert marks(200) == [("100.0", "100.0"), ("end",)]
+    assert "mark" not in line_plot(Curve("c", "step", [Line("a", [0, 200], [0, 1])]))
