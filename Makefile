@@ -21,10 +21,11 @@ demo: $(VENV)/runtime ## draw 16 scenes from long captions and write a report (o
 test: $(VENV)/dev ## run the tests (options: ARGS="-k segments")
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 $(ARGS)
 
-check: $(VENV)/dev ## lint, formatting and types
+check: $(VENV)/dev ## lint, formatting, types, and who may import whom
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
+	$(bin)/lint-imports --no-logo
 
 bench: $(VENV)/dev ## run every benchmark
 	@for script in $(shell grep -l __main__ benchmarks/*.py); do \

@@ -36,15 +36,25 @@ from torch import Tensor
 
 from live_tensors import LiveTensors
 from longalign.data.captioned import CaptionedPictures
-from longalign.data.sources import StickerScenes
 from longalign.diffusion.denoiser import Denoiser
-from longalign.diffusion.pipelines import load_pipeline, pick_device, settings_of
+from longalign.diffusion.pipelines import (
+    settings_of,
+)
 from longalign.losses import contrastive_loss
 from longalign.objectives.contrastive.objective import ContrastiveObjective
 from longalign.objectives.contrastive.pairs import Matching
 from longalign.objectives.contrastive.settings import ContrastiveSettings
 from longalign.objectives.random_draws import Draws
+from longalign.runtime import (
+    pick_device,
+)
+from longalign.stickers.scene_source import (
+    StickerScenes,
+)
 from longalign.training.processes import make_accelerator
+from longalign.weights.stack import (
+    load_pipeline,
+)
 
 MOST_MEMORY, MOST_TIME = 1.10, 1.6
 

@@ -83,13 +83,21 @@ def _with_lora(module: Any, rank: int) -> None:
 
 def stickers(batch: int, device: str) -> Case:
     """The embedded pipeline and CLIP; captions of seven to nine stickers."""
-    from longalign.diffusion.pipelines import STICKERS, load_pipeline, settings_of
+    from longalign.diffusion.pipelines import (
+        settings_of,
+    )
     from longalign.objectives.reward.prompts import load_prompts
     from longalign.preference import PreferenceModel
+    from longalign.weights.stack import (
+        load_pipeline,
+    )
+    from longalign.worlds import (
+        DEFAULT,
+    )
 
-    pipe = load_pipeline(STICKERS, device="cpu", dtype="float32")
+    pipe = load_pipeline(DEFAULT, device="cpu", dtype="float32")
     model = PreferenceModel.from_pretrained("stickers/clip", device="cpu", dtype="float32")
-    prompts = load_prompts(STICKERS, count=batch, objects=(7, 9))
+    prompts = load_prompts(DEFAULT, count=batch, objects=(7, 9))
     texts = [prompts[i] for i in range(batch)]
     encoded = encode(pipe, texts, length=400)
     with torch.no_grad():
@@ -101,7 +109,7 @@ def stickers(batch: int, device: str) -> Case:
     denoiser = Denoiser.of(pipe)
     torch.manual_seed(0)
     noise = torch.randn(batch, denoiser.channels, denoiser.side, denoiser.side)
-    guidance = settings_of(STICKERS).guidance or 1.0
+    guidance = settings_of(DEFAULT).guidance or 1.0
     modules = [pipe.unet, pipe.vae, model.clip]
     return Case(
         denoiser,

@@ -36,10 +36,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from longalign.diffusion.pipelines import quiet
 from longalign.preference import PreferenceModel, Preprocess
 from longalign.preference.scores import SCALE
-from longalign.scoring.data import Pair
+from longalign.runtime import (
+    quiet,
+)
+from longalign.scoring.data import (
+    Pair,
+)
 from longalign.scoring.stream import Scored, score_pairs
 from longalign.stickers.captions import caption, text_of
 from longalign.stickers.world import CELL_PX, render, scene

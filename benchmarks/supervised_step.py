@@ -27,13 +27,23 @@ import torch
 from longalign.data.cache import CacheBuilder, CacheReport
 from longalign.data.cached import CachedPictures
 from longalign.data.captioned import CaptionedPictures
-from longalign.data.sources import StickerScenes
 from longalign.data.text_states import TextSide
 from longalign.diffusion.denoiser import Denoiser
-from longalign.diffusion.pipelines import load_pipeline, pick_device, settings_of
-from longalign.generation import t5_branch
+from longalign.diffusion.pipelines import (
+    settings_of,
+)
 from longalign.objectives.pictures.supervised import SupervisedObjective, SupervisedSettings
+from longalign.runtime import (
+    pick_device,
+)
+from longalign.stickers.scene_source import (
+    StickerScenes,
+)
 from longalign.training.processes import make_accelerator
+from longalign.weights.stack import (
+    load_pipeline,
+    t5_branch,
+)
 
 WANTED = 1.5
 

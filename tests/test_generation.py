@@ -10,15 +10,21 @@ import pytest
 import torch
 from PIL import Image
 
-from longalign.diffusion.pipelines import load_pipeline
 from longalign.encoding.adapter import TextAdapter
 from longalign.errors import LongalignError
-from longalign.generation import GenerateConfig, generate, t5_branch
+from longalign.generation import (
+    GenerateConfig,
+    generate,
+)
 from longalign.report.sentences import sentences_of
 from longalign.soft_tokens import SoftTokenConfig, SoftTokens
 from longalign.stickers.captions import caption, text_of
 from longalign.stickers.world import scene
 from longalign.weights import lora
+from longalign.weights.stack import (
+    load_pipeline,
+    t5_branch,
+)
 
 LONG = text_of(caption(scene(0, objects=(9, 9), split="test"), 0))
 SHORT = "A fox is in the top left. The background is navy. It is a lovely evening."

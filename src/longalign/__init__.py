@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from longalign.preference.decomposition import Decomposition
     from longalign.soft_tokens import SoftTokens
 
-__version__ = "0.1.0"
+from longalign.versions import VERSION as __version__
 
 _HOME = {
     "Decomposition": "longalign.preference.decomposition",

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from longalign.diffusion.pipelines import (
-    ModelSettings,
-    load_pipeline,
-    quiet,
-    resolve,
-    settings_of,
-)
+from longalign.diffusion.pipelines import ModelSettings, settings_of
 from longalign.diffusion.sampling import sample_groups, set_scheduler
-from longalign.encoding import T5Branch, Truncation, encode_groups
+from longalign.encoding import Truncation, encode_groups
 from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.report.sentences import sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
 from longalign.soft_tokens import loading as of_tokens
 from longalign.versions import versions
+from longalign.weights.stack import load_pipeline, t5_branch
 
 ON_STEP = Callable[[int], None]
 
@@ -123,40 +118,6 @@ class Generation:
 def row_json(row: SentenceRow) -> dict[str, Any]:
     """A sentence as the machine-readable outputs have it."""
     return {"text": row.text, "beyond_window": row.beyond, "marks": dict(row.marks)}
-
-
-def draw(
-    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], *, sampling: Mapping[str, Any], **encoding: Any
-) -> list[Image.Image]:
-    """Encodes prompts and draws one picture of each: the thin path through the house.
-
-    Args:
-        prompts, seeds: as many of one as of the other.
-        sampling: arguments of `longalign.diffusion.sampling.sample`.
-        encoding: arguments of `longalign.encode`.
-    """
-    groups = encode_groups(pipe, list(prompts), **encoding)
-    return sample_groups(pipe, groups, seeds, **sampling)
-
-
-def t5_branch(model: str, strategy: str, pipe: Any, loras: Sequence[str] = ()) -> T5Branch | None:
-    """The T5 branch beside a model, on its pipeline's device, where the strategy asks for one.
-
-    Args:
-        loras: stages on the model; the last text adapter that was trained with one of them takes the model's place.
-    """
-    if "t5" not in strategy:
-        return None
-    with quiet():
-        branch = T5Branch.from_pretrained(resolve(model), dtype=pipe.dtype, device=pipe.device)
-    if not loras:
-        return branch
-    from longalign.weights.stack import text_adapter
-
-    adapter = text_adapter(loras)
-    if adapter is None:
-        return branch
-    return T5Branch(branch.tokenizer, branch.encoder, adapter.to(pipe.device, pipe.dtype))
 
 
 def generate(

@@ -6,6 +6,7 @@ import datetime
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+VERSION = "0.1.0"
 SHOWN = ("longalign", "torch", "diffusers", "transformers")
 
 

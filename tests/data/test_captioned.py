@@ -17,8 +17,14 @@ from PIL import Image
 
 from longalign.data.captioned import CaptionedPictures, SkipLog, pixels_of
 from longalign.data.entries import Entry, Failure, square
-from longalign.data.sources import StickerScenes, named_source, open_source
+from longalign.data.sources import (
+    named_source,
+    open_source,
+)
 from longalign.errors import LongalignError
+from longalign.stickers.scene_source import (
+    StickerScenes,
+)
 
 
 def imagefolder_csv(path: Path) -> Path:

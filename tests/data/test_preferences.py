@@ -12,7 +12,12 @@ import pytest
 from preference_files import ROW, picture, write
 
 from longalign.data.jsonl import JsonlPairs
-from longalign.data.preferences import PreferenceData, load_pairs
+from longalign.data.pairs import (
+    PreferenceData,
+)
+from longalign.data.preferences import (
+    load_pairs,
+)
 from longalign.errors import LongalignError
 from longalign.stickers.raters import RaterPairs
 

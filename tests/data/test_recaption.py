@@ -14,7 +14,9 @@ from PIL import Image
 
 from longalign.data.entries import Entry
 from longalign.data.recaption import Captioner, caption_pictures
-from longalign.data.sources import open_source
+from longalign.data.sources import (
+    open_source,
+)
 from longalign.errors import LongalignError
 
 

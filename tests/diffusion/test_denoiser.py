@@ -12,9 +12,11 @@ from tiny_denoiser import conditioning, scheduler, tiny_denoiser, tiny_unet, tin
 
 import longalign
 from longalign.diffusion.denoiser import Denoiser
-from longalign.diffusion.pipelines import load_pipeline
 from longalign.diffusion.solver import LinearSolver
 from longalign.errors import LongalignError
+from longalign.weights.stack import (
+    load_pipeline,
+)
 
 PARAMETERISATIONS = ["epsilon", "v", "flow"]
 MAKERS = {"sd15": tiny_sd15, "sdxl": tiny_sdxl, "sd3": lambda: tiny_sd3(with_t5=False)}

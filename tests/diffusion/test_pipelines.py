@@ -11,15 +11,21 @@ import torch
 
 from longalign.diffusion.pipelines import (
     ModelSettings,
-    load_pipeline,
     load_tokenizer,
-    pick_device,
-    pick_dtype,
-    resolve,
     settings_of,
 )
 from longalign.errors import LongalignError
+from longalign.runtime import (
+    pick_device,
+    pick_dtype,
+)
 from longalign.stickers import folder
+from longalign.weights.stack import (
+    load_pipeline,
+)
+from longalign.worlds import (
+    resolve_model,
+)
 
 
 @pytest.fixture
@@ -83,7 +89,7 @@ def test_settings_file_of_a_folder(copy: Path) -> None:
 
 def test_tokenizer_alone() -> None:
     assert load_tokenizer("stickers").model_max_length == 77
-    assert resolve("someone/model") == "someone/model"
+    assert resolve_model("someone/model") == "someone/model"
 
 
 def test_device_and_dtype() -> None:

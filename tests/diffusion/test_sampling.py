@@ -8,10 +8,17 @@ import torch
 from PIL import Image
 
 import longalign
-from longalign.diffusion.pipelines import load_pipeline
-from longalign.diffusion.sampling import SCHEDULERS, sample, set_scheduler, to_images
+from longalign.diffusion.sampling import (
+    SCHEDULERS,
+    draw,
+    sample,
+    set_scheduler,
+    to_images,
+)
 from longalign.errors import LongalignError
-from longalign.generation import draw
+from longalign.weights.stack import (
+    load_pipeline,
+)
 
 PROMPTS = [
     "A fox is in the top left. The background is navy.",

@@ -15,7 +15,9 @@ from tiny import tiny_sd3, tiny_sd15, tiny_sdxl
 from typer.testing import CliRunner
 
 from longalign.cli.main import app
-from longalign.diffusion.pipelines import ModelSettings
+from longalign.diffusion.pipelines import (
+    ModelSettings,
+)
 from longalign.editing.edit import EditResult, edit, edit_many, options_for
 from longalign.editing.pictures import difference
 from longalign.editing.run import EditConfig, run_edit

@@ -129,7 +129,9 @@ def test_what_cannot_be() -> None:
 @pytest.mark.slow  # the embedded model
 def test_from_the_terminal(tmp_path: Path) -> None:
     """Tokens that say nothing yet, on twelve small scenes: a run folder and its numbers as JSON."""
-    from longalign.diffusion.pipelines import load_pipeline
+    from longalign.weights.stack import (
+        load_pipeline,
+    )
 
     file = SoftTokens(SoftTokenConfig.of(load_pipeline(device="cpu").unet)).save(tmp_path)
     command = ["information", "--soft-tokens", str(file), "--rows", "12", "--batch", "3", "--objects", "1-3"]

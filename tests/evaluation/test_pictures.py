@@ -8,9 +8,10 @@ import pytest
 from sticker_runs import PROMPTS, SCENES, run_folder
 
 from longalign.errors import LongalignError
-from longalign.evaluation.pictures import described_scene, read_reference, read_sets
+from longalign.evaluation.pictures import read_reference, read_sets
 from longalign.runs import RunFolder, json_line
 from longalign.stickers.captions import caption, text_of
+from longalign.stickers.described import described_scene
 from longalign.stickers.world import Scene, Sticker, render, scene
 
 

@@ -13,7 +13,9 @@ from fakes import TableModel, as_pixels, table_pairs, unit
 from PIL import Image
 
 from longalign.errors import LongalignError
-from longalign.evaluation.pairs import families, read_pairs, sticker_pairs
+from longalign.evaluation.pairs import (
+    read_pairs,
+)
 from longalign.evaluation.retrieval import (
     AVERAGE,
     C_P,
@@ -30,6 +32,10 @@ from longalign.metrics.intervals import PairedBootstrap
 from longalign.metrics.matching import hits, match
 from longalign.preference.decomposition import Decomposition
 from longalign.report import Estimate
+from longalign.stickers.scene_pairs import (
+    families,
+    sticker_pairs,
+)
 from longalign.stickers.world import scene
 from longalign.studies.claims import Comparison, all_of, decide, paper_claims
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from longalign.encoding.segments import Segment, Segmenter
-from longalign.evaluation.pairs import Pairs
+from longalign.evaluation.pairs import (
+    Pairs,
+)
 from longalign.preference.decomposition import Decomposition
 
 

@@ -22,7 +22,9 @@ from typing import Any, Literal
 
 CONTEXT = get_context("forkserver")
 # The last two are loaded at the first step and at the first report, and take longer than the tests.
-CONTEXT.set_forkserver_preload(["longalign.training.loop", "longalign.cli", "torch._dynamo", "jinja2.ext"])
+CONTEXT.set_forkserver_preload(
+    ["longalign.training.loop", "longalign.cli.main", "torch._dynamo", "jinja2.ext"]
+)
 
 Deed = Literal["kill", "full", "term"]
 STEP_S = 0.01  # so that there is time between steps for a signal from outside

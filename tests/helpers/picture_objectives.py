@@ -12,7 +12,9 @@ from captioned_files import Some, png
 
 from longalign.data.captioned import CaptionedPictures
 from longalign.data.entries import Entry, Failure
-from longalign.diffusion.pipelines import ModelSettings
+from longalign.diffusion.pipelines import (
+    ModelSettings,
+)
 
 LENGTH, SIDE_PX = 24, 32
 TEXTS = ("A cat.", "A dog runs. " * 5, "A tree.", "The red house.")  # the second is of another padded length

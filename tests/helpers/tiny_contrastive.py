@@ -14,7 +14,9 @@ from picture_objectives import LENGTH, data
 from torch import Tensor
 
 from longalign.data.text_states import TextStates, join
-from longalign.diffusion.pipelines import ModelSettings
+from longalign.diffusion.pipelines import (
+    ModelSettings,
+)
 from longalign.objectives import OBJECTIVES, BuildContext, Task
 from longalign.objectives.contrastive.objective import ContrastiveObjective
 from longalign.training import fit

@@ -13,7 +13,9 @@ import torch
 from picture_objectives import data, make
 from tiny_clip import tiny_model
 
-from longalign.diffusion.pipelines import ModelSettings
+from longalign.diffusion.pipelines import (
+    ModelSettings,
+)
 from longalign.objectives import OBJECTIVES, BuildContext, Task
 from longalign.objectives.pictures.consistency import ConsistencyObjective
 from longalign.objectives.pictures.supervised import SupervisedObjective

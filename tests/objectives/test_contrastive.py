@@ -24,7 +24,6 @@ from longalign.data.cached import CachedPictures
 from longalign.data.captioned import CaptionedPictures
 from longalign.data.text_states import TextSide
 from longalign.diffusion.denoiser import Denoiser
-from longalign.diffusion.pipelines import load_pipeline
 from longalign.encoding import encode
 from longalign.encoding.segments import Segmenter
 from longalign.errors import LongalignError
@@ -45,6 +44,9 @@ from longalign.stickers.captions import caption, is_true, parse_all, text_of
 from longalign.stickers.world import scene
 from longalign.training import fit, read_recipe
 from longalign.training.checkpoint import read_parts
+from longalign.weights.stack import (
+    load_pipeline,
+)
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PIPES = {"sd15": tiny.tiny_sd15, "sdxl": tiny.tiny_sdxl, "sd3": tiny.tiny_sd3}

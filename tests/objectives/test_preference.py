@@ -20,7 +20,9 @@ from transformers import CLIPTextModel
 
 from longalign import losses
 from longalign.data.jsonl import JsonlPairs
-from longalign.data.preferences import Pair
+from longalign.data.pairs import (
+    Pair,
+)
 from longalign.errors import LongalignError
 from longalign.objectives import BuildContext
 from longalign.objectives.preference.objective import (

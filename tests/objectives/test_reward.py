@@ -15,8 +15,9 @@ from tiny import tiny_sd15
 from tiny_clip import tiny_model
 from torch import Tensor
 
-from longalign.data.sources import StickerScenes
-from longalign.diffusion.pipelines import ModelSettings, load_pipeline
+from longalign.diffusion.pipelines import (
+    ModelSettings,
+)
 from longalign.diffusion.sampling import to_images
 from longalign.errors import LongalignError
 from longalign.metrics.distances import cmmd, fid
@@ -31,10 +32,16 @@ from longalign.objectives.reward.settings import RewardDataSettings, RewardSetti
 from longalign.preference import PreferenceModel, crop
 from longalign.preference.decomposition import Decomposition, fit_prompts
 from longalign.preference.images import to_pixels
+from longalign.stickers.scene_source import (
+    StickerScenes,
+)
 from longalign.training import fit
 from longalign.training.recipe import Recipe
 from longalign.weights import lora
 from longalign.weights.lora_file import LoraFile
+from longalign.weights.stack import (
+    load_pipeline,
+)
 
 CPU = BuildContext(torch.device("cpu"))
 accelerator = cache(lambda: Accelerator(cpu=True))

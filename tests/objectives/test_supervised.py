@@ -15,7 +15,9 @@ from longalign.data.cache import CacheBuilder
 from longalign.data.cached import CachedPictures
 from longalign.data.latents import encode_pixels
 from longalign.data.text_states import TextSide
-from longalign.diffusion.pipelines import load_pipeline, settings_of
+from longalign.diffusion.pipelines import (
+    settings_of,
+)
 from longalign.encoding import encode
 from longalign.errors import LongalignError
 from longalign.objectives.pictures.settings import PictureDataSettings
@@ -23,6 +25,9 @@ from longalign.objectives.pictures.supervised import SupervisedObjective, Superv
 from longalign.objectives.random_draws import Draws
 from longalign.training import fit, read_recipe
 from longalign.weights import lora
+from longalign.weights.stack import (
+    load_pipeline,
+)
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

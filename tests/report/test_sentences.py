@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from longalign.diffusion.pipelines import load_pipeline
 from longalign.encoding.segments import Segment, Segmenter
 from longalign.report import Estimate
 from longalign.report.sentences import Sentences, judge, sentences_of
@@ -17,6 +16,9 @@ from longalign.studies.accuracy import (
     ratio_difference,
     share_table,
     table_json,
+)
+from longalign.weights.stack import (
+    load_pipeline,
 )
 
 

@@ -21,7 +21,9 @@ from longalign.scoring.data import (
     count_pairs,
     pairs_of,
     read_pairs,
-    sticker_pairs,
+)
+from longalign.stickers.scene_pairs import (
+    scored_pairs as sticker_pairs,
 )
 
 

@@ -14,7 +14,10 @@ from tiny_clip import tiny_model
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel, SegmentScore
 from longalign.preference.decomposition import Decomposition, fit_prompts
-from longalign.scoring.data import Failure, Pair
+from longalign.scoring.data import (
+    Failure,
+    Pair,
+)
 from longalign.scoring.decompose import (
     Reservoir,
     decompose,
@@ -24,8 +27,13 @@ from longalign.scoring.decompose import (
 )
 from longalign.scoring.histogram import histogram
 from longalign.scoring.measure import SCORES, measure, separation
+from longalign.scoring.outcome import (
+    ScoreConfig,
+)
 from longalign.scoring.ranking import Lowest, Summary, rank, worst_row
-from longalign.scoring.score import ScoreConfig, score
+from longalign.scoring.score import (
+    score,
+)
 from longalign.scoring.stream import Scored, score_pairs
 
 TEXTS = ("A fox is in the top left. The background is navy.", "A pig is here.", "A crab. A fox. A heart.")

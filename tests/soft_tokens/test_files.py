@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from longalign.cli.main import app
 from longalign.diffusion.denoiser import Denoiser
-from longalign.diffusion.pipelines import load_pipeline
 from longalign.encoding import encode
 from longalign.errors import LongalignError
 from longalign.soft_tokens import FILE_NAME, SoftTokenConfig, SoftTokens
@@ -23,6 +22,9 @@ from longalign.stickers import token_names
 from longalign.weights import longsd
 from longalign.weights.convert import import_checkpoint
 from longalign.weights.published_tokens import read_published
+from longalign.weights.stack import (
+    load_pipeline,
+)
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "softrepa-sd15"
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from longalign.diffusion.pipelines import load_pipeline, settings_of
+from longalign.diffusion.pipelines import (
+    settings_of,
+)
 from longalign.errors import LongalignError
 from longalign.stickers import folder, models
 from longalign.stickers.captions import Fact
@@ -19,6 +21,9 @@ from longalign.stickers.making.parts import CLIP, T5, VAE, fits, pixels, short_c
 from longalign.stickers.making.readout import ReadableCLIP, layout_of, sentence_of
 from longalign.stickers.making.training import FURTHER, PARTS, STEPS, fit, schedule
 from longalign.stickers.world import scene
+from longalign.weights.stack import (
+    load_pipeline,
+)
 
 CPU = torch.device("cpu")
 

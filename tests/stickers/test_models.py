@@ -17,7 +17,9 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel, T5EncoderModel
 
 import longalign
-from longalign.diffusion.pipelines import load_pipeline, resolve, settings_of
+from longalign.diffusion.pipelines import (
+    settings_of,
+)
 from longalign.errors import LongalignError
 from longalign.stickers import MODELS, assembly, folder
 from longalign.stickers import sdxl_sd3_models as backbones
@@ -28,6 +30,12 @@ from longalign.stickers.making.training import fit
 from longalign.stickers.models import make_t5, text_encoder_of, text_layers
 from longalign.stickers.world import CELL_PX, SCENE_PX
 from longalign.studies.check import strategies_of
+from longalign.weights.stack import (
+    load_pipeline,
+)
+from longalign.worlds import (
+    resolve_model,
+)
 
 CPU = torch.device("cpu")
 NAMES = ("sdxl", "sd3")
@@ -339,15 +347,15 @@ def test_names_of_embedded_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(
         LongalignError, match=r"no embedded model stickers-flux; .* stickers, stickers-sdxl, stickers-sd3"
     ):
-        resolve("stickers-flux")
-    assert resolve("someone/stickers-flux") == "someone/stickers-flux"
+        resolve_model("stickers-flux")
+    assert resolve_model("someone/stickers-flux") == "someone/stickers-flux"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stickers-mine").mkdir()
-    assert resolve("stickers-mine") == "stickers-mine"
+    assert resolve_model("stickers-mine") == "stickers-mine"
     monkeypatch.setattr("longalign.stickers.__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(LongalignError, match=r"stickers-sd3 is not shipped in this version; train it .* sd3"):
-        resolve("stickers-sd3")
-    assert resolve("stickers") == str(tmp_path / "weights" / "sd15")
+        resolve_model("stickers-sd3")
+    assert resolve_model("stickers") == str(tmp_path / "weights" / "sd15")
 
 
 def test_packing_wants_weights_trained_beside_what_is_embedded(trained: Path, tmp_path: Path) -> None:
@@ -365,4 +373,4 @@ def test_shipped_denoisers_belong_to_the_shipped_parts(name: str) -> None:
     """Whoever replaces SD1.5's UNet or CLIP has to train these again."""
     own = folder().parent / name
     assert json.loads((own / assembly.BASE).read_text()) == trained_on(name, folder())
-    assert resolve(next(told for told, n in MODELS.items() if n == name)) == str(folder(name))
+    assert resolve_model(next(told for told, n in MODELS.items() if n == name)) == str(folder(name))

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from longalign import stickers
-from longalign.diffusion.pipelines import load_pipeline, resolve_lora
 from longalign.errors import LongalignError
 from longalign.soft_tokens import SoftTokenConfig, SoftTokens, attached
 from longalign.soft_tokens.loading import load_tokens
@@ -27,6 +26,12 @@ from longalign.studies.compare import (
 )
 from longalign.studies.demo import OBJECTS, demo, demo_steps
 from longalign.weights import lora
+from longalign.weights.lora_file import (
+    resolve_lora,
+)
+from longalign.weights.stack import (
+    load_pipeline,
+)
 
 PROMPTS = ["A fox is in the top left. The background is navy.", "A star is in the middle."]
 

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 from longalign.cli.main import app
 from longalign.encoding.segments import Segmenter
 from longalign.errors import LongalignError
-from longalign.generation import GenerateConfig
+from longalign.generation import (
+    GenerateConfig,
+)
 from longalign.soft_tokens import SoftTokenConfig, SoftTokens
 from longalign.stickers.captions import is_true, parse_all
 from longalign.stickers.world import Scene, Sticker, render

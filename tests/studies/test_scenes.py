@@ -15,7 +15,10 @@ from PIL import Image
 from tiny import tiny_sd3
 
 from longalign.cli.study import choose_columns, parse_stage
-from longalign.diffusion.pipelines import SETTINGS_FILE, load_tokenizer
+from longalign.diffusion.pipelines import (
+    SETTINGS_FILE,
+    load_tokenizer,
+)
 from longalign.errors import LongalignError
 from longalign.soft_tokens import SoftTokenConfig, SoftTokens
 from longalign.stickers.captions import Fact, caption, facts, parse_all, text_of

@@ -146,7 +146,9 @@ def test_import_for_a_base_with_stages(tmp_path: Path) -> None:
     assert done.facts["base"].startswith("stickers (")
     done = import_checkpoint(tmp_path / "rft.pt", tmp_path / "rft", base="stickers", after=[tmp_path / "sft"])
     assert done.facts["base"].startswith("stickers + sft (")
-    from longalign.diffusion.pipelines import load_pipeline
+    from longalign.weights.stack import (
+        load_pipeline,
+    )
 
     unet = load_pipeline("stickers", device="cpu").unet
     with pytest.raises(

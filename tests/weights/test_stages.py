@@ -13,15 +13,25 @@ from tiny_loras import close, pipeline, prediction, randomise, sd3_transformer
 from torch import nn
 from typer.testing import CliRunner
 
+from longalign.backbones import (
+    denoising_module,
+)
 from longalign.cli.main import app
-from longalign.diffusion.pipelines import load_pipeline, resolve_lora
 from longalign.encoding.adapter import TextAdapter
 from longalign.errors import LongalignError
 from longalign.weights import lora
 from longalign.weights.factors import added, change, concatenated, truncated, without
-from longalign.weights.lora_file import FILE_NAME, LoraFile, Pair
+from longalign.weights.lora_file import (
+    FILE_NAME,
+    LoraFile,
+    Pair,
+    resolve_lora,
+)
 from longalign.weights.merge import ALL, kind_of, merge_into, merge_loras
-from longalign.weights.stack import backbone, put_on
+from longalign.weights.stack import (
+    load_pipeline,
+    put_on,
+)
 
 SHAPES = {"linear": ((12, 5), (5, 9)), "conv": ((12, 5, 1, 1), (5, 4, 3, 3))}
 
@@ -122,7 +132,7 @@ def test_a_stage_of_another_base_is_refused(two: tuple[Path, Path]) -> None:
     with pytest.raises(LongalignError, match="belongs to the base"):
         put_on(pipeline(other), [str(two[0])])
     with pytest.raises(LongalignError, match="has no UNet and no transformer"):
-        backbone(nn.Linear(1, 1))
+        denoising_module(nn.Linear(1, 1))
 
 
 def test_a_stage_that_was_trained_after_merging(tmp_path: Path) -> None:

@@ -56,11 +56,16 @@ def cache(
         longalign cache my-pictures --model stable-diffusion-v1-5/stable-diffusion-v1-5 --out my-cache
     """
     from longalign.data.cache import CacheBuilder
-    from longalign.data.sources import named_source
+    from longalign.data.sources import (
+        named_source,
+    )
     from longalign.data.text_states import TextSide
     from longalign.diffusion.denoiser import Denoiser
-    from longalign.diffusion.pipelines import load_pipeline, settings_of
-    from longalign.generation import t5_branch
+    from longalign.diffusion.pipelines import settings_of
+    from longalign.weights.stack import (
+        load_pipeline,
+        t5_branch,
+    )
 
     source = named_source(
         data, split=split, count=count, images=None if images is None else str(images), column=column

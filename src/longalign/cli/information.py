@@ -57,15 +57,20 @@ def information(
         raise LongalignError(f"--rows {rows} is less than two batches of {batch}: take --batch {rows // 2}")
 
     from longalign.data.captioned import CaptionedPictures
-    from longalign.data.sources import named_source
+    from longalign.data.sources import (
+        named_source,
+    )
     from longalign.diffusion.denoiser import Denoiser
-    from longalign.diffusion.pipelines import load_pipeline, settings_of
+    from longalign.diffusion.pipelines import settings_of
     from longalign.evaluation.information import InformationConfig
     from longalign.evaluation.information import information as run
-    from longalign.generation import t5_branch
     from longalign.objectives.contrastive.tokens import check_size
     from longalign.soft_tokens.loading import load_tokens
     from longalign.stickers.files import parse_range
+    from longalign.weights.stack import (
+        load_pipeline,
+        t5_branch,
+    )
 
     source = named_source(data, split="test", seed=seed, count=rows, objects=(parse_range(objects),))
     tokens = None if soft_tokens is None else load_tokens(soft_tokens)

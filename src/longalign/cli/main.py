@@ -162,8 +162,12 @@ def generate(
     from longalign.data.prompts import read_prompts
 
     texts = read_prompts(prompts)
-    from longalign.generation import GenerateConfig
-    from longalign.generation import generate as run
+    from longalign.generation import (
+        GenerateConfig,
+    )
+    from longalign.generation import (
+        generate as run,
+    )
 
     config = GenerateConfig(
         model=model,

@@ -90,10 +90,15 @@ def retrieve(
 
         longalign retrieve --model openai/clip-vit-large-patch14 --model runs/mine --data photos.jsonl
     """
-    from longalign.evaluation.pairs import read_pairs, sticker_pairs
+    from longalign.evaluation.pairs import (
+        read_pairs,
+    )
     from longalign.evaluation.retrieval import retrieval_steps
     from longalign.evaluation.retrieval import retrieve as run
     from longalign.metrics.matching import use_faiss
+    from longalign.stickers.scene_pairs import (
+        sticker_pairs,
+    )
     from longalign.studies.claims import claims_table, paper_claims
 
     check_out(out, overwrite)

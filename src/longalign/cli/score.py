@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from longalign.preference.decomposition import Decomposition
-    from longalign.scoring.data import Failure, Pair
+    from longalign.scoring.data import (
+        Failure,
+        Pair,
+    )
     from longalign.scoring.stream import Scored
 
 Judge = Annotated[
@@ -83,7 +86,11 @@ def score(
     Exit code 1: some pictures could not be read and were skipped; 2: nothing could be scored.
     """
     from longalign.data.prompts import read_prompts
-    from longalign.scoring.data import count_pairs, pairs_of, read_pairs
+    from longalign.scoring.data import (
+        count_pairs,
+        pairs_of,
+        read_pairs,
+    )
 
     pairs: Iterable[Pair | Failure]
     if data is not None:
@@ -95,8 +102,12 @@ def score(
     else:
         pairs = pairs_of(images or [], read_prompts([prompt]))
         total = len(pairs)
-    from longalign.scoring.score import ScoreConfig
-    from longalign.scoring.score import score as run
+    from longalign.scoring.outcome import (
+        ScoreConfig,
+    )
+    from longalign.scoring.score import (
+        score as run,
+    )
 
     config = ScoreConfig(
         model=model,
@@ -143,7 +154,9 @@ class _Rows:
         self._started = False
 
     def add(self, result: Scored | Failure) -> None:
-        from longalign.scoring.data import Failure
+        from longalign.scoring.data import (
+            Failure,
+        )
 
         if isinstance(result, Failure):
             return  # they stand in the document's end
@@ -214,7 +227,16 @@ def decompose(
     from itertools import islice
 
     from longalign.data.prompt_sets import count_texts, read_texts
-    from longalign.scoring.data import count_pairs, read_pairs, sticker_captions, sticker_pairs
+    from longalign.scoring.data import (
+        count_pairs,
+        read_pairs,
+    )
+    from longalign.stickers.scene_pairs import (
+        captions_of_scenes as sticker_captions,
+    )
+    from longalign.stickers.scene_pairs import (
+        scored_pairs as sticker_pairs,
+    )
 
     sources = sources or []
     saved = [source.endswith(".safetensors") for source in sources]

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from longalign.cli.terminal import plain_text
-from longalign.scoring.data import Failure
+from longalign.scoring.data import (
+    Failure,
+)
+from longalign.scoring.outcome import (
+    Outcome,
+)
 from longalign.scoring.page import signed
 from longalign.scoring.ranking import Ranking, worst_row
-from longalign.scoring.score import Outcome
 from longalign.scoring.stream import Scored
 
 _BAR_CELLS = 10

@@ -49,7 +49,7 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train the tiny models from nothing, (hours on two cores); calling again resumes."""
-    from longalign.diffusion.pipelines import pick_device
+    from longalign.runtime import pick_device
     from longalign.stickers.making.training import FURTHER, PARTS, STEPS, fit
 
     if part not in (*PARTS, *FURTHER, "all"):

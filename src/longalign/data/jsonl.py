@@ -13,7 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from longalign.data.preferences import Pair, PreferenceData, check_labels
+from longalign.data.pairs import (
+    Pair,
+    PreferenceData,
+    check_labels,
+)
 from longalign.errors import LongalignError
 from longalign.preference.images import load_image
 

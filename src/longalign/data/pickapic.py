@@ -25,7 +25,11 @@ from longalign.data.arrow import (
     row_group,
     schema,
 )
-from longalign.data.preferences import Pair, PreferenceData, check_labels
+from longalign.data.pairs import (
+    Pair,
+    PreferenceData,
+    check_labels,
+)
 from longalign.errors import LongalignError
 
 COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")

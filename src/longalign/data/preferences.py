@@ -1,54 +1,15 @@
-"""Pairs of pictures and which of them is preferred: what preference models learn from (LongAlign, §2.2, §3.2)."""
+"""Preference pairs by the name of their source."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-import numpy as np
-from torch.utils.data import Dataset
-
+from longalign.data.jsonl import JsonlPairs
+from longalign.data.pairs import PreferenceData
+from longalign.data.pickapic import PickaPicPairs
 from longalign.errors import LongalignError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Two pictures made for one prompt.
-
-    Attributes:
-        image_a, image_b: uint8 (H, W, 3), each of its own size.
-        prompt: what was asked for.
-        preferred: 1 where a is preferred, 0 where b is, ½ for a tie.
-        caption_a, caption_b: long captions of what each picture shows; None where there are none.
-    """
-
-    image_a: np.ndarray
-    image_b: np.ndarray
-    prompt: str
-    preferred: float
-    caption_a: str | None = None
-    caption_b: str | None = None
-
-
-class PreferenceData(Dataset[Pair]):
-    """Pairs by number, read or drawn when they are asked for."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def __getitem__(self, index: int) -> Pair: ...
-
-    @abstractmethod
-    def texts(self, index: int) -> list[str]:
-        """The long captions of a pair, else its prompt, without its pictures."""
-        ...
-
-    def without_captions(self) -> str | None:
-        """Where the first pair is that lacks a long caption, in words; None where all pairs have both."""
-        return None
+from longalign.worlds import WORLDS, world
 
 
 def load_pairs(
@@ -68,29 +29,13 @@ def load_pairs(
     Raises:
         LongalignError: no such source, or one that cannot be trained on (the message says why).
     """
-    if source == "stickers":
-        from longalign.stickers.raters import RaterPairs
-
-        return RaterPairs(count, split, seed)
+    if source in WORLDS:
+        return cast("PreferenceData", world(source).pairs(count, split, seed))
     path = Path(source)
     if path.suffix in (".jsonl", ".ndjson") and path.is_file():
-        from longalign.data.jsonl import JsonlPairs
-
         return JsonlPairs(path)
     if path.is_dir() or (path.suffix in (".parquet", ".arrow") and path.is_file()):
-        from longalign.data.pickapic import PickaPicPairs
-
         return PickaPicPairs(path)
     if not path.exists():
         raise LongalignError(f"{source}: no such file or folder of preference pairs ('stickers' is built in)")
     raise LongalignError(f"{source}: preference pairs are read from .jsonl, .parquet or .arrow files")
-
-
-def check_labels(preferred: Sequence[float], name: str) -> None:
-    """Raises `LongalignError` where there is nothing to learn from: no pair at all, or ties only."""
-    if not len(preferred):
-        raise LongalignError(f"{name}: holds no pair")
-    if all(y == 0.5 for y in preferred):
-        raise LongalignError(
-            f"{name}: all {len(preferred)} pairs are ties, so there is no preference to learn: check the labels"
-        )

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from longalign.data.entries import TEXT_KEYS
 from longalign.errors import LongalignError
-from longalign.scoring.data import METADATA, TEXT_KEYS
 
 _TARS = (".tar", ".tar.gz", ".tgz")
+_METADATA = "metadata.jsonl"
 _JSON_LINES = (".jsonl", ".ndjson")
 _DATASET_FILES = ("dataset_info.json", "state.json", "dataset_dict.json")
 
@@ -58,8 +59,8 @@ def _texts(source: str | os.PathLike[str], keys: tuple[str, ...]) -> Iterator[st
 
 
 def _folder(path: Path, keys: tuple[str, ...]) -> Iterator[str]:
-    if (path / METADATA).is_file():
-        return _file(path / METADATA, keys, json_lines=True)
+    if (path / _METADATA).is_file():
+        return _file(path / _METADATA, keys, json_lines=True)
     if any((path / name).is_file() for name in _DATASET_FILES):
         return _dataset(path, keys)
     for pattern in ("**/*.parquet", "**/*.tar", "**/*.jsonl", "**/*.txt"):
@@ -68,7 +69,7 @@ def _folder(path: Path, keys: tuple[str, ...]) -> Iterator[str]:
                 return (file.read_text("utf-8", errors="replace") for file in found)
             return (text for file in found for text in _texts(file, keys))
     raise LongalignError(
-        f"{path}: holds no dataset, no {METADATA}, and no .parquet, .tar, .jsonl or .txt files"
+        f"{path}: holds no dataset, no {_METADATA}, and no .parquet, .tar, .jsonl or .txt files"
     )
 
 

@@ -57,7 +57,7 @@ class Captioner:
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        from longalign.diffusion.pipelines import pick_device, pick_dtype, quiet
+        from longalign.runtime import pick_device, pick_dtype, quiet
 
         device = pick_device(device)
         try:

@@ -1,25 +1,21 @@
-"""Pipelines by name: ``stickers``, ``stickers-sdxl``, ``stickers-sd3`` (embedded), a folder, or a hub name."""
+"""Pipelines by name: an embedded model, a folder, or a hub name; and the defaults that suit them."""
 
 from __future__ import annotations
 
 import json
-import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longalign.errors import LongalignError
+from longalign.runtime import pick_device, pick_dtype, quiet
+from longalign.worlds import DEFAULT, resolve_model
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
-STICKERS = "stickers"
 SETTINGS_FILE = "longalign.json"  # what a model folder may say about itself
-LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
-DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -47,99 +43,26 @@ _FAMILY_GUIDANCE = {
 }
 
 
-def resolve(name: str) -> str:
-    """The folder or hub name that a model name stands for.
-
-    Raises:
-        LongalignError: it begins like an embedded model's name and is none.
-    """
-    if name == STICKERS or (name.startswith(f"{STICKERS}-") and "/" not in name and not Path(name).exists()):
-        from longalign.stickers import MODELS, folder
-
-        return str(folder(MODELS.get(name, name.removeprefix(f"{STICKERS}-"))))
-    return name
-
-
-def resolve_lora(name: str | os.PathLike[str]) -> Path:
-    """The folder or file that the name of a LoRA stands for: ``stickers/sft`` and other embedded ones by name.
-
-    Of a run folder of `longalign train`, the ``model`` in it.
-
-    Raises:
-        LongalignError: there is no embedded LoRA of this name.
-    """
-    told = os.fspath(name)
-    if told.startswith(f"{STICKERS}/"):
-        from longalign.stickers import lora_folder
-
-        return lora_folder(told.removeprefix(f"{STICKERS}/"))
-    path = Path(told)
-    trained = path / "model"
-    return trained if (trained / LORA_FILE).is_file() and not (path / LORA_FILE).is_file() else path
-
-
 def settings_of(name: str, pipe: Any = None) -> ModelSettings:
     """The defaults of a model, from its folder or its family."""
-    path = Path(resolve(name)) / SETTINGS_FILE
+    path = Path(resolve_model(name)) / SETTINGS_FILE
     if path.is_file():
         return ModelSettings(**json.loads(path.read_text()))
     return ModelSettings(guidance=_FAMILY_GUIDANCE.get(type(pipe).__name__))
 
 
-def pick_device(device: str = "auto") -> str:
-    """``auto``: CUDA, else Apple's MPS, else the CPU."""
-    import torch
-
-    if device != "auto":
-        try:
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise LongalignError(
-                f"device {device!r} cannot be used here: {str(error).splitlines()[0]}"
-            ) from None
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def pick_dtype(dtype: str, device: str) -> torch.dtype:
-    """``auto``: float16 on CUDA (what the published models are used in), float32 elsewhere."""
-    import torch
-
-    if dtype not in DTYPES:
-        raise LongalignError(f"dtype {dtype!r} is unknown; one of {', '.join(DTYPES)}")
-    if dtype == "auto":
-        return torch.float16 if device.startswith("cuda") else torch.float32
-    return getattr(torch, dtype)
-
-
-def load_pipeline(
-    name: str = STICKERS,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    loras: Sequence[str | os.PathLike[str]] = (),
-    check_base: bool = True,
-    fuse: bool | None = None,
-) -> Any:
-    """A diffusers pipeline, on its device, quiet, with weights from safetensors only.
+def open_pipeline(name: str = DEFAULT, *, device: str = "auto", dtype: str = "auto") -> Any:
+    """A diffusers pipeline without LoRAs, on its device, quiet, with weights from safetensors only.
 
     Args:
-        name: ``stickers``, ``stickers-sdxl``, ``stickers-sd3``, a folder, or a hub name.
-        loras: LoRA stages in the order of their training: folders that `longalign train` wrote, other LoRAs in
-            diffusers' layout, ``stickers/…``. Text adapters in them are `longalign.generation.t5_branch`'s affair.
-        check_base: refuse a LoRA that was trained on other weights.
-        fuse: add the LoRAs to the weights, which makes them cost nothing at sampling, or leave them on as they are. By
-            default they are added, except in bfloat16, whose weights are too coarse for small changes.
+        name: an embedded model (``stickers``, ``stickers-sdxl``, ``stickers-sd3``), a folder, or a hub name.
 
     Raises:
-        LongalignError: the folder is no pipeline, or lacks a part (which is named), or the hub has no such model; a
-            LoRA is none, or belongs to another model.
+        LongalignError: the folder is no pipeline, or lacks a part (which is named), or the hub has no such model.
     """
     from diffusers import DiffusionPipeline
 
-    where = resolve(name)
+    where = resolve_model(name)
     check_folder(where)
     device = pick_device(device)
     kind = pick_dtype(dtype, device)
@@ -151,39 +74,7 @@ def load_pipeline(
         raise LongalignError(f"model {name!r} cannot be loaded: {reason}") from error
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
-    if loras:
-        import torch
-
-        from longalign.weights import lora
-        from longalign.weights.stack import backbone, put_on
-
-        put_on(pipe, [os.fspath(f) for f in loras], check_base=check_base, base_name=name)
-        if fuse if fuse is not None else kind != torch.bfloat16:
-            lora.merge(backbone(pipe))
     return pipe
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Loading without bars and advice: neither says anything that a user of this package can act on."""
-    import diffusers.utils.logging as of_diffusers
-    import transformers.utils.logging as of_transformers
-
-    before = of_diffusers.get_verbosity(), of_transformers.get_verbosity()
-    of_diffusers.set_verbosity_error()
-    of_transformers.set_verbosity_error()
-    of_diffusers.disable_progress_bar()
-    of_transformers.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # `torch_dtype` is what diffusers 0.36 knows; 0.42 would rather have it called `dtype`.
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        of_diffusers.enable_progress_bar()
-        of_transformers.enable_progress_bar()
-        of_diffusers.set_verbosity(before[0])
-        of_transformers.set_verbosity(before[1])
 
 
 def check_folder(where: str) -> None:
@@ -212,7 +103,7 @@ def check_folder(where: str) -> None:
             raise LongalignError(f"{where}: the part {part!r} ({entry[1]}) is missing; the pipeline needs it")
 
 
-def load_tokenizer(name: str = STICKERS) -> Any:
+def load_tokenizer(name: str = DEFAULT) -> Any:
     """The (first) tokenizer of a model, without its weights.
 
     Raises:
@@ -220,7 +111,7 @@ def load_tokenizer(name: str = STICKERS) -> Any:
     """
     from transformers import AutoTokenizer
 
-    where = resolve(name)
+    where = resolve_model(name)
     check_folder(where)
     try:
         return AutoTokenizer.from_pretrained(where, subfolder="tokenizer")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
 
+from longalign.encoding import Conditioning, encode_groups
 from longalign.errors import LongalignError
 from longalign.soft_tokens.loading import guided_rows
-
-if TYPE_CHECKING:
-    from longalign.encoding import Conditioning
 
 # name → class in diffusers; `auto` is UniPC, but a flow model's own solver for flow models
 SCHEDULERS = {
@@ -151,3 +149,17 @@ def to_images(pixels: torch.Tensor) -> list[Image.Image]:
         raise LongalignError("the model drew NaN instead of a picture: try --dtype float32, or another VAE")
     array = pixels.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(a) for a in array]
+
+
+def draw(
+    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], *, sampling: Mapping[str, Any], **encoding: Any
+) -> list[Image.Image]:
+    """Encodes prompts and draws one picture of each: the thin path through the house.
+
+    Args:
+        prompts, seeds: as many of one as of the other.
+        sampling: arguments of `longalign.diffusion.sampling.sample`.
+        encoding: arguments of `longalign.encode`.
+    """
+    groups = encode_groups(pipe, list(prompts), **encoding)
+    return sample_groups(pipe, groups, seeds, **sampling)

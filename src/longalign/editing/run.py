@@ -15,13 +15,19 @@ from PIL import Image
 from longalign.diffusion.pipelines import settings_of
 from longalign.editing.edit import EditResult, check_texts, edit_many, options_for
 from longalign.editing.options import EditOptions
-from longalign.generation import GenerateConfig, row_json, t5_branch
+from longalign.generation import (
+    GenerateConfig,
+    row_json,
+)
 from longalign.preference.images import load_image
 from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.report.sentences import Sentences, sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
 from longalign.soft_tokens.loading import told
 from longalign.versions import versions
+from longalign.weights.stack import (
+    t5_branch,
+)
 
 BEFORE, AFTER, DIFFERENCE = "before", "after", "difference"
 

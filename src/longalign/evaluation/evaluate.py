@@ -15,6 +15,7 @@ from torch import Tensor
 
 from longalign.data.entries import Failure
 from longalign.diffusion.pipelines import load_tokenizer
+from longalign.encoding.segments import Segmenter
 from longalign.errors import LongalignError
 from longalign.evaluation.pictures import Picture, PictureSet
 from longalign.metrics.distances import cmmd, diversity, diversity_draws, fid
@@ -24,16 +25,17 @@ from longalign.metrics.intervals import resample
 from longalign.metrics.prompt_bootstrap import Cell, Draws
 from longalign.preference.images import load_image, to_pixels, to_rgb
 from longalign.report import Estimate, bootstrap_ratio
-from longalign.report.sentences import Sentences, judge, sentences_of
-from longalign.scoring.data import Pair
+from longalign.report.sentences import Sentences, sentences_of
+from longalign.scoring.data import (
+    Pair,
+)
 from longalign.scoring.stream import Scored, score_pairs
-from longalign.stickers.looks import looks_of
+from longalign.worlds import World, owner_of_texts
 
 if TYPE_CHECKING:
     from longalign.preference import PreferenceModel
 
 METRICS = ("fid", "cmmd", "denscore", "oracle", "diversity", "looks")
-ORACLE = "stickers"  # of `longalign.report.sentences`
 Advance = Callable[[int], None]
 
 
@@ -63,7 +65,7 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
 }
 OF_FEATURES = ("fid", "cmmd", "diversity")
 OF_REFERENCE = ("fid", "cmmd")
-OF_STICKERS = ("oracle", "looks")
+OF_WORLD = ("oracle", "looks")
 
 
 @dataclass
@@ -133,6 +135,7 @@ def evaluate(
     features: Features | None = None,
     samples: int = 2000,
     seed: int = 0,
+    judge: World | None = None,
     on_step: Advance = lambda pictures: None,
 ) -> list[Measured]:
     """Every set by every metric. Pictures are read as they are needed; of each, some numbers are kept.
@@ -143,14 +146,18 @@ def evaluate(
     Args:
         metrics: of `METRICS`.
         reference: for fid and cmmd. model: for denscore. features: for fid, cmmd and diversity.
+        judge: the world that the prompts speak of, for oracle and looks; None: found by `world_of`.
 
     Raises:
         LongalignError: what a metric needs is missing; a set without a readable picture, or with too few.
     """
+    if judge is None and any(m in metrics for m in OF_WORLD):
+        judge = world_of(sets)
     for what, given, needed in (
         ("a reference", reference, OF_REFERENCE),
         ("a model", model, ("denscore",)),
         ("a feature extractor", features, OF_FEATURES),
+        ("a world that knows the truth", judge, OF_WORLD),
     ):
         if given is None and (asking := [m for m in metrics if m in needed]):
             raise LongalignError(f"{', '.join(asking)}: needs {what}")
@@ -159,7 +166,7 @@ def evaluate(
         goal = _features(features, reference.pictures, on_step)
     found = []
     for pictures in sets:
-        measured, truth, looks = _look(pictures, metrics, on_step)
+        measured, truth, looks = _look(pictures, metrics, judge or World(), on_step)
         prompts = list(dict.fromkeys(p.prompt for p in measured.pictures))
         place = {prompt: k for k, prompt in enumerate(prompts)}
         draws = Draws(np.array([place[p.prompt] for p in measured.pictures]), samples, seed)
@@ -174,6 +181,13 @@ def evaluate(
             _from_features(measured, _features(features, measured.pictures, on_step), goal, metrics, draws)
         found.append(measured)
     return found
+
+
+def world_of(sets: Sequence[PictureSet]) -> World | None:
+    """The world that at least half of the prompts' sentences speak of."""
+    segmenter = Segmenter()
+    prompts = dict.fromkeys(prompt for of_run in sets for prompt in of_run.prompts)
+    return owner_of_texts([s.text for prompt in prompts for s in segmenter(prompt)])
 
 
 def load(picture: Picture) -> Image:
@@ -191,7 +205,7 @@ def sentences_by_prompt(prompts: Sequence[str]) -> dict[str, Sentences]:
 
 
 def _look(
-    pictures: PictureSet, metrics: Sequence[str], on_step: Advance
+    pictures: PictureSet, metrics: Sequence[str], judge: World, on_step: Advance
 ) -> tuple[Measured, list[tuple[list[str], Sequence[bool]]], np.ndarray]:
     """The first pass reads every picture: what is unreadable is left out of all metrics."""
     found = Measured(pictures.label, [], list(pictures.failed))
@@ -208,10 +222,10 @@ def _look(
         found.pictures.append(picture)
         if sentences:
             of_prompt = sentences[picture.prompt]
-            marks = judge([s.text for s in of_prompt.segments], image, ORACLE)
+            marks = judge.judge(image, [s.text for s in of_prompt.segments])
             truth.append((list(marks), of_prompt.beyond))
         if "looks" in metrics:
-            looks.append(looks_of(image))
+            looks.append(judge.looks(image))
         on_step(1)
     if not found.pictures:
         raise LongalignError(f"{pictures.label}: none of its pictures can be read; {found.failed[0].reason}")

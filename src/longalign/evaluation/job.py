@@ -6,27 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from longalign.encoding.segments import Segmenter
 from longalign.errors import LongalignError
 from longalign.evaluation.evaluate import (
     METRICS,
     OF_FEATURES,
     OF_REFERENCE,
-    OF_STICKERS,
+    OF_WORLD,
     Advance,
     Measured,
     evaluate,
     evaluation_steps,
     parse_metrics,
+    world_of,
 )
 from longalign.evaluation.page import main_table, plot_table, reading_table, side_by_side
-from longalign.evaluation.pictures import STICKERS, PictureSet, read_reference, read_sets
+from longalign.evaluation.pictures import PictureSet, read_reference, read_sets
 from longalign.metrics.features import Features
 from longalign.preference import PreferenceModel
 from longalign.report import Case, Table
-from longalign.stickers.captions import parse_all
-
-PLAIN_CLIP = f"{STICKERS}/clip"
+from longalign.worlds import DEFAULT, World, owner
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class EvaluateConfig:
 
     metrics: str | None = None
     reference: str | None = None
-    model: str = STICKERS
+    model: str = DEFAULT
     features: str | None = None
     show: int = 8
     samples: int = 2000
@@ -93,19 +91,19 @@ class EvaluationJob:
         self.config = config = config or EvaluateConfig()
         wanted = None if config.metrics is None else parse_metrics(config.metrics)
         self.sets = read_sets(runs)
-        about_stickers = _about_stickers(self.sets)
-        self.metrics = wanted or _possible(about_stickers, config.reference)
-        if not about_stickers and (asking := [m for m in self.metrics if m in OF_STICKERS]):
+        self.world = world_of(self.sets)
+        self.metrics = wanted or _possible(self.world, config.reference)
+        if self.world is None and (asking := [m for m in self.metrics if m in OF_WORLD]):
             raise LongalignError(
                 f"{', '.join(asking)}: judges sticker pictures only, and these prompts speak of others"
             )
-        self.reference = self._reference(about_stickers)
+        self.reference = self._reference()
         self.model: PreferenceModel | None = None
         if "denscore" in self.metrics:
             self.model = PreferenceModel.from_pretrained(
                 config.model, device=config.device, dtype=config.dtype
             )
-        self.features = self._features(about_stickers)
+        self.features = self._features()
 
     @property
     def steps(self) -> int:
@@ -130,6 +128,7 @@ class EvaluationJob:
             reference=self.reference,
             model=self.model,
             features=self.features,
+            judge=self.world,
             samples=self.config.samples,
             on_step=on_step,
         )
@@ -140,25 +139,29 @@ class EvaluationJob:
             drawn=plot_table(found, self.metrics),
             reading=reading_table(found, self.metrics, self.model),
             cases=side_by_side(
-                found, self.config.show, oracle="oracle" in self.metrics, reference=self.reference
+                found,
+                self.config.show,
+                judge=self.world if "oracle" in self.metrics else None,
+                reference=self.reference,
             ),
             facts=facts,
         )
 
-    def _reference(self, about_stickers: bool) -> PictureSet | None:
+    def _reference(self) -> PictureSet | None:
         if not any(m in OF_REFERENCE for m in self.metrics):
             return None
-        if self.config.reference is None and not about_stickers:
+        if self.config.reference is None and self.world is None:
             raise LongalignError("fid and cmmd need --reference FOLDER: pictures to be held against")
         prompts = [prompt for of_run in self.sets for prompt in of_run.prompts]
-        return read_reference(self.config.reference or STICKERS, prompts)
+        return read_reference(self.config.reference or (self.world.name if self.world else ""), prompts)
 
-    def _features(self, about_stickers: bool) -> Features | None:
+    def _features(self) -> Features | None:
         config = self.config
         if not any(m in OF_FEATURES for m in self.metrics):
             return None
-        name = config.features or (PLAIN_CLIP if about_stickers else config.model)
-        if not config.features and not about_stickers and name.split("/")[0] == STICKERS:
+        plain = self.world.plain_features if self.world is not None else None
+        name = config.features or plain or config.model
+        if not config.features and self.world is None and owner(name) is not None:
             raise LongalignError(
                 "the embedded models know sticker pictures alone: name an extractor with --features"
             )
@@ -185,17 +188,9 @@ class EvaluationJob:
         return facts, notes
 
 
-def _about_stickers(sets: Sequence[PictureSet]) -> bool:
-    """Do the prompts speak of stickers? At least half of their sentences have to."""
-    segmenter = Segmenter()
-    prompts = dict.fromkeys(prompt for of_run in sets for prompt in of_run.prompts)
-    facts = [f for prompt in prompts for f in parse_all([s.text for s in segmenter(prompt)])]
-    return 2 * sum(fact is not None for fact in facts) >= len(facts)
-
-
-def _possible(about_stickers: bool, reference: str | None) -> list[str]:
+def _possible(world: World | None, reference: str | None) -> list[str]:
     """The metrics that can be had without more being said."""
-    without = set() if about_stickers else set(OF_STICKERS)
-    if reference is None and not about_stickers:
+    without = set() if world is not None else set(OF_WORLD)
+    if reference is None and world is None:
         without |= set(OF_REFERENCE)
     return [metric for metric in METRICS if metric not in without]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from longalign.evaluation.evaluate import (
     COLUMNS,
-    ORACLE,
     Column,
     Measured,
     load,
@@ -16,6 +15,7 @@ from longalign.evaluation.evaluate import (
 from longalign.evaluation.pictures import PictureSet
 from longalign.report import Case, Estimate, Panel, Table
 from longalign.report.sentences import sentence_rows
+from longalign.worlds import World
 
 if TYPE_CHECKING:
     from longalign.preference import PreferenceModel
@@ -97,12 +97,12 @@ def _segmented(model: PreferenceModel, prompts: Sequence[str]) -> float:
 
 
 def side_by_side(
-    found: Sequence[Measured], most: int, *, oracle: bool, reference: PictureSet | None = None
+    found: Sequence[Measured], most: int, *, judge: World | None, reference: PictureSet | None = None
 ) -> list[Case]:
     """A case for each of the first prompts that all runs share: each run's first picture of it.
 
     Args:
-        oracle: mark the sentences.
+        judge: marks the sentences; None leaves them unmarked.
         reference: whose picture of the same prompt, if it has one, comes first.
     """
     columns = {m.label: {p.prompt: p for p in reversed(m.pictures)} for m in found}
@@ -113,11 +113,11 @@ def side_by_side(
     ][:most]
     if reference is not None and reference.label not in columns:
         columns = {reference.label: {p.prompt: p for p in reference.pictures}, **columns}
-    sentences = sentences_by_prompt(shared) if oracle and shared else {}
+    sentences = sentences_by_prompt(shared) if judge is not None and shared else {}
     cases = []
     for k, prompt in enumerate(shared, 1):
         images = {label: load(of_run[prompt]) for label, of_run in columns.items() if prompt in of_run}
         panels = [Panel(label, image, note=columns[label][prompt].name) for label, image in images.items()]
-        rows = sentence_rows(sentences[prompt], images, ORACLE) if oracle else ()
+        rows = sentence_rows(sentences[prompt], images, judge.name) if judge is not None else ()
         cases.append(Case(f"Prompt {k}", prompt, panels, rows))
     return cases

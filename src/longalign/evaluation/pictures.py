@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from longalign.data.entries import SUFFIXES, Entry, Failure
-from longalign.data.sources import METADATA, open_source
-from longalign.encoding.segments import Segmenter
+from longalign.data.sources import (
+    METADATA,
+    open_source,
+)
 from longalign.errors import LongalignError
 from longalign.preference.images import ImageLike
-from longalign.stickers.captions import parse_all
-from longalign.stickers.world import Scene, Sticker, render
+from longalign.worlds import WORLDS, world
 
-STICKERS = "stickers"
 REFERENCE = "reference"  # the column of a run that holds the right pictures
 _RECORD = "report.jsonl"
 
@@ -145,15 +145,17 @@ def read_reference(name: str, prompts: Sequence[str]) -> PictureSet:
     """The pictures that others are held against.
 
     Args:
-        name: ``stickers``: a clean rendering of every scene that ``prompts`` describe in full; else a folder as in
-            `read_sets` (of a run with several columns its ``reference``), or one of picture files without captions.
+        name: a world such as ``stickers``: a clean rendering of every scene that ``prompts`` describe in full; else a
+            folder as in `read_sets` (of a run with several columns its ``reference``), or one of picture files without
+            captions.
 
     Raises:
         LongalignError: fewer than two pictures; no such folder.
     """
-    if name == STICKERS:
-        scenes = {prompt: described_scene(prompt) for prompt in dict.fromkeys(prompts)}
-        pictures = [Picture(render(s), p, f"scene {i}") for i, (p, s) in enumerate(scenes.items()) if s]
+    if name in WORLDS:
+        right = world(name).reference(prompts)
+        numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+        pictures = [Picture(image, prompt, f"scene {numbers[prompt]}") for prompt, image in right.items()]
         found = PictureSet("clean renderings", pictures)
     else:
         label, path = labelled(name)
@@ -171,28 +173,6 @@ def read_reference(name: str, prompts: Sequence[str]) -> PictureSet:
     if len(found) < 2:
         raise LongalignError(
             f"reference {name!r}: {len(found)} pictures are too few"
-            + ("; the prompts describe no whole sticker scenes, so name a folder" if name == STICKERS else "")
+            + ("; the prompts describe no whole sticker scenes, so name a folder" if name in WORLDS else "")
         )
     return found
-
-
-def described_scene(prompt: str) -> Scene | None:
-    """The scene of which a prompt says everything: the background, and the kind in every place it speaks of.
-
-    None where it says less, or speaks of something else.
-    """
-    background = None
-    kinds: dict[int, str | None] = {}
-    discs: dict[int, str] = {}
-    for fact in parse_all([segment.text for segment in Segmenter()(prompt)]):
-        if fact is None:
-            return None
-        background = fact.background or background
-        if fact.cell is not None:
-            kinds[fact.cell] = fact.kind or kinds.get(fact.cell)
-            if fact.disc:
-                discs[fact.cell] = fact.disc
-    stickers = [Sticker(kind, cell, discs.get(cell)) for cell, kind in kinds.items() if kind]
-    if background is None or len(stickers) < len(kinds):
-        return None
-    return Scene(background, tuple(stickers))

@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from longalign.errors import LongalignError
-from longalign.evaluation.pairs import Pairs
+from longalign.evaluation.pairs import (
+    Pairs,
+)
 from longalign.metrics.embedding import (
     Advance,
     Embedder,

@@ -13,12 +13,11 @@ from longalign.encoding.segments import Segment
 from longalign.errors import LongalignError
 from longalign.preference.decomposition import Decomposition
 from longalign.preference.scores import segment_mean
-from longalign.stickers import preference_folder, preference_names
+from longalign.worlds import WORLDS, owner, world
 
 Advance = Callable[[int], None]
 IMAGES_AT_ONCE = 64
 CAPTIONS_AT_ONCE = 8192  # their sentences are in memory together; each distinct one is encoded once
-_PREFIX = "stickers/"
 
 
 class Embedder(Protocol):
@@ -80,17 +79,17 @@ class Models(Mapping[str, Embedder]):
 
 def embedded_models() -> list[str]:
     """The preference models that the package brings along; the plain CLIP first, Denscore last."""
-    return [_PREFIX + name for name in preference_names()]
+    return [name for of_world in WORLDS for name in world(of_world).preference_names()]
 
 
 def _label(name: str) -> str:
-    return name if name.startswith(_PREFIX) else Path(name.rstrip("/")).name or name
+    return name if owner(name) is not None else Path(name.rstrip("/")).name or name
 
 
 def _checked(name: str) -> str:
     """The name itself; a wrong one of an embedded model is found before others have been read for minutes."""
-    if name.startswith(_PREFIX):
-        preference_folder(name.removeprefix(_PREFIX))
+    if "/" in name and (of_world := owner(name)) is not None:
+        of_world.preference_folders(name)
     return name
 
 

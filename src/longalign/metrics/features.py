@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longalign.diffusion.pipelines import STICKERS, pick_device, pick_dtype, quiet, resolve
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel, Preprocess
-from longalign.stickers import preference_folder
+from longalign.runtime import pick_device, pick_dtype, quiet
+from longalign.worlds import owner, resolve_model
 
 # model_type of a configuration → the class in transformers, and what of its output is the feature
 _VISION = {
@@ -86,7 +86,7 @@ def _vision(make: type[Features], name: str, kind: str, device: str, dtype: str)
     import transformers
 
     class_name, output = _VISION[kind]
-    where = resolve(name)
+    where = resolve_model(name)
     device = pick_device(device)
     try:
         with quiet():
@@ -107,11 +107,11 @@ def _vision(make: type[Features], name: str, kind: str, device: str, dtype: str)
 
 
 def _embedded(name: str) -> bool:
-    """Is it ``stickers`` or ``stickers/…``? A wrong one is refused here."""
-    if name.startswith(f"{STICKERS}/"):
-        preference_folder(name.split("/", 1)[1])
-        return True
-    return name == STICKERS or (Path(name) / "model_index.json").is_file()
+    """Is it an embedded preference model, or a pipeline folder with a CLIP in it? A wrong name is refused here."""
+    of_world = owner(name)
+    if of_world is not None and "/" in name:
+        of_world.preference_folders(name)
+    return of_world is not None or (Path(name) / "model_index.json").is_file()
 
 
 def _kind(name: str) -> str:

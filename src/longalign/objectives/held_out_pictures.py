@@ -16,7 +16,7 @@ from longalign.encoding import Conditioning
 from longalign.encoding.segments import Segmenter
 from longalign.encoding.towers import inference
 from longalign.objectives.random_draws import normal
-from longalign.report.sentences import judge
+from longalign.worlds import world
 
 _AT_ONCE = 32
 _SEED = 20_000  # picture i comes from this seed + i, in every evaluation and run
@@ -32,11 +32,9 @@ def judged(
 
     Returns:
         `true`, the share of the captions' sentences that the oracle finds true (unclear is not true), and the mean of
-        `longalign.stickers.looks.looks_of`; and the first pictures that this process drew, with their captions.
+        its looks (`longalign.worlds.World.looks`); and the first pictures that this process drew, with their captions.
     """
-    from longalign.stickers.looks import looks_of
-
-    context, segmenter = objective.context, Segmenter()
+    context, segmenter, judge = objective.context, Segmenter(), world(objective.model.oracle)
     mine = range(context.process_index, len(prompts), context.num_processes)
     sums = torch.zeros(4, device=objective.denoiser.device)  # sentences, true ones, looks, pictures
     shown: list[tuple[str, Image.Image]] = []
@@ -46,9 +44,9 @@ def judged(
         states = objective.texts.encode(captions)
         images = to_images(torch.stack(draw(objective, states, objective.texts.padding, numbers)))
         for text, image in zip(captions, images, strict=True):
-            marks = judge([s.text for s in segmenter(text)], image, objective.model.oracle)
+            marks = judge.judge(image, [s.text for s in segmenter(text)])
             known = [mark for mark in marks if mark != "unjudged"]
-            sums += torch.tensor([len(known), known.count("true"), looks_of(image), 1]).to(sums)
+            sums += torch.tensor([len(known), known.count("true"), judge.looks(image), 1]).to(sums)
         shown += zip(captions, images, strict=True)
         shown = shown[: objective.settings.sample_pictures]
     sentences, true, looks, pictures = accelerator.reduce(sums, reduction="sum").tolist()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,11 +23,8 @@ from torch import Tensor
 from longalign.errors import LongalignError
 from longalign.runs import atomic_write_bytes
 
-if TYPE_CHECKING:
-    from longalign.preference import PreferenceModel
-
 FILE_NAME = "decomposition.safetensors"  # beside the weights of the preference model
-_FORMAT = "longalign.preference.decomposition"
+_FORMAT = "longalign.decomposition"
 _HASH_BITS = 256
 
 
@@ -163,10 +160,11 @@ class Decomposition:
             )
 
 
-def fit_prompts(model: PreferenceModel, prompts: Iterable[str], *, chunk: int = 1024) -> Decomposition:
+def fit_prompts(model: Any, prompts: Iterable[str], *, chunk: int = 1024) -> Decomposition:
     """V of a prompt set of any size, in one pass: every prompt counts once, as the mean of its segments (C_P^seg).
 
     Args:
+        model: a `longalign.preference.PreferenceModel`.
         prompts: an iterator is read ``chunk`` prompts at a time; equal segments of a chunk are encoded once.
 
     Raises:

@@ -9,29 +9,27 @@ from typing import Any
 
 import torch
 
-from longalign.diffusion.pipelines import STICKERS, pick_device, pick_dtype, quiet, resolve
 from longalign.errors import LongalignError
 from longalign.preference.decomposition import FILE_NAME, Decomposition
-from longalign.preference.model import PreferenceModel
 from longalign.preference.open_clip import clip_of, read_checkpoint
 from longalign.preference.preprocess import Preprocess
-from longalign.stickers import folder as embedded
-from longalign.stickers import preference_folder
+from longalign.runtime import pick_device, pick_dtype, quiet
+from longalign.worlds import owner, resolve_model
 
 PROCESSOR_FILE = "preprocessor_config.json"
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def load(
+def read_model(
     name: str | os.PathLike[str],
     *,
     device: str = "auto",
     dtype: str = "auto",
     tokenizer: str | os.PathLike[str] | None = None,
     preprocess: Preprocess | None = None,
-) -> PreferenceModel:
-    """`PreferenceModel.from_pretrained`, which says what all this is."""
+) -> tuple[Any, Any, Preprocess, Decomposition | None]:
+    """What `PreferenceModel` is made of: CLIP, tokenizer, preprocessing, V. Arguments as of its `from_pretrained`."""
     device = pick_device(device)
     kind = pick_dtype(dtype, device)
     where, tokenizers = _places(os.fspath(name))
@@ -44,19 +42,20 @@ def load(
         preprocess = preprocess or _preprocess(where, clip.config.vision_config.image_size)
     clip = clip.to(device, kind).eval().requires_grad_(False)
     words = _tokenizer([os.fspath(tokenizer)] if tokenizer is not None else tokenizers, os.fspath(name))
-    return PreferenceModel(clip, words, preprocess, _decomposition(where, clip.config.projection_dim))
+    return clip, words, preprocess, _decomposition(where, clip.config.projection_dim)
 
 
 def _places(name: str) -> tuple[str, list[str]]:
     """Where the weights of a model are, and where its tokenizer may be.
 
-    A pipeline folder has the whole CLIP in ``clip``, the tokenizer in ``tokenizer``. ``stickers`` is the embedded
-    Denscore, ``stickers/…`` another of the embedded preference models.
+    A pipeline folder has the whole CLIP in ``clip``, the tokenizer in ``tokenizer``. A world's name is its
+    default preference model, ``stickers/…`` another of the embedded ones.
     """
-    if name == STICKERS or name.startswith(f"{STICKERS}/"):
-        folder = preference_folder(*name.split("/")[1:2])
-        return str(folder), [str(folder), str(embedded() / "tokenizer")]
-    where = resolve(name)
+    of_world = owner(name)
+    if of_world is not None and (name == of_world.name or "/" in name):
+        folder, words = of_world.preference_folders(name)
+        return str(folder), [str(folder), str(words)]
+    where = resolve_model(name)
     folder = Path(where)
     if (folder / "model_index.json").is_file():
         if not (folder / "clip").is_dir():

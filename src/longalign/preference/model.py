@@ -20,6 +20,7 @@ from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.preference.decomposition import FILE_NAME, Decomposition
 from longalign.preference.images import ImageLike, to_pixels
+from longalign.preference.loading import read_model
 from longalign.preference.preprocess import Preprocess
 from longalign.preference.scores import Scores, scores_of, segment_mean
 from longalign.runs import atomic_write_text
@@ -80,9 +81,7 @@ class PreferenceModel:
             LongalignError: no such model, another architecture, weights that are not safetensors, a pickle with code
                 in it, no tokenizer, a decomposition of another width.
         """
-        from longalign.preference.loading import load
-
-        return load(name, device=device, dtype=dtype, tokenizer=tokenizer, preprocess=preprocess)
+        return cls(*read_model(name, device=device, dtype=dtype, tokenizer=tokenizer, preprocess=preprocess))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """A `CLIPModel` folder with tokenizer, preprocessing and, if there is one, the decomposition."""

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longalign.diffusion.pipelines import quiet
 from longalign.errors import LongalignError
+from longalign.runtime import quiet
 from longalign.safe_files import read_pickle
 
 _NAMES = {

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from longalign.worlds import Mark
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-Mark = Literal["true", "false", "unclear", "unjudged"]
 
 
 @dataclass(frozen=True, slots=True)

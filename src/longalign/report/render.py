@@ -20,11 +20,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-import longalign
 from longalign.report.curve import line_plot
 from longalign.report.data import Case, Estimate, Report, SentenceRow
 from longalign.report.plot import plot_groups
 from longalign.runs import atomic_write_text, json_line
+from longalign.versions import VERSION
 
 LARGEST_PX = 768  # longer sides are shrunk for the page: sixteen 1,024 px PNGs would make it 30 MB
 SMALL_PX = 128  # up to this side a picture is shown enlarged, pixel by pixel
@@ -81,7 +81,7 @@ def environment() -> Environment:
         tally=_tally,
     )
     jinja.tests.update(estimate=lambda cell: isinstance(cell, Estimate), judged=judged)
-    jinja.globals.update(version=longalign.__version__, largest_px=LARGEST_PX)
+    jinja.globals.update(version=VERSION, largest_px=LARGEST_PX)
     return jinja
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from longalign.encoding.segments import Segment
+from longalign.encoding.segments import Segment, Segmenter
+from longalign.encoding.tokens import tokenise
 from longalign.report.data import Mark, SentenceRow
+from longalign.worlds import world
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,9 +35,6 @@ def window_of(pipe: Any) -> int:
 
 def sentences_of(pipe: Any, prompts: Sequence[str], language: str = "en") -> list[Sentences]:
     """The sentences of each prompt; those with a token past the first tokenizer's window are `beyond`."""
-    from longalign.encoding.segments import Segmenter
-    from longalign.encoding.tokens import tokenise
-
     segmenter = Segmenter("sentence", tokenizer=pipe.tokenizer, window=window_of(pipe), language=language)
     tokens = tokenise(pipe.tokenizer, prompts, before=1)
     found = []
@@ -48,13 +47,7 @@ def sentences_of(pipe: Any, prompts: Sequence[str], language: str = "en") -> lis
 
 def judge(texts: Sequence[str], image: Image, oracle: str | None) -> list[Mark]:
     """The oracle's verdict on each sentence; `unjudged` without one, or where the sentence states nothing it knows."""
-    if oracle is None:
-        return ["unjudged"] * len(texts)
-    from longalign.stickers.captions import parse_all
-    from longalign.stickers.oracle import read
-
-    reading = read(image)
-    return ["unjudged" if fact is None else reading.judge(fact) for fact in parse_all(list(texts))]
+    return world(oracle).judge(image, texts)
 
 
 def sentence_rows(sentences: Sentences, images: Mapping[str, Image], oracle: str | None) -> list[SentenceRow]:

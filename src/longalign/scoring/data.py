@@ -1,4 +1,4 @@
-"""Pairs of a picture and its caption, one after the other, from files or the sticker world.
+"""Pairs of a picture and its caption, one after the other, from files.
 
 Whatever is wrong with one pair becomes a `Failure` in its place: a long run does not end at line 800,000.
 """
@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longalign.data.entries import TEXT_KEYS, Entry, Failure
-from longalign.data.sources import METADATA as _METADATA
-from longalign.data.sources import open_source
+from longalign.data.sources import (
+    METADATA as _METADATA,
+)
+from longalign.data.sources import (
+    open_source,
+)
 from longalign.errors import LongalignError
 
 if TYPE_CHECKING:
@@ -28,8 +32,6 @@ __all__ = [
     "count_pairs",
     "pairs_of",
     "read_pairs",
-    "sticker_captions",
-    "sticker_pairs",
 ]
 
 
@@ -85,22 +87,3 @@ def _pair(entry: Entry | Failure) -> Pair | Failure:
         except LongalignError as error:
             return Failure(entry.name, str(error))
     return Pair(entry.image, entry.text, entry.name)
-
-
-def sticker_pairs(count: int, split: str = "test", objects: tuple[int, int] = (1, 9)) -> Iterator[Pair]:
-    """Scenes of the sticker world, drawn as they are needed, with their captions."""
-    from longalign.stickers.captions import caption, text_of
-    from longalign.stickers.world import render, scene
-
-    for i in range(count):
-        drawn = scene(i, objects=objects, split=split)
-        yield Pair(render(drawn), text_of(caption(drawn, i)), f"scene {i}")
-
-
-def sticker_captions(count: int, split: str = "train", objects: tuple[int, int] = (1, 9)) -> Iterator[str]:
-    """Captions of scenes, without drawing them."""
-    from longalign.stickers.captions import caption, text_of
-    from longalign.stickers.world import scene
-
-    for i in range(count):
-        yield text_of(caption(scene(i, objects=objects, split=split), i))

@@ -15,16 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longalign.diffusion.pipelines import resolve
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel
 from longalign.preference.decomposition import FILE_NAME, Decomposition, fit_prompts
 from longalign.report import Estimate, Table
 from longalign.runs import RunFolder
-from longalign.scoring.data import Failure, Pair
+from longalign.scoring.data import (
+    Failure,
+    Pair,
+)
 from longalign.scoring.measure import Measured, measure, plots_of, score_table, separation
 from longalign.versions import versions
+from longalign.worlds import resolve_model
 
 SAMPLE = 4000  # prompts whose η is plotted
 
@@ -108,8 +111,8 @@ def beside(model: str) -> Path:
     Raises:
         LongalignError: the model is no folder that may be written to: embedded, or on the hub.
     """
-    folder = Path(resolve(model))
-    if resolve(model) != model or not folder.is_dir():
+    folder = Path(resolve_model(model))
+    if resolve_model(model) != model or not folder.is_dir():
         raise LongalignError(
             f"{model}: no folder of yours, so nothing is saved beside it; use the file in --out"
         )

@@ -14,7 +14,10 @@ from longalign.preference import PreferenceModel
 from longalign.preference.decomposition import Decomposition
 from longalign.preference.scores import SCALE, segment_mean
 from longalign.report import Estimate, Table
-from longalign.scoring.data import Failure, Pair
+from longalign.scoring.data import (
+    Failure,
+    Pair,
+)
 from longalign.scoring.histogram import Histogram, histogram
 from longalign.scoring.stream import Embedder, embed_images
 

@@ -15,8 +15,8 @@ from longalign.report import Table
 from longalign.report.render import SMALL_PX, data_uri, environment
 from longalign.runs import atomic_write_text
 from longalign.scoring.histogram import Histogram, histogram
+from longalign.scoring.outcome import Outcome
 from longalign.scoring.ranking import worst_row
-from longalign.scoring.score import Outcome
 from longalign.scoring.stream import Scored
 
 THUMB_PX = 192  # twice what is shown, for sharp screens

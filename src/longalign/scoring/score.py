@@ -4,92 +4,26 @@ from __future__ import annotations
 
 import shlex
 import sys
-from array import array
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel
 from longalign.preference.decomposition import Decomposition
 from longalign.runs import RunFolder, atomic_write_text, json_line
-from longalign.scoring.data import Failure, Pair
-from longalign.scoring.ranking import Lowest, Ranking, Summary, rank, worst_row
+from longalign.scoring.data import (
+    Failure,
+    Pair,
+)
+from longalign.scoring.outcome import Outcome, ScoreConfig
+from longalign.scoring.page import write_scores
+from longalign.scoring.ranking import Lowest, rank, worst_row
 from longalign.scoring.stream import Scored, score_pairs
 from longalign.versions import versions
 
 FAILURES_KEPT = 1000
-
-
-@dataclass(frozen=True)
-class ScoreConfig:
-    """What decides the scores.
-
-    Attributes:
-        model: as in `PreferenceModel.from_pretrained`.
-        tokenizer: where the model has none.
-        decomposition: a file of `longalign decompose`; else the model's own, if it has one.
-        relative: compare each sentence with the same sentence on the other pictures.
-        worst: how many of the lowest sentences to keep.
-        batch_size: pictures at once.
-        device, dtype: as in `longalign.diffusion.pipelines`.
-    """
-
-    model: str = "stickers"
-    tokenizer: str | None = None
-    decomposition: str | None = None
-    relative: bool = False
-    worst: int = 0
-    batch_size: int = 32
-    device: str = "auto"
-    dtype: str = "auto"
-
-
-@dataclass
-class Outcome:
-    """What came of it.
-
-    Attributes:
-        kept: every pair, in order; only of named pictures, not of a data set.
-        lowest: the pairs with the lowest worst sentences, the lowest first.
-        ranking: of the kept pictures, where several share one prompt.
-        failures: the first thousand; ``summary.failed`` counts them all.
-        overall, worst: of every scored pair, for the histogram.
-    """
-
-    config: ScoreConfig
-    decomposed: bool
-    summary: Summary = field(default_factory=Summary)
-    kept: list[Scored] = field(default_factory=list)
-    lowest: list[Scored] = field(default_factory=list)
-    ranking: Ranking | None = None
-    failures: list[Failure] = field(default_factory=list)
-    overall: array[float] = field(default_factory=lambda: array("d"))
-    worst: array[float] = field(default_factory=lambda: array("d"))
-    folder: Path | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"model": self.config.model, **self.summary.to_json()}
-        found["ranked_by"] = self.ranked_by
-        if self.kept:
-            found["images"] = [item.to_json() for item in self.kept]
-        if self.ranking is not None:
-            found["order"] = list(self.ranking.order)
-            found["best"] = list(self.ranking.best)
-        if self.lowest:
-            found["worst"] = [worst_row(item) for item in self.lowest]
-        found["failures"] = [asdict(failure) for failure in self.failures]
-        if self.folder is not None:
-            found["folder"] = str(self.folder)
-        return found
-
-    @property
-    def ranked_by(self) -> str:
-        """What sentences are compared by, in words."""
-        kind = "aligned score" if self.decomposed else "score"
-        return f"{kind} less its mean over the other pictures" if self.config.relative else kind
 
 
 def load_model(config: ScoreConfig) -> PreferenceModel:
@@ -171,8 +105,6 @@ def score(
 
 
 def _write(outcome: Outcome, run: RunFolder) -> None:
-    from longalign.scoring.page import write_scores
-
     if outcome.lowest:
         lines = [json_line(worst_row(item)) for item in outcome.lowest]
         atomic_write_text(run.path / "worst.jsonl", "".join(lines))

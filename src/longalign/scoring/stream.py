@@ -18,7 +18,10 @@ from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel, SegmentScore, to_pixels
 from longalign.preference.decomposition import Decomposition
 from longalign.preference.scores import SCALE, scores_of
-from longalign.scoring.data import Failure, Pair
+from longalign.scoring.data import (
+    Failure,
+    Pair,
+)
 
 _THREADS = min(8, os.cpu_count() or 1)
 _SENTENCES_KEPT = 16_384  # embeddings; 64 MB at 1,024 numbers each

@@ -17,16 +17,13 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from longalign.errors import LongalignError
-from longalign.soft_tokens.config import Stage, unet_blocks
-
-if TYPE_CHECKING:
-    from longalign.soft_tokens.tokens import Rows, SoftTokens
+from longalign.soft_tokens.config import Rows, Stage, unet_blocks
 
 _KEY = "longalign_soft_tokens"  # in the attention arguments
 _PLACE = "_longalign_soft_tokens"  # attribute of the model
@@ -55,7 +52,7 @@ class _Call:
 class Attachment:
     """Tokens on a model; ends by `detach` or with a ``with`` block. Made by `SoftTokens.attach`."""
 
-    def __init__(self, tokens: SoftTokens, module: Any) -> None:
+    def __init__(self, tokens: Any, module: Any) -> None:
         module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper
         config = tokens.config
         config.check(module)
@@ -193,7 +190,7 @@ class Attachment:
         return self.tokens(call.t, layer, embed).to(text).expand(len(text), -1, -1)
 
 
-def attached(module: Any) -> SoftTokens | None:
+def attached(module: Any) -> Any:
     """The soft tokens that are on a model."""
     attachment = getattr(module, _PLACE, None)
     return None if attachment is None else attachment.tokens

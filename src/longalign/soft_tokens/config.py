@@ -14,10 +14,11 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from longalign.errors import LongalignError
 
+Rows = Literal["cond", "uncond", "cfg"] | Tensor
 Backbone = Literal["sd15", "sdxl", "sd3"]
 Stage = Literal["down", "mid", "up"]
 

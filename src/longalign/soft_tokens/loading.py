@@ -7,8 +7,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from longalign.backbones import denoising_module
 from longalign.soft_tokens.attachment import Attachment, branch
 from longalign.soft_tokens.tokens import FILE_NAME, SoftTokens
+from longalign.worlds import owner
 
 
 def resolve_tokens(name: str | os.PathLike[str]) -> Path:
@@ -19,11 +21,9 @@ def resolve_tokens(name: str | os.PathLike[str]) -> Path:
     Raises:
         LongalignError: there are no embedded soft tokens of this name.
     """
-    from longalign.stickers import MODELS, token_folder
-
-    model, slash, rest = os.fspath(name).partition("/")
-    if slash and model in MODELS:
-        return token_folder(rest, model)
+    told = os.fspath(name)
+    if "/" in told and (of_world := owner(told)) is not None:
+        return of_world.token_folder(told)
     path = Path(name)
     trained = path / "model"
     return trained if (trained / FILE_NAME).is_file() and not (path / FILE_NAME).is_file() else path
@@ -54,9 +54,7 @@ def put_on(pipe: Any, name: str, *, scale: float = 1.0, branches: str = "both") 
     Raises:
         LongalignError: there are none, or they are for another backbone.
     """
-    from longalign.weights.stack import backbone
-
-    return load_tokens(name).attach(backbone(pipe), scale=scale, branches=branches)  # type: ignore[arg-type]  # checked there
+    return load_tokens(name).attach(denoising_module(pipe), scale=scale, branches=branches)  # type: ignore[arg-type]  # checked there
 
 
 def guided_rows(pipe: Any, guidance: float | None) -> AbstractContextManager[None]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from longalign.errors import LongalignError
 from longalign.safe_files import check_shapes, read_tensors, write_tensors
 from longalign.soft_tokens.attachment import Attachment
-from longalign.soft_tokens.config import SoftTokenConfig
+from longalign.soft_tokens.config import Rows, SoftTokenConfig
 
 FILE_NAME = "soft_tokens.safetensors"
 _CONFIG = "soft_tokens"  # in the file's metadata
@@ -23,7 +23,6 @@ INIT_STD = 0.02
 Branches = Literal["both", "cond", "uncond"]
 # Which rows of a batch have the prompt and which the negative prompt: all the one, all the other, as diffusers'
 # pipelines have them under guidance (the first half negative), or (B,) true for those with the prompt.
-Rows = Literal["cond", "uncond", "cfg"] | Tensor
 
 
 class SoftTokens(nn.Module):

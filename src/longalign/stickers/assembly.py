@@ -128,7 +128,8 @@ def _assemble(name: str, weights: Path, out: Path) -> None:
     import diffusers
     import torch
 
-    from longalign.diffusion.pipelines import SETTINGS_FILE, quiet
+    from longalign.diffusion.pipelines import SETTINGS_FILE
+    from longalign.runtime import quiet
 
     sd15, own = weights / "sd15", weights / name
     # Encoders draw initial weights before they are loaded: a training's random numbers must not depend on whether the

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from longalign.data.preferences import Pair, PreferenceData
+from longalign.data.pairs import PreferenceData, RatedPair
 from longalign.errors import LongalignError
 from longalign.stickers.captions import Fact, Sentence, caption, is_true, text_of
 from longalign.stickers.changes import alter
@@ -80,16 +80,6 @@ class Version:
     def looks(self) -> float:
         """−strength."""
         return 0.0 - self.strength  # 0.0, not −0.0, of a clean picture
-
-
-@dataclass(frozen=True, kw_only=True)
-class RatedPair(Pair):
-    """A pair with its known factors: truth from 0 to 1, looks from −1 (worst) to 0 (clean)."""
-
-    truth_a: float
-    truth_b: float
-    looks_a: float
-    looks_b: float
 
 
 class RaterPairs(PreferenceData):

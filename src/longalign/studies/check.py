@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from longalign.report import Estimate, Table, bootstrap_ratio, wilson
-from longalign.stickers.captions import caption, facts, lie, text_of
+from longalign.report import Estimate, Table, wilson
+from longalign.stickers.captions import facts, lie
 from longalign.stickers.oracle import read
+from longalign.stickers.share_true import share_true
 from longalign.stickers.world import Scene, render, scene
 
 Spoil = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -53,8 +53,10 @@ def _through_vae(model: str) -> Spoil:
     """Encode and decode with the model's VAE (posterior mean)."""
     import torch
 
-    from longalign.diffusion.pipelines import load_pipeline
     from longalign.diffusion.sampling import to_images
+    from longalign.weights.stack import (
+        load_pipeline,
+    )
 
     vae = load_pipeline(model, device="cpu", dtype="float32").vae
 
@@ -131,8 +133,11 @@ def check_model(
     Args:
         strategies: None for those of `strategies_of`.
     """
-    from longalign.diffusion.pipelines import load_pipeline, settings_of
-    from longalign.generation import t5_branch
+    from longalign.diffusion.pipelines import settings_of
+    from longalign.weights.stack import (
+        load_pipeline,
+        t5_branch,
+    )
 
     pipe = load_pipeline(model, device="cpu", dtype="float32")
     settings = settings_of(model)
@@ -160,45 +165,7 @@ def check_model(
 
 def strategies_of(model: str) -> tuple[str, ...]:
     """The encodings that a model folder has all parts for."""
-    from longalign.diffusion.pipelines import resolve
+    from longalign.worlds import resolve_model
 
-    has_branch = (Path(resolve(model)) / "adapter").is_dir()
+    has_branch = (Path(resolve_model(model)) / "adapter").is_dir()
     return ("plain", "clip-cat", "t5-mlp") if has_branch else ("plain", "clip-cat")
-
-
-def share_true(
-    pipe: Any,
-    scenes: int,
-    *,
-    objects: tuple[int, int] = (1, 4),
-    strategy: str,
-    length: int,
-    guidance: float | None,
-    t5: Any = None,
-    on_step: Callable[[int], None] = lambda pictures: None,
-) -> tuple[Estimate, Estimate]:
-    """Draws held-out scenes; the share of true sentences, and of the same sentences about the next scene's picture."""
-    from longalign.diffusion.sampling import set_scheduler
-    from longalign.generation import draw
-
-    set_scheduler(pipe, "auto")
-    drawn = [scene(i, objects=objects, split="validation") for i in range(scenes)]
-    captions = [caption(s, i) for i, s in enumerate(drawn)]
-    images = draw(
-        pipe,
-        [text_of(c) for c in captions],
-        list(range(scenes)),
-        strategy=strategy,
-        t5=t5,
-        length=length,
-        sampling={"steps": 25, "batch_size": 50, "guidance": guidance, "on_step": on_step},
-    )
-    return _share_true(captions, images), _share_true(captions, [*images[1:], images[0]])
-
-
-def _share_true(captions: list[list[Any]], images: list[Image.Image]) -> Estimate:
-    true = []
-    for said, image in zip(captions, images, strict=True):
-        reading = read(image)
-        true.append(sum(reading.judge(s.fact) == "true" for s in said))
-    return bootstrap_ratio(true, [len(said) for said in captions])

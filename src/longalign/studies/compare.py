@@ -11,11 +11,17 @@ from typing import Any
 
 from PIL import Image
 
-from longalign.diffusion.pipelines import STICKERS, load_pipeline
-from longalign.diffusion.sampling import set_scheduler
+from longalign.diffusion.sampling import (
+    draw,
+    set_scheduler,
+)
 from longalign.encoding import TruncationWarning
-from longalign.generation import draw, t5_branch
 from longalign.soft_tokens.loading import put_on, told
+from longalign.weights.stack import (
+    load_pipeline,
+    t5_branch,
+)
+from longalign.worlds import DEFAULT
 
 PLAIN, SEGMENTS, SOFT, SFT, RFT = "plain, 77 tokens", "segments", "soft tokens", "SFT", "SFT+RFT"
 
@@ -46,14 +52,14 @@ def base_columns() -> dict[str, Column]:
     return {PLAIN: Column("plain"), SEGMENTS: Column("clip-cat")}
 
 
-def shipped_columns(model: str = STICKERS) -> dict[str, Column]:
+def shipped_columns(model: str = DEFAULT) -> dict[str, Column]:
     """Plain → segments → soft tokens → SFT → SFT+RFT, as far as this version ships them for a model."""
     from longalign.stickers import lora_names, token_names
 
     columns = base_columns()
     if "softrepa" in token_names(model):
         columns[SOFT] = Column(soft_tokens=f"{model}/softrepa")
-    there = [f"{STICKERS}/{name}" for name in lora_names()] if model == STICKERS else []
+    there = [f"{DEFAULT}/{name}" for name in lora_names()] if model == DEFAULT else []
     stages = [SFT, RFT][: len(there)]
     return columns | {label: Column("clip-cat", tuple(there[: n + 1])) for n, label in enumerate(stages)}
 
@@ -83,7 +89,7 @@ class Drawer:
         scheduler: of `longalign.diffusion.sampling.set_scheduler`.
     """
 
-    def __init__(self, model: str = STICKERS, *, device: str = "cpu", scheduler: str = "auto") -> None:
+    def __init__(self, model: str = DEFAULT, *, device: str = "cpu", scheduler: str = "auto") -> None:
         self.model, self.device, self.scheduler = model, device, scheduler
         self._loaded: tuple[tuple[str, ...], Any] | None = None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from longalign.diffusion.pipelines import STICKERS, settings_of
+from longalign.diffusion.pipelines import settings_of
 from longalign.report import Case, Panel, Report, Table, write_report
 from longalign.report.sentences import Sentences, sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
@@ -27,6 +27,7 @@ from longalign.studies.compare import (
     shipped_columns,
 )
 from longalign.versions import versions
+from longalign.worlds import DEFAULT
 
 REFERENCE = "reference"
 OBJECTS = (7, 9)
@@ -76,7 +77,7 @@ def demo(
         seed: seed of the first scene's noise; all columns start from the same.
         out: the run folder; None makes `runs/demo-<date>-NNN`.
     """
-    drawer, settings, columns = Drawer(STICKERS), settings_of(STICKERS), shipped_columns()
+    drawer, settings, columns = Drawer(DEFAULT), settings_of(DEFAULT), shipped_columns()
     drawn = [scene(i, objects=OBJECTS, split="test") for i in range(scenes)]
     prompts = [text_of(caption(s, i)) for i, s in enumerate(drawn)]
     pipe = drawer.pipe()

@@ -11,11 +11,16 @@ from PIL import Image
 
 from longalign.diffusion.denoiser import Denoiser
 from longalign.diffusion.pipelines import ModelSettings, settings_of
-from longalign.diffusion.sampling import set_scheduler
+from longalign.diffusion.sampling import (
+    draw,
+    set_scheduler,
+)
 from longalign.editing.edit import edit_many
 from longalign.editing.options import METHODS, EditOptions
 from longalign.errors import LongalignError
-from longalign.generation import GenerateConfig, draw
+from longalign.generation import (
+    GenerateConfig,
+)
 from longalign.runs import RunFolder
 from longalign.soft_tokens.loading import put_on
 from longalign.stickers.world import render

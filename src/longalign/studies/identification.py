@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from longalign.errors import LongalignError
-from longalign.evaluation.pairs import sticker_prompts, to_tensor
 from longalign.metrics.embedding import (
     Advance,
     Embedder,
@@ -26,6 +25,10 @@ from longalign.metrics.embedding import (
 from longalign.metrics.intervals import partial_correlations, percentile
 from longalign.report import Estimate, Table
 from longalign.stickers.captions import text_of
+from longalign.stickers.scene_pairs import (
+    sticker_prompts,
+    to_tensor,
+)
 from longalign.studies.claims import HOLDS, decide
 from longalign.studies.renders import Render, known_render
 

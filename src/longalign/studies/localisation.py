@@ -18,9 +18,12 @@ import torch
 from torch import Tensor
 
 from longalign.errors import LongalignError
-from longalign.evaluation.pairs import sticker_prompts, to_tensor
 from longalign.metrics.embedding import Advance, Embedder, decomposition_of, embed_images
 from longalign.report import Estimate, Table, wilson
+from longalign.stickers.scene_pairs import (
+    sticker_prompts,
+    to_tensor,
+)
 from longalign.stickers.world import render_array
 from longalign.studies.renders import OneFalse, one_false, other_scenes
 

@@ -20,11 +20,12 @@ from typing import Any
 
 import yaml
 
-from longalign.diffusion.pipelines import resolve, resolve_lora
 from longalign.errors import LongalignError
 from longalign.runs import RunFolder
 from longalign.soft_tokens.loading import resolve_tokens
 from longalign.studies.compare import Column
+from longalign.weights.lora_file import resolve_lora
+from longalign.worlds import resolve_model
 
 COMMAND = "stickers study"
 ROWS = (
@@ -68,7 +69,7 @@ def column_key(column: Column, config: StudyConfig, length: int) -> dict[str, An
         **_settings(config),
         "length": length,
         "strategy": column.strategy,
-        "model": _sha256(Path(resolve(config.model))),
+        "model": _sha256(Path(resolve_model(config.model))),
         "loras": [_sha256(resolve_lora(name)) for name in column.loras],
         "soft_tokens": None if tokens is None else [_sha256(resolve_tokens(tokens)), column.scale],
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from longalign.stickers.captions import Fact
 from longalign.stickers.oracle import Reading
 from longalign.stickers.world import Scene
 from longalign.studies.accuracy import CHANCE, mean_estimate
-
-if TYPE_CHECKING:
-    from longalign.studies.scenes import StudyResult
 
 # What is counted, and how it is said in a table.
 COUNTS = {
@@ -62,7 +59,7 @@ def object_counts(reading: Reading, drawn: Scene) -> dict[str, int]:
     }
 
 
-def objects_tables(result: StudyResult) -> list[Table]:
+def objects_tables(result: Any) -> list[Table]:
     """Objects per picture that are surplus, repeated or missing, for each sort of captions, and paired differences."""
     found = []
     empty = float(np.mean([9 - len(s.stickers) for s in result.scenes]))

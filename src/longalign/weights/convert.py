@@ -24,6 +24,7 @@ from longalign.weights import (
 )
 from longalign.weights.fingerprint import Fingerprint, fingerprint
 from longalign.weights.lora_file import LoraFile
+from longalign.weights.stack import load_pipeline
 
 PICKLES = (".pt", ".pth")
 KNOWN = (
@@ -169,8 +170,6 @@ def _import_lora(path: Path, folder: Path, base: str | None, after: Sequence[Any
 
 def _base(name: str, after: Sequence[Any]) -> Fingerprint:
     """Of a model's UNet, after merging LoRAs."""
-    from longalign.diffusion.pipelines import load_pipeline
-
     unet: nn.Module = load_pipeline(name, device="cpu", dtype="float32").unet
     told = Path(name).resolve().name if Path(name).exists() else name
     for folder in after:

@@ -18,11 +18,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from longalign.diffusion.pipelines import quiet, resolve
 from longalign.errors import LongalignError
+from longalign.runtime import quiet
 from longalign.safe_files import read_pickle, write_pickle
 from longalign.weights.lora import target_layers
 from longalign.weights.lora_file import LoraFile, Pair, check_pairs
+from longalign.worlds import resolve_model
 
 
 def sd15_unet() -> nn.Module:
@@ -41,7 +42,7 @@ def unet_shapes(base: str | None = None) -> nn.Module:
         return sd15_unet()
     try:
         with quiet(), torch.device("meta"):
-            config = UNet2DConditionModel.load_config(resolve(base), subfolder="unet")
+            config = UNet2DConditionModel.load_config(resolve_model(base), subfolder="unet")
             return UNet2DConditionModel.from_config(config)
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]

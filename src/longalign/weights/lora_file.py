@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from longalign.errors import LongalignError
 from longalign.safe_files import read_tensors, write_tensors
 from longalign.weights.fingerprint import Fingerprint
+from longalign.worlds import owner
 
-FILE_NAME = "pytorch_lora_weights.safetensors"
+FILE_NAME = "pytorch_lora_weights.safetensors"  # diffusers' name
 COMPONENTS = ("unet", "transformer")
 _DIFFUSERS_KEY, _OUR_KEY = "lora_adapter_metadata", "longalign"
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
@@ -188,3 +189,19 @@ def _ours(metadata: Mapping[str, str]) -> dict[str, Any]:
         "base": Fingerprint.from_json(base) if base else None,
         "stacked_on": tuple(map(str, ours.get("stacked_on", ()))),
     }
+
+
+def resolve_lora(name: str | os.PathLike[str]) -> Path:
+    """The folder or file that the name of a LoRA stands for: an embedded one (``stickers/sft``), a folder or a file.
+
+    Of a run folder of `longalign train`, the ``model`` in it.
+
+    Raises:
+        LongalignError: there is no embedded LoRA of this name.
+    """
+    told = os.fspath(name)
+    if "/" in told and (of_world := owner(told)) is not None:
+        return of_world.lora_folder(told)
+    path = Path(told)
+    trained = path / "model"
+    return trained if (trained / FILE_NAME).is_file() and not (path / FILE_NAME).is_file() else path

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from longalign.diffusion.pipelines import resolve_lora
 from longalign.encoding.adapter import TextAdapter
 from longalign.errors import LongalignError
 from longalign.weights.fingerprint import Fingerprint, difference, fingerprint
-from longalign.weights.lora_file import LoraFile, Pair, check_layers
+from longalign.weights.lora_file import LoraFile, Pair, check_layers, resolve_lora
 from longalign.weights.lora_layers import (
     attach,
     attached,

@@ -12,15 +12,21 @@ from typing import Any
 
 import torch
 
-from longalign.diffusion.pipelines import load_pipeline, resolve_lora
+from longalign.backbones import (
+    denoising_module,
+)
 from longalign.errors import LongalignError
 from longalign.report import Table
 from longalign.weights import lora
 from longalign.weights.convert import new_folder
 from longalign.weights.factors import added, truncated
 from longalign.weights.fingerprint import Fingerprint
-from longalign.weights.lora_file import LoraFile, Pair
-from longalign.weights.stack import backbone, check_order, text_adapter
+from longalign.weights.lora_file import LoraFile, Pair, resolve_lora
+from longalign.weights.stack import (
+    check_order,
+    load_pipeline,
+    text_adapter,
+)
 from longalign.weights.text_adapter import write_text_adapter
 from longalign.weights.whole_model import save_whole
 
@@ -138,7 +144,7 @@ def merge_into(
     """
     pipe = load_pipeline(model, device="cpu", dtype="float32", loras=names, check_base=check_base, fuse=True)
     pipe.to(dtype=getattr(torch, dtype))
-    trained = {lora.component_of(backbone(pipe)): backbone(pipe)}
+    trained = {lora.component_of(denoising_module(pipe)): denoising_module(pipe)}
     if (adapter := text_adapter(names)) is not None:
         trained[lora.ADAPTER_FOLDER] = adapter
     with new_folder(Path(out)) as folder:

@@ -1,29 +1,74 @@
-"""LoRA stages onto a pipeline, in order: each on what the earlier ones left."""
+"""Pipelines with LoRA stages on them, in order: each on what the earlier ones left."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from longalign.diffusion.pipelines import resolve_lora
+import torch
+
+from longalign.backbones import denoising_module
+from longalign.diffusion.pipelines import open_pipeline
+from longalign.encoding import T5Branch
 from longalign.encoding.adapter import TextAdapter
 from longalign.errors import LongalignError
+from longalign.runtime import quiet
 from longalign.weights import lora
 from longalign.weights.factors import without
-from longalign.weights.lora_file import LoraFile
+from longalign.weights.lora_file import LoraFile, resolve_lora
+from longalign.worlds import DEFAULT, resolve_model
 
 
-def backbone(pipe: Any) -> Any:
-    """The UNet or transformer of a diffusers pipeline.
+def load_pipeline(
+    name: str = DEFAULT,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    loras: Sequence[str | os.PathLike[str]] = (),
+    check_base: bool = True,
+    fuse: bool | None = None,
+) -> Any:
+    """A diffusers pipeline, on its device, quiet, with weights from safetensors only.
+
+    Args:
+        name: ``stickers``, ``stickers-sdxl``, ``stickers-sd3``, a folder, or a hub name.
+        loras: LoRA stages in the order of their training: folders that `longalign train` wrote, other LoRAs in
+            diffusers' layout, ``stickers/…``. Text adapters in them are `t5_branch`'s affair.
+        check_base: refuse a LoRA that was trained on other weights.
+        fuse: add the LoRAs to the weights, which makes them cost nothing at sampling, or leave them on as they are. By
+            default they are added, except in bfloat16, whose weights are too coarse for small changes.
 
     Raises:
-        LongalignError: it has neither.
+        LongalignError: the folder is no pipeline, or lacks a part (which is named), or the hub has no such model; a
+            LoRA is none, or belongs to another model.
     """
-    for name in ("unet", "transformer"):
-        if (module := getattr(pipe, name, None)) is not None:
-            return module
-    raise LongalignError(f"{type(pipe).__name__} has no UNet and no transformer for a LoRA")
+    pipe = open_pipeline(name, device=device, dtype=dtype)
+    if loras:
+        put_on(pipe, [os.fspath(f) for f in loras], check_base=check_base, base_name=name)
+        module = denoising_module(pipe)
+        if fuse if fuse is not None else module.dtype != torch.bfloat16:
+            lora.merge(module)
+    return pipe
+
+
+def t5_branch(model: str, strategy: str, pipe: Any, loras: Sequence[str] = ()) -> T5Branch | None:
+    """The T5 branch beside a model, on its pipeline's device, where the strategy asks for one.
+
+    Args:
+        loras: stages on the model; the last text adapter that was trained with one of them takes the model's place.
+    """
+    if "t5" not in strategy:
+        return None
+    with quiet():
+        branch = T5Branch.from_pretrained(resolve_model(model), dtype=pipe.dtype, device=pipe.device)
+    if not loras:
+        return branch
+    adapter = text_adapter(loras)
+    if adapter is None:
+        return branch
+    return T5Branch(branch.tokenizer, branch.encoder, adapter.to(pipe.device, pipe.dtype))
 
 
 def put_on(pipe: Any, names: Sequence[str], *, check_base: bool = True, base_name: str = "") -> None:
@@ -40,7 +85,7 @@ def put_on(pipe: Any, names: Sequence[str], *, check_base: bool = True, base_nam
     Raises:
         LongalignError: as in `longalign.lora.load`; or a stage out of place.
     """
-    module = backbone(pipe)
+    module = denoising_module(pipe)
     files: list[LoraFile] = []
     for number, name in enumerate(names):
         file = LoraFile.read(resolve_lora(name))

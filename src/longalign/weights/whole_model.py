@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from longalign.diffusion.pipelines import resolve
+from longalign.worlds import resolve_model
 
 
 def save_whole(pipe: Any, model_name: str, trained: Mapping[str, Any], folder: Path) -> None:
@@ -17,7 +17,7 @@ def save_whole(pipe: Any, model_name: str, trained: Mapping[str, Any], folder: P
         pipe: the pipeline, which is saved itself where ``model_name`` is no folder.
         trained: subfolder → part.
     """
-    base = Path(resolve(model_name))
+    base = Path(resolve_model(model_name))
     if base.is_dir():  # settings, T5 branch and CLIP, too
         replaced = {*trained, "curves"}
 

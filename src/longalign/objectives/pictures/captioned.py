@@ -18,11 +18,10 @@ from longalign.data.captioned import CaptionedPictures, Example, SkipLog
 from longalign.data.latents import encode_pixels
 from longalign.data.text_states import Padding, TextSide, TextStates, join
 from longalign.diffusion.denoiser import Denoiser
-from longalign.diffusion.pipelines import ModelSettings, load_pipeline, settings_of
+from longalign.diffusion.pipelines import ModelSettings, settings_of
 from longalign.diffusion.solver import LinearSolver, make_solver
 from longalign.encoding import Conditioning, T5Branch
 from longalign.errors import LongalignError
-from longalign.generation import t5_branch
 from longalign.objectives import BuildContext, Task
 from longalign.objectives.held_out_pictures import drawn_samples, judged
 from longalign.objectives.pictures.data import Batch, Data, captions_of, load_pictures
@@ -30,6 +29,10 @@ from longalign.objectives.pictures.settings import PictureDataSettings, PictureS
 from longalign.objectives.random_draws import Drawing, normal
 from longalign.weights import lora
 from longalign.weights.fingerprint import fingerprint
+from longalign.weights.stack import (
+    load_pipeline,
+    t5_branch,
+)
 from longalign.weights.whole_model import save_whole
 
 _EVALUATED_AT_ONCE = 32

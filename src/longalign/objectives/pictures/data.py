@@ -9,7 +9,9 @@ from torch import Tensor
 from longalign.data.cached import CachedPictures, is_cache
 from longalign.data.captioned import CaptionedPictures
 from longalign.data.entries import Failure
-from longalign.data.sources import named_source
+from longalign.data.sources import (
+    named_source,
+)
 from longalign.errors import LongalignError
 from longalign.objectives.pictures.settings import PictureDataSettings
 

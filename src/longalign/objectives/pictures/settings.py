@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from longalign.data.sources import Objects
+from longalign.data.sources import (
+    Objects,
+)
 
 
 def _one_range(value: Any) -> Any:

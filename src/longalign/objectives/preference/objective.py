@@ -12,8 +12,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from longalign.data.preferences import Pair, PreferenceData, load_pairs
-from longalign.diffusion.pipelines import quiet
+from longalign.data.pairs import (
+    Pair,
+    PreferenceData,
+)
+from longalign.data.preferences import (
+    load_pairs,
+)
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.losses import margin, pair_loss, seg_a_loss, seg_loss, seg_o_loss
@@ -22,6 +27,7 @@ from longalign.objectives.preference.pair_batches import Batch, collate_pairs
 from longalign.objectives.preference.text_mean import TextMean
 from longalign.preference import PreferenceModel, segment_mean
 from longalign.preference.decomposition import fit_prompts
+from longalign.runtime import quiet
 
 MAX_LOGIT_SCALE = 100.0  # CLIP's own bound; unbounded, a model that is always right makes it grow for ever
 _EVALUATED_AT_ONCE = 32  # pairs

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longalign.data.preferences import Pair
+from longalign.data.pairs import Pair, RatedPair
 from longalign.preference import PreferenceModel, Preprocess
-from longalign.stickers.raters import RatedPair
 
 
 class Batch(TypedDict):

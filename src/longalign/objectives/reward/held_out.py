@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,10 +19,7 @@ from longalign.objectives.reward.rewards import Reward, load_reward
 from longalign.objectives.reward.settings import RewardDataSettings, RewardSettings
 from longalign.preference.images import to_pixels
 from longalign.preference.scores import SCALE
-from longalign.report.sentences import judge
-
-if TYPE_CHECKING:
-    from longalign.objectives.reward.objective import RewardObjective
+from longalign.worlds import world
 
 _SEED = 20_000  # picture i of the held-out prompts comes from this seed + i, in every evaluation and run
 _ORACLE = 3  # sentences, true ones, looks
@@ -73,7 +70,7 @@ def load_held_out(settings: RewardSettings, data: RewardDataSettings, device: st
     return HeldOut(prompts, data.held_out_count, others)
 
 
-def evaluate(objective: RewardObjective, held_out: HeldOut, accelerator: Any) -> dict[str, float]:
+def evaluate(objective: Any, held_out: HeldOut, accelerator: Any) -> dict[str, float]:
     """Pictures of held-out prompts, from fixed seeds, sampled as in training, cropped in the middle.
 
     Every process draws its share of them.
@@ -84,7 +81,7 @@ def evaluate(objective: RewardObjective, held_out: HeldOut, accelerator: Any) ->
         1 − the mean cosine between different prompts' pictures, which falls as pictures come to look alike; `fid`
         and `cmmd`, the distances from the pictures that `distance_to` says (`longalign.metrics.distances`): FID of so
         few pictures is of use only beside others of as many. Where the model has an oracle, `true`, the share of
-        sentences that it finds true, and the mean of `longalign.stickers.looks.looks_of`.
+        sentences that it finds true, and the mean of `longalign.worlds.World.looks`.
     """
     judges = [*held_out.others, *objective.rewards]
     wanted = objective.settings.sample_pictures
@@ -115,14 +112,14 @@ def evaluate(objective: RewardObjective, held_out: HeldOut, accelerator: Any) ->
     return found
 
 
-def _mine(objective: RewardObjective, held_out: HeldOut) -> Iterator[list[int]]:
+def _mine(objective: Any, held_out: HeldOut) -> Iterator[list[int]]:
     """The numbers of this process's prompts, as many as are sampled together."""
     context, at_once = objective.context, objective.settings.evaluate_at_once
     mine = range(context.process_index, held_out.count, context.num_processes)
     return (list(mine[first : first + at_once]) for first in range(0, len(mine), at_once))
 
 
-def _drawn(objective: RewardObjective, held_out: HeldOut) -> Iterator[tuple[list[int], list[str], Tensor]]:
+def _drawn(objective: Any, held_out: HeldOut) -> Iterator[tuple[list[int], list[str], Tensor]]:
     """Numbers, prompts and (B, 3, H, W) pictures, batch by batch."""
     for numbers in _mine(objective, held_out):
         prompts = [held_out.prompts[i] for i in numbers]
@@ -131,9 +128,7 @@ def _drawn(objective: RewardObjective, held_out: HeldOut) -> Iterator[tuple[list
             yield own, [prompts[m] for m in members], objective.sample(conditioning, [_SEED + i for i in own])
 
 
-def _reference(
-    objective: RewardObjective, held_out: HeldOut, extractor: Reward, accelerator: Any
-) -> Tensor | None:
+def _reference(objective: Any, held_out: HeldOut, extractor: Reward, accelerator: Any) -> Tensor | None:
     """(count, D) C_X of what distances are measured from; made once."""
     kind = objective.settings.distance_to
     if kind == "none" or held_out.reference is not None:
@@ -147,7 +142,7 @@ def _reference(
     return held_out.reference
 
 
-def _known(objective: RewardObjective, held_out: HeldOut) -> Iterator[tuple[list[int], list[str], Tensor]]:
+def _known(objective: Any, held_out: HeldOut) -> Iterator[tuple[list[int], list[str], Tensor]]:
     """The same of what the prompts are captions of."""
     for numbers in _mine(objective, held_out):
         pictures = [held_out.prompts.picture(i) for i in numbers]
@@ -161,26 +156,23 @@ def _shared(rows: Tensor, accelerator: Any) -> Tensor:
     return accelerator.reduce(rows.to(accelerator.device), reduction="sum").cpu().double()
 
 
-def _seen_by_oracle(
-    objective: RewardObjective, images: Sequence[Image.Image], prompts: Sequence[str]
-) -> Tensor:
+def _seen_by_oracle(objective: Any, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
     """(B, 3): sentences that the oracle can judge, true ones, looks. Zeros without an oracle."""
     rows = torch.zeros(len(images), _ORACLE, dtype=torch.float64)
     if objective.model.oracle is None:
         return rows
-    from longalign.stickers.looks import looks_of
-
+    judge = world(objective.model.oracle)
     for row, image, prompt in zip(rows, images, prompts, strict=True):
         segments = objective.rewards[0].model.segments(prompt)
-        marks = judge([segment.text for segment in segments], image, objective.model.oracle)
+        marks = judge.judge(image, [segment.text for segment in segments])
         known = [mark for mark in marks if mark != "unjudged"]
-        row[:] = torch.tensor([len(known), known.count("true"), looks_of(image)])
+        row[:] = torch.tensor([len(known), known.count("true"), judge.looks(image)])
     return rows
 
 
 @torch.no_grad()
 def _scored(
-    objective: RewardObjective, judges: Sequence[Reward], pixels: Tensor, prompts: Sequence[str]
+    objective: Any, judges: Sequence[Reward], pixels: Tensor, prompts: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """(B, judges) plain scores, and (B, D) C_X of the first."""
     seen = objective.cropped(pixels, None)

@@ -11,12 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from longalign.diffusion.denoiser import Denoiser
-from longalign.diffusion.pipelines import ModelSettings, load_pipeline, settings_of
+from longalign.diffusion.pipelines import ModelSettings, settings_of
 from longalign.diffusion.solver import LinearSolver, make_solver
 from longalign.encoding import Conditioning, T5Branch, encode_groups
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
-from longalign.generation import t5_branch
 from longalign.objectives import BuildContext, Task
 from longalign.objectives.random_draws import Drawing, normal
 from longalign.objectives.reward.gradient import (
@@ -33,6 +32,10 @@ from longalign.preference import crop
 from longalign.preference.scores import SCALE
 from longalign.weights import lora
 from longalign.weights.fingerprint import fingerprint
+from longalign.weights.stack import (
+    load_pipeline,
+    t5_branch,
+)
 
 
 class RewardObjective(Drawing):

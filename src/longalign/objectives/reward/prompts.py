@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from PIL import Image
 from torch.utils.data import Dataset
 
 from longalign.data.prompts import read_prompt_file
-from longalign.data.sources import STICKERS, Objects, StickerScenes
+from longalign.data.sources import (
+    Objects,
+)
+from longalign.worlds import WORLDS, world
 
 
 class Prompts(Dataset[str]):
@@ -30,19 +34,19 @@ class Prompts(Dataset[str]):
 
 
 class SceneCaptions(Prompts):
-    """Captions of random scenes, written when they are asked for."""
+    """Captions of the pictures of a world, written when they are asked for."""
 
-    def __init__(self, scenes: StickerScenes) -> None:
+    def __init__(self, scenes: Any) -> None:
         self.scenes = scenes
 
     def __len__(self) -> int:
         return len(self.scenes)
 
     def __getitem__(self, index: int) -> str:
-        return self.scenes.text(index)
+        return cast("str", self.scenes.text(index))
 
     def picture(self, index: int) -> Image.Image:
-        return self.scenes.picture(index)
+        return cast("Image.Image", self.scenes.picture(index))
 
 
 def load_prompts(
@@ -54,15 +58,15 @@ def load_prompts(
     objects: Objects | Sequence[Objects] = (1, 9),
     referring: float = 0.0,
 ) -> Prompts:
-    """Prompts by the name of their source: ``stickers``, or a text or JSONL file (`longalign.data.prompts`).
+    """Prompts by the name of their source: a world such as ``stickers``, or a text or JSONL file (`data/prompts.py`).
 
     Args:
-        split, seed, count, objects, referring: of `StickerScenes`; one range of ``objects`` will do.
+        split, seed, count, objects, referring: of `longalign.worlds.World.pictures`; one range of ``objects`` will do.
 
     Raises:
         LongalignError: no such file, or no prompts in it.
     """
-    if source == STICKERS:
+    if source in WORLDS:
         ranges = [objects] if isinstance(objects[0], int) else objects
-        return SceneCaptions(StickerScenes(count, split, seed, tuple(ranges), referring))  # type: ignore[arg-type]
+        return SceneCaptions(world(source).pictures(count, split, seed, tuple(ranges), referring))  # type: ignore[arg-type]
     return Prompts(read_prompt_file(Path(source)))

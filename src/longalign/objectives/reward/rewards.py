@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
+from longalign.objectives.reward.settings import RewardModel, RewardSettings, TextReading, VSource
 from longalign.preference import PreferenceModel
 from longalign.preference.decomposition import Decomposition
-
-if TYPE_CHECKING:
-    from longalign.objectives.reward.settings import RewardModel, RewardSettings
-
-VSource = Literal["stored", "batch"]
-TextReading = Literal["segments", "single"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from longalign.diffusion.solver import LCM_TIMESTEPS, SOLVERS, SPACINGS
 from longalign.objectives.pictures.settings import ObjectRanges
 from longalign.objectives.reward.gradient import Method
-from longalign.objectives.reward.rewards import TextReading, VSource
+
+VSource = Literal["stored", "batch"]
+TextReading = Literal["segments", "single"]
 
 
 class RewardModel(BaseModel):

@@ -28,8 +28,8 @@ def pack_run(run: Path, out: Path, *, after: Sequence[str] = (), rank: int | Non
     Raises:
         LongalignError: the folder is no finished run, or ``after`` does not fit.
     """
-    from longalign.diffusion.pipelines import LORA_FILE
     from longalign.soft_tokens.tokens import FILE_NAME
+    from longalign.weights.lora_file import FILE_NAME as LORA_FILE
 
     if (run / "model" / FILE_NAME).is_file():
         _pack_tokens(run, out, after)
@@ -66,10 +66,9 @@ def _pack_lora(run: Path, out: Path, after: Sequence[str], rank: int | None) -> 
     """The stage of this run alone, with its base's fingerprint and its text adapter."""
     import torch
 
-    from longalign.diffusion.pipelines import resolve_lora
     from longalign.weights import lora
     from longalign.weights.factors import added, without
-    from longalign.weights.lora_file import LoraFile, Pair
+    from longalign.weights.lora_file import LoraFile, Pair, resolve_lora
     from longalign.weights.merge import reduced
     from longalign.weights.text_adapter import write_text_adapter
 

@@ -27,9 +27,9 @@ from longalign.stickers.assembly import BASE, OWN_WEIGHTS, trained_on
 from longalign.stickers.captions import text_of
 from longalign.stickers.making.denoising import UNet
 from longalign.stickers.making.parts import autocast, short_caption
+from longalign.stickers.share_true import share_true
 from longalign.stickers.tokenizers import CLIP_WINDOW, make_clip_tokenizer, make_t5_tokenizer
 from longalign.stickers.world import SCENE_PX, Scene, scene
-from longalign.studies.check import share_true
 
 CHECK_SCENES = 64  # held out, 1–4 stickers
 

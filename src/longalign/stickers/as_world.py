@@ -1,0 +1,90 @@
+"""The sticker world as one of the worlds that commands ask by name (`longalign.worlds`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longalign import stickers
+from longalign.worlds import Mark, World
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+
+class StickerWorld(World):
+    """Scenes of stickers, tiny models that draw them, and an oracle that reads their pixels."""
+
+    name = "stickers"
+    models = tuple(stickers.MODELS)
+    plain_features = "stickers/clip"
+
+    def model_folder(self, model: str) -> Path:
+        return stickers.folder(stickers.MODELS.get(model, model.removeprefix("stickers-")))
+
+    def lora_names(self, model: str) -> list[str]:
+        return [f"stickers/{name}" for name in stickers.lora_names()] if model == self.name else []
+
+    def lora_folder(self, name: str) -> Path:
+        return stickers.lora_folder(name.removeprefix("stickers/"))
+
+    def token_names(self, model: str) -> list[str]:
+        return [f"{model}/{name}" for name in stickers.token_names(model)]
+
+    def token_folder(self, name: str) -> Path:
+        model, _, rest = name.partition("/")
+        return stickers.token_folder(rest, model)
+
+    def preference_names(self) -> list[str]:
+        return [f"stickers/{name}" for name in stickers.preference_names()]
+
+    def preference_folders(self, name: str) -> tuple[Path, Path]:
+        return stickers.preference_folder(*name.split("/")[1:2]), stickers.folder() / "tokenizer"
+
+    def pictures(
+        self,
+        count: int,
+        split: str = "train",
+        seed: int = 0,
+        objects: tuple[tuple[int, int], ...] = ((1, 9),),
+        referring: float = 0.0,
+    ) -> Any:
+        from longalign.stickers.scene_source import StickerScenes
+
+        return StickerScenes(count, split, seed, objects, referring)
+
+    def pairs(self, count: int, split: str = "train", seed: int = 0) -> Any:
+        from longalign.stickers.raters import RaterPairs
+
+        return RaterPairs(count, split, seed)
+
+    def knows(self, sentences: Sequence[str]) -> list[bool]:
+        from longalign.stickers.captions import parse_all
+
+        return [fact is not None for fact in parse_all(list(sentences))]
+
+    def judge(self, image: Image, sentences: Sequence[str]) -> list[Mark]:
+        from longalign.stickers.captions import parse_all
+        from longalign.stickers.oracle import read
+
+        reading = read(image)
+        return ["unjudged" if fact is None else reading.judge(fact) for fact in parse_all(list(sentences))]
+
+    def looks(self, image: Image) -> float:
+        from longalign.stickers.looks import looks_of
+
+        return looks_of(image)
+
+    def reference(self, prompts: Sequence[str]) -> Mapping[str, Image]:
+        from longalign.stickers.described import described_scene
+        from longalign.stickers.world import render
+
+        scenes = {prompt: described_scene(prompt) for prompt in dict.fromkeys(prompts)}
+        return {prompt: render(scene) for prompt, scene in scenes.items() if scene}
+
+    def false_caption(self, sentences: Sequence[str], rng: np.random.Generator) -> list[str] | None:
+        from longalign.stickers.described import lied
+
+        return lied(list(sentences), rng)
