@@ -33,6 +33,7 @@ from longalign.report import Estimate
 from longalign.stickers.captions import caption, text_of
 from longalign.stickers.looks import worsen
 from longalign.stickers.world import Scene, render, render_array, scene
+from longalign.worlds import world
 
 MEANS = Features("means", "means of 4 × 4 blocks", lambda x: x[..., ::24, ::24].flatten(1))
 
@@ -135,7 +136,7 @@ def test_tables_and_shared_prompts() -> None:
     assert flipped(table).columns == ["", "a", "b"] and flipped(table).rows[0] == ["pictures", "3", "2"]
     plot = plot_table(found, ["oracle", "looks"])
     assert plot is not None and plot.columns == ["", "a", "b"] and plot.rows[0][0] == "true sentences ↑"
-    cases = side_by_side(found, 1, oracle=True, reference=a)
+    cases = side_by_side(found, 1, judge=world("stickers"), reference=a)
     assert [case.prompt for case in cases] == PROMPTS[1:2]
     assert [panel.column for panel in cases[0].panels] == ["a", "b"]
     assert all(row.marks == {"a": "true", "b": "true"} for row in cases[0].sentences)
