@@ -27,7 +27,7 @@ def test_texts(text: str, cleaned: str) -> None:
 
 
 def test_places_lead_back() -> None:
-    """``Ã¶`` became ``ö`` and ``ﬁ`` became ``fi``: they lead back to all that they were. Of ``&amp;`` one place stays."""
+    """``Ã¶`` became ``ö``, and ``ﬁ`` became ``fi``: both lead back to all that they were."""
     text = "schÃ¶n &amp; ﬁne"
     found = clean(text)
     assert found.text == "schön & fine"
