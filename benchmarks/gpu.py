@@ -435,6 +435,7 @@ def texts_and_scores(bench: Bench, tiny: bool) -> None:
 
 def gradients_equal(bench: Bench) -> None:
     """Float32 gradients of a small UNet with a LoRA on the CPU and on the device, relative difference."""
+    torch.backends.cudnn.allow_tf32 = False  # else convolutions keep ten bits of the mantissa
     found = []
     for device in ("cpu", bench.device):
         torch.manual_seed(0)
@@ -446,6 +447,7 @@ def gradients_equal(bench: Bench) -> None:
         module.to(device)
         module(x.to(device), 500, text.to(device)).sample.square().mean().backward()
         found.append(torch.cat([p.grad.flatten().double().cpu() for p in trained if p.grad is not None]))
+    torch.backends.cudnn.allow_tf32 = True
     difference = float((found[0] - found[1]).norm() / found[0].norm())
     bench.record(what="gradient, float32, CPU against device", relative_difference=difference)
 
@@ -467,6 +469,7 @@ def main() -> None:
     add("--budget", type=float, default=420.0, help="seconds after which no further measurement begins")
     add("--costs", type=Path, help="output of `benchmarks/costs.py --json`")
     add("--compile", action="store_true", help="the supervised step with torch.compile, too")
+    add("--steps-only", action="store_true", help="no rates of encoding and scoring")
     add("--tiny", action="store_true", help="minute sizes")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--out", type=Path)
@@ -476,7 +479,8 @@ def main() -> None:
     costs = json.loads(arguments.costs.read_text()) if arguments.costs else {}
     bench = Bench(arguments.device, arguments.budget, arguments.out)
     gradients_equal(bench)
-    texts_and_scores(bench, arguments.tiny)
+    if not arguments.steps_only:
+        texts_and_scores(bench, arguments.tiny)
     for name in arguments.models:
         zero = {"forward_flop": 0, "gradient_flop": 0, "kept_bytes": 0}
         none = {"denoiser": zero, "decoder": zero, "scorer": zero}
