@@ -114,6 +114,10 @@ def token_names(model: str = "stickers") -> list[str]:
 def token_folder(name: str, model: str = "stickers") -> Path:
     """One of `token_names`: a folder that `SoftTokens.from_pretrained` reads.
 
+    Args:
+        name: of the tokens, such as ``softrepa``.
+        model: the embedded model that they belong to, one of `MODELS`.
+
     Raises:
         LongalignError: there is none of this name in this version.
     """

@@ -51,8 +51,7 @@ def make_vae() -> AutoencoderKL:
 def make_clip() -> CLIPModel:
     """CLIP with a 3-layer text tower of width 128 and a 4-layer ViT of width 160, patch 16."""
     tokenizer = make_clip_tokenizer()
-    # Without these ids the text tower pools at id 49407, which occurs in no text of this
-    # vocabulary.
+    # Without these ids the text tower pools at id 49407, which this vocabulary does not have.
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
