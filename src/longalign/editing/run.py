@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.report.sentences import Sentences, sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
 from longalign.soft_tokens.loading import told
-from longalign.versions import versions
+from longalign.versions import provenance
 from longalign.weights.stack import (
     t5_branch,
 )
@@ -129,6 +127,7 @@ def run_edit(
     out: str | Path | None = None,
     overwrite: bool = False,
     pipe: Any = None,
+    command_line: str | None = None,
     on_step: Callable[[int], None] = lambda pictures: None,
 ) -> EditRun:
     """Edits a picture and writes a run folder: before, after, difference, and what each sentence is worth on both.
@@ -140,6 +139,7 @@ def run_edit(
         out: the run folder; None makes `runs/edit-<date>-NNN`.
         overwrite: replace an earlier run in `out`.
         pipe: a pipeline that is loaded already; what `config` says of the model then only says what it is.
+        command_line: what the user typed, for the report.
         on_step: called after each step with 1, `EditOptions.calls` times.
 
     Raises:
@@ -188,7 +188,9 @@ def run_edit(
     )
     made = EditRun(result, rows, run.path)
     write_report(
-        _report(made, resolved, sentences, window_of(pipe)), run.report, jsonl=run.path / "report.jsonl"
+        _report(made, resolved, sentences, window_of(pipe), command_line),
+        run.report,
+        jsonl=run.path / "report.jsonl",
     )
     return made
 
@@ -217,7 +219,13 @@ def _with_scores(row: SentenceRow, scores: Mapping[str, Mapping[str, float]]) ->
     return SentenceRow(row.text, row.beyond, row.marks, scores.get(row.text, {}))
 
 
-def _report(made: EditRun, resolved: Mapping[str, Any], sentences: list[Sentences], window: int) -> Report:
+def _report(
+    made: EditRun,
+    resolved: Mapping[str, Any],
+    sentences: list[Sentences],
+    window: int,
+    command_line: str | None,
+) -> Report:
     result = made.result
     pictures = {BEFORE: result.before, AFTER: result.image, DIFFERENCE: result.difference}
     target, source = made.rows["target"], made.rows["source"]
@@ -248,7 +256,7 @@ def _report(made: EditRun, resolved: Mapping[str, Any], sentences: list[Sentence
         )
     return Report(
         title="An edited picture",
-        facts={"command": shlex.join(["longalign", *sys.argv[1:]]), **facts, **versions()},
+        facts=provenance(facts, command_line),
         cases=cases,
         truncation=[
             f"The {name}, by {t.where}: {t.text}"
