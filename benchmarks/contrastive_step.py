@@ -139,7 +139,7 @@ def synchronize(device: torch.device) -> None:
 def objective_of(size: str, device: str, rows: int, pairs_at_once: int) -> ContrastiveObjective:
     torch.manual_seed(0)
     if size == "tiny":
-        sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+        sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
         import tiny
 
         pipe, model = tiny.tiny_sd15().to(device), None

@@ -4,7 +4,8 @@
     python benchmarks/costs.py --model sd15 --json
 
 The models are built on torch's meta device, where tensors have shapes and no contents, in bfloat16 with a LoRA of rank
-32 as `longalign.lora` attaches it. Counted are, for one picture: the floating-point operations (two a multiply-add) of
+32 as `longalign.weights.lora` attaches it.
+Counted are, for one picture: the floating-point operations (two a multiply-add) of
 a prediction (F) and of one with its gradient to the LoRA (G); what a prediction keeps for its gradient (activations,
 without weights; attention keeps no score matrix); the same of the VAE and of the scorer CLIP ViT-H/14. Steps are sums:
 

@@ -16,7 +16,7 @@ from longalign.encoding import TextParts
 from longalign.encoding.segments import Segmenter
 from longalign.encoding.text_parts import Family
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
 from clip_vocab import real_clip_tokenizer
 
 WORDS = {

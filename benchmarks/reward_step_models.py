@@ -20,7 +20,7 @@ from longalign.encoding import Conditioning, encode
 from longalign.preference.preprocess import Preprocess
 from longalign.weights import lora
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
 
 
 @dataclass

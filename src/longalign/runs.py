@@ -129,7 +129,7 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
-    r"""Write `text` as UTF-8 with its line ends as they are, all or nothing.
+    r"""Write `text` to `path` as UTF-8 with its line ends as they are, all or nothing.
 
     A lone surrogate (undecodable bytes of a command line become such) has no UTF-8; it is written as
     ``\udc80``, which inside a JSON string is even the right escape.
@@ -138,7 +138,7 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def json_line(value: Any) -> str:
-    """One line of strict JSON with its line end. NaN and ±∞, which JSON does not have, become null."""
+    """`value` as one line of strict JSON with its line end. NaN and ±∞, which JSON does not have, become null."""
     return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) + "\n"
 
 

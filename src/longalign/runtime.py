@@ -40,7 +40,8 @@ def pick_dtype(dtype: str, device: str) -> torch.dtype:
         raise LongalignError(f"dtype {dtype!r} is unknown; one of {', '.join(DTYPES)}")
     if dtype == "auto":
         return torch.float16 if device.startswith("cuda") else torch.float32
-    return getattr(torch, dtype)
+    found: torch.dtype = getattr(torch, dtype)
+    return found
 
 
 @contextmanager

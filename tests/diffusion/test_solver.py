@@ -43,7 +43,7 @@ def test_flow_euler_by_hand() -> None:
 
 
 def test_released_time_steps() -> None:
-    """FACTS §1.5: 50-step DDIM at t = 999, 979, …, 19; LCM at 999, 749, 499, 249."""
+    """LongAlign §5.1: 50-step DDIM at t = 999, 979, …, 19; LCM at 999, 749, 499, 249."""
     assert make_solver(scheduler(), "ddim", 50, spacing="trailing").timesteps.tolist() == [
         *range(999, 0, -20)
     ]

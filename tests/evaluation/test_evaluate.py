@@ -141,7 +141,7 @@ def test_tables_and_shared_prompts() -> None:
     assert [panel.column for panel in cases[0].panels] == ["a", "b"]
     assert all(row.marks == {"a": "true", "b": "true"} for row in cases[0].sentences)
     other = evaluate([drawn("c", SCENES[:1], ["The background is navy."])], ["oracle"])
-    assert side_by_side([*found, *other], 8, oracle=True) == []
+    assert side_by_side([*found, *other], 8, judge=world("stickers")) == []
 
 
 def test_metrics_by_name() -> None:

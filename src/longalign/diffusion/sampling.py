@@ -93,7 +93,7 @@ def sample(
     for start in range(0, len(seeds), batch_size):
         stop = min(start + batch_size, len(seeds))
 
-        def after_step(_pipe: Any, _step: int, _t: Any, state: dict, count: int = stop - start) -> dict:
+        def after_step(_pipe: Any, _step: int, _t: Any, state: Any, count: int = stop - start) -> Any:
             on_step(count)
             return state
 

@@ -188,7 +188,7 @@ class Tower:
             )
 
 
-_PADS: WeakKeyDictionary[nn.Module, dict[tuple, torch.Tensor]] = WeakKeyDictionary()
+_PADS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], torch.Tensor]] = WeakKeyDictionary()
 
 
 @contextmanager

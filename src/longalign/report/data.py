@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from longalign.worlds import Mark
+from longalign.worlds import Mark as Mark
 
 if TYPE_CHECKING:
     from PIL.Image import Image

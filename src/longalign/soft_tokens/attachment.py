@@ -167,7 +167,9 @@ class Attachment:
                 if attention is not None:
                     self._handles.append(attention.register_forward_pre_hook(_take_out, with_kwargs=True))
 
-    def _around_block(self, k: int, named: Callable[..., Arguments]) -> tuple[Callable, Callable]:
+    def _around_block(
+        self, k: int, named: Callable[..., Arguments]
+    ) -> tuple[Callable[..., Any], Callable[..., Any]]:
         def prepend(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Hooked:
             values = named(args, kwargs)
             call = _call(values, self._carrier)

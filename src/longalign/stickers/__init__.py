@@ -1,23 +1,22 @@
-"""The sticker world: the embedded default of every command, and the test bed of every claim.
+"""The sticker world: the embedded default of every command, and a test bed where the truth about a picture is known.
 
 | file | holds |
 |---|---|
-| `world.py` | scenes on a 3 × 3 grid and their pictures |
-| `captions.py` | sentences with the facts they state, lies, and the way back from text |
+| `world.py` | scenes on a 3 × 3 grid, and their pictures |
+| `captions.py` | sentences with the facts that they state, false facts, and parsing of sentences |
 | `changes.py` | scenes that differ in one fact |
+| `described.py` | the scene that sentences describe |
 | `oracle.py` | reads pixels: is a fact true, false, or unclear? |
+| `looks.py`, `raters.py` | degraded pictures, and simulated raters who weigh truth against looks |
+| `scene_source.py`, `scene_pairs.py` | scenes as training data, and as pairs for retrieval and scoring |
+| `share_true.py` | the share of sentences that are true of a model's pictures |
 | `tokenizers.py` | real CLIP and T5 tokenizers over the words of this world |
-| `models.py` | the tiny models, by their configurations |
-| `patch_code.py` | the latent code of the VAE |
-| `backbones.py` | what SDXL and SD3 need beyond them, from their trained weights where possible |
-| `parts.py`, `denoising.py`, `further.py`, `readout.py` | what each tiny model learns from |
-| `training.py` | the loop that made the weights |
-| `assembly.py` | SDXL and SD3 folders, put together on first use |
-| `looks.py`, `raters.py` | spoilt pictures, and simulated raters who weigh truth against looks |
-| `files.py`, `pack_run.py`, `cli.py` | scenes and models on disk; `longalign stickers …` |
-| `study*.py` | many held-out scenes, drawn in several ways, judged |
-| `check.py` | how far the oracle and the models can be trusted |
-| `weights/` | the trained models, in fp16, with their curves |
+| `models.py`, `sdxl_sd3_models.py` | the tiny models: their configurations, and what SDXL and SD3 add |
+| `assembly.py` | SDXL and SD3 folders, assembled on first use |
+| `files.py` | scenes and models on disk |
+| `as_world.py` | the sticker world as an entry of `longalign.worlds` |
+| `making/` | how the tiny models were trained and packed |
+| `weights/` | the trained models in float16, with their training curves |
 """
 
 from __future__ import annotations
@@ -114,6 +113,10 @@ def token_names(model: str = "stickers") -> list[str]:
 
 def token_folder(name: str, model: str = "stickers") -> Path:
     """One of `token_names`: a folder that `SoftTokens.from_pretrained` reads.
+
+    Args:
+        name: of the tokens, such as ``softrepa``.
+        model: the embedded model that they belong to, one of `MODELS`.
 
     Raises:
         LongalignError: there is none of this name in this version.

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-LAYOUT = 1  # raise it when this file or `backbones.py` makes other folders of the same weights
+LAYOUT = 1  # raise it when this file or `sdxl_sd3_models.py` makes other folders of the same weights
 CONTENTS = "assembled.json"  # the files of a whole folder
 BASE = "base.json"  # beside own weights: hashes of what they were trained on
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -2,7 +2,7 @@
 
 Together they make a `StableDiffusionPipeline` folder with the usual subfolders, and beside them (diffusers does
 not look there) `clip` (the whole CLIP, for preference models), `t5`, `t5_tokenizer` and `adapter`. What SDXL and SD3
-need beyond them is in `backbones.py`.
+need beyond them is in `sdxl_sd3_models.py`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def make_vae() -> AutoencoderKL:
 def make_clip() -> CLIPModel:
     """CLIP with a 3-layer text tower of width 128 and a 4-layer ViT of width 160, patch 16."""
     tokenizer = make_clip_tokenizer()
-    # Without these ids the text tower pools at id 49407, which is in no text (FACTS §6).
+    # Without these ids the text tower pools at id 49407, which this vocabulary does not have.
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -183,7 +183,8 @@ def encoder_of(t5: T5ForConditionalGeneration) -> T5EncoderModel:
 
 def make_adapter() -> TextAdapter:
     """T5 → UNet text adapter, two blocks as LaVi-Bridge's: 96 → 112 → 128."""
-    return TextAdapter(T5_WIDTH, (T5_WIDTH + TEXT_WIDTH) // 2, TEXT_WIDTH)
+    adapter: TextAdapter = TextAdapter(T5_WIDTH, (T5_WIDTH + TEXT_WIDTH) // 2, TEXT_WIDTH)
+    return adapter
 
 
 def count(module: torch.nn.Module) -> int:

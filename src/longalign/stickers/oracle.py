@@ -75,9 +75,8 @@ def _shrunk(cells: np.ndarray) -> np.ndarray:
     """uint8 or float cells (…, 32, 32, 3) → float32 (…, 16·16·3) in [0, 1], by 2 × 2 means."""
     lead, px = cells.shape[:-3], cells.shape[-2]
     step = px // COMPARED_PX
-    small = cells.reshape(*lead, COMPARED_PX, step, COMPARED_PX, step, 3).mean(
-        axis=(-4, -2), dtype=np.float32
-    )
+    blocks = cells.reshape(*lead, COMPARED_PX, step, COMPARED_PX, step, 3)
+    small: np.ndarray = blocks.mean(axis=(-4, -2), dtype=np.float32)
     return small.reshape(*lead, -1) / 255
 
 

@@ -207,7 +207,8 @@ def _cell(background: str, kind: str | None, disc: str | None, cell_px: int) -> 
         return np.asarray(draw_cell(background, kind, disc, cell_px))
     k = KIND_NAMES.index(kind) if kind else -1
     d = DISC_NAMES.index(disc) if disc else -1
-    return cell_table()[BACKGROUND_NAMES.index(background), k, d]
+    cell: np.ndarray = cell_table()[BACKGROUND_NAMES.index(background), k, d]
+    return cell
 
 
 def render(scene: Scene, cell_px: int = CELL_PX) -> Image.Image:

@@ -37,8 +37,8 @@ CHECK_SCENES = 64  # held out, 1–4 stickers
 class Reader:
     """Captions as `longalign.encode` reads them for SDXL and SD3, in one pass of each encoder.
 
-    The two CLIPs share their layers (`backbones.py`): the first one's states are those behind the tower's last layer,
-    the second one's those before it.
+    The two CLIPs share their layers (`stickers/sdxl_sd3_models.py`): the first one's states are those behind the
+    tower's last layer, the second one's those before it.
 
     Args:
         family: ``sdxl`` or ``sd3``.
