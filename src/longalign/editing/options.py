@@ -107,7 +107,7 @@ class EditOptions:
     ) -> EditOptions:
         """The settings that were asked for, completed by what suits the model.
 
-        FlowEdit's guidance scales are those of its paper (arXiv 2412.08629, Table of SD3: 3.5 and 13.5, at 33 of 50
+        FlowEdit's guidance scales are those of its paper (arXiv 2412.08629, for SD3: 3.5 and 13.5, at 33 of 50
         steps), as a multiple of SD3's usual scale of 4. With soft tokens they are SoftREPA's (arXiv 2503.08250): 9 for
         the target, at 30 of 50 steps. The other two methods use the model's own scale for the target. flowedit-x0 uses
         it for the source, too, so that the parts that both texts share cancel. ddim uses no guidance for the source,

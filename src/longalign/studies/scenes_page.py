@@ -30,7 +30,7 @@ from longalign.studies.accuracy import (
     parts_of,
     ratio_difference,
     share_table,
-    table_json,
+    tables_json,
 )
 from longalign.studies.compare import file_name
 from longalign.studies.scenes import (
@@ -173,11 +173,6 @@ def write_study(result: StudyResult, command_line: str | None = None) -> list[Ta
     )
     write_report(report, run.report, jsonl=run.path / "report.jsonl")
     return tables
-
-
-def tables_json(tables: list[Table]) -> list[dict[str, Any]]:
-    """For machines."""
-    return [{"caption": t.caption, "rows": table_json(t)} for t in tables]
 
 
 def _cases(result: StudyResult, sort: str) -> list[Case]:

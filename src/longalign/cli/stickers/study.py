@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longalign.cli.terminal import Device, Json, Model, Out, Overwrite, print_table, progress
+from longalign.cli.options import (
+    BatchSize,
+    Device,
+    Json,
+    KeepPictures,
+    Model,
+    NoiseSeed,
+    Objects,
+    Out,
+    Overwrite,
+    SamplingSteps,
+)
+from longalign.cli.terminal import command_line, progress, show_run
 from longalign.errors import LongalignError
 
 if TYPE_CHECKING:
@@ -19,7 +31,7 @@ def study(
         typer.Option(
             help="A column after plain and segments, as 'LABEL=LORA+LORA~TOKENS*SCALE@STRATEGY' of which any part may "
             "be left out: LoRAs in order of their training, soft tokens and how much of their effect (0 to 1), and "
-            "another encoding than clip-cat. Again for each; else what the package ships."
+            "another encoding than clip-cat. Repeat for each; else the stages that the package ships."
         ),
     ] = None,
     columns: Annotated[
@@ -27,22 +39,22 @@ def study(
     ] = None,
     captions: Annotated[str, typer.Option(help="self-contained, referring or both.")] = "both",
     scenes: Annotated[int, typer.Option(min=2, help="Held-out scenes.")] = 500,
-    objects: Annotated[str, typer.Option(help="Least and greatest number of stickers.")] = "7-9",
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 25,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene's noise.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most pictures at once.")] = 50,
-    keep_pictures: Annotated[int, typer.Option(min=0, help="Keep the pictures of so many scenes.")] = 8,
+    objects: Objects = "7-9",
+    steps: SamplingSteps = 25,
+    seed: NoiseSeed = 0,
+    batch_size: BatchSize = 50,
+    keep_pictures: KeepPictures = 8,
     model: Model = "stickers",
     device: Device = "cpu",
     out: Out = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Draw many held-out scenes in several ways and let the oracle judge: shares with intervals, differences, surplus
-    and missing objects, looks.
+    """Draw many held-out scenes in several ways; the oracle judges. Tables: shares of true sentences with intervals,
+    differences, surplus and missing objects, image quality.
 
-    Interrupted, the same command with the same --out goes on, and another --stage adds a column to what is there.
-    500 scenes take about three minutes a column and sort of captions on one core. Examples:
+    After an interruption the same command with the same --out continues, and a further --stage adds a column. 500
+    scenes take about three minutes for each column and sort of captions on one core. Examples:
 
         longalign stickers study --out runs/study
 
@@ -55,10 +67,11 @@ def study(
     Quote what has a ~ in it: after LABEL= some shells take it for a home folder.
     """
     from longalign.stickers.files import parse_range
+    from longalign.studies.accuracy import tables_json
     from longalign.studies.scenes import study as run
     from longalign.studies.scenes import study_steps
     from longalign.studies.scenes_folder import CAPTIONS, StudyConfig
-    from longalign.studies.scenes_page import tables_json, write_study
+    from longalign.studies.scenes_page import write_study
 
     chosen = choose_columns(stage, columns, model)
     config = StudyConfig(
@@ -80,16 +93,8 @@ def study(
             device=device,
             on_step=advance,
         )
-    tables = write_study(found)
-    if as_json:
-        from longalign.runs import json_line
-
-        result = {"folder": found.run.path, "report": found.run.report, "tables": tables_json(tables)}
-        print(json_line(result), end="")
-        return
-    for table in tables:
-        print_table(table)
-    print(f"report: {found.run.report}")
+    tables = write_study(found, command_line())
+    show_run(tables, found.run.report, {"tables": tables_json(tables)}, as_json=as_json)
 
 
 def choose_columns(
