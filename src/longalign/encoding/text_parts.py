@@ -118,7 +118,10 @@ def _of_encoders(components: Mapping[str, Any]) -> Backbone | None:
 class T5Branch:
     """T5 encoder and adapter beside the CLIP of SD1.5 or SDXL (LongAlign, §5.1).
 
-    The adapter takes T5's width to the UNet's: 1024 → 896 → 768 for T5-large and SD1.5.
+    Attributes:
+        tokenizer: T5's, a fast one.
+        encoder: the `T5EncoderModel`.
+        adapter: maps T5's width to the UNet's: 1024 → 896 → 768 for T5-large and SD1.5.
     """
 
     tokenizer: Any

@@ -51,7 +51,12 @@ class _Call:
 
 
 class Attachment:
-    """Tokens on a model; ends by `detach` or with a ``with`` block. Made by `SoftTokens.attach`."""
+    """Tokens on a model; ends by `detach` or with a ``with`` block. Made by `SoftTokens.attach`.
+
+    Args:
+        tokens: the `SoftTokens`.
+        module: the UNet or SD3 transformer.
+    """
 
     def __init__(self, tokens: Any, module: Any) -> None:
         module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper
@@ -192,13 +197,18 @@ class Attachment:
 
 
 def attached(module: Any) -> Any:
-    """The soft tokens that are on a model."""
+    """The `SoftTokens` on a module (a UNet or transformer), or None."""
     attachment = getattr(module, _PLACE, None)
     return None if attachment is None else attachment.tokens
 
 
 def branch(module: Any, rows: Rows) -> AbstractContextManager[None]:
-    """`SoftTokens.branch` of the tokens on a model; nothing where there are none."""
+    """`SoftTokens.branch` of the tokens on a module; nothing where there are none.
+
+    Args:
+        module: the UNet or transformer.
+        rows: which rows of a batch are conditional, as in `SoftTokens.branch`.
+    """
     tokens = attached(module)
     return nullcontext() if tokens is None else tokens.branch(rows)
 
