@@ -48,7 +48,11 @@ def backbone_named(family: str) -> Backbone:
 
 
 def find_backbone(pipe_or_module: Any) -> Backbone | None:
-    """As `backbone_of`, but None for a pipeline or module of no known family."""
+    """As `backbone_of`, but None for a pipeline or module of no known family.
+
+    Args:
+        pipe_or_module: a diffusers pipeline, or its UNet or transformer.
+    """
     module = pipe_or_module
     if not hasattr(module, "named_modules"):
         module = next(_denoising_modules(pipe_or_module), None)
@@ -57,7 +61,10 @@ def find_backbone(pipe_or_module: Any) -> Backbone | None:
 
 
 def backbone_of(pipe_or_module: Any) -> Backbone:
-    """The backbone of a diffusers pipeline, or of its UNet or transformer.
+    """The backbone that a model belongs to.
+
+    Args:
+        pipe_or_module: a diffusers pipeline, or its UNet or transformer.
 
     Raises:
         LongalignError: it belongs to no known family.
@@ -81,6 +88,9 @@ def components() -> tuple[str, ...]:
 
 def denoising_module(pipe: Any) -> Any:
     """The UNet or transformer of a diffusers pipeline.
+
+    Args:
+        pipe: the pipeline.
 
     Raises:
         LongalignError: it has neither.
