@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, not the program's to explain with a traceback."""
+"""Errors caused by user input; the command line shows them without a traceback."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""Losses, pure functions, one an equation: of preference training (LongAlign, §2.2, §3.2, App. B.1), and below them of
-soft tokens (SoftREPA and its successor).
+"""Loss functions, one for each equation of the papers: preference training (LongAlign, §2.2, §3.2, App. B.1), then
+soft tokens (SoftREPA and AGSM).
 
-Of preferences the paper prints the probability σ(Δ) as the loss. What is minimised is −log σ(s·Δ), with s the CLIP
-logit scale, as PickScore is trained (FACTS §1.3). Everywhere
+LongAlign prints the probability σ(Δ) as its preference loss. The functions here return −log σ(s·Δ), with s the CLIP
+logit scale: PickScore is trained so. In all of them
 
 * ``image_a``, ``image_b`` (B, D) are the unit embeddings C_X of the two images of each pair,
 * ``preferred`` (B,) is the share of raters who prefer a: 1, 0, or ½ for a tie,
 * ``scale`` is s, the exponential of the model's ``logit_scale``,
 
-and the result is the mean over the pairs, a scalar. Soft tokens learn from the errors E_ij (B, B) of a denoiser on
-picture i under caption j; see there.
+and the result is the mean over the pairs, a scalar. The losses of soft tokens take the errors E_ij (B, B) of a
+denoiser on image i under caption j.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Scalar = float | Tensor
 def preference_nll(delta: Tensor, preferred: Tensor, scale: Scalar) -> Tensor:
     """−y log σ(sΔ) − (1 − y) log σ(−sΔ) of each pair, with y = ``preferred``: (B,) → (B,).
 
-    A tie counts either order ½, so its loss is least, log 2, where both images score alike.
+    A tie counts ½ for either order. Its loss is smallest, log 2, where both images have the same score.
     """
     return binary_cross_entropy_with_logits(scale * delta, preferred.to(delta), reduction="none")
 
@@ -35,7 +35,7 @@ def margin(image_a: Tensor, image_b: Tensor, text: Tensor) -> Tensor:
 
 # L = −log σ(s (R(x_i, p) − R(x_j, p)))                                                          Eq. 4
 def pair_loss(image_a: Tensor, image_b: Tensor, text: Tensor, preferred: Tensor, scale: Scalar) -> Tensor:
-    """The single-value loss. ``text`` (B, D) is the unit embedding C_P of each pair's prompt."""
+    """The loss on one score for the whole prompt. ``text`` (B, D) is the unit embedding C_P of each pair's prompt."""
     return preference_nll(margin(image_a, image_b, text), preferred, scale).mean()
 
 
@@ -87,7 +87,7 @@ def seg_o_loss(
     preferred: Tensor,
     scale: Scalar,
 ) -> Tensor:
-    """Eq. 9 with the text-irrelevant direction taken out of the segments, which leaves it to the pair loss.
+    """Eq. 9 without the text-irrelevant direction V in the segments, so that only the pair loss trains it.
 
     Args:
         v: (D,) V, of unit length. It gets no gradient.
@@ -97,16 +97,16 @@ def seg_o_loss(
     return seg_a_loss(image_a, image_b, text, perp_a, perp_b, preferred, scale)
 
 
-# logit_ij = s · exp(−E_ij / τ)                                                        SoftREPA; FACTS §2.1
+# logit_ij = s · exp(−E_ij / τ)                                                        SoftREPA
 def contrastive_logits(errors: Tensor, scale: float = 4.0, temperature: float = 0.07) -> Tensor:
-    """How well captions explain pictures: in (0, s], of the shape of the errors.
+    """The logit of each picture and caption, in (0, s]: large where the caption predicts the picture well.
 
-    Where E is many times τ nothing is left of a logit, nor of its gradient −s/τ · exp(−E/τ).
+    Where E is many times τ, the logit and its gradient −s/τ · exp(−E/τ) are nearly zero.
     """
     return scale * (-errors / temperature).exp()
 
 
-# L = −(1/B) Σ_i log softmax_j(logit_ij)_i + λ (1/B) Σ_i E_ii                          SoftREPA; FACTS §2.1
+# L = −(1/B) Σ_i log softmax_j(logit_ij)_i + λ (1/B) Σ_i E_ii                          SoftREPA
 def contrastive_loss(
     errors: Tensor,
     masked: Tensor | None = None,
@@ -137,18 +137,18 @@ def contrastive_loss(
     return loss + matched_weight * errors.diagonal().mean()
 
 
-# r_k = −(A/2) |f̂_k − f*|²,  w = softmax_k(r / T),  Δ_k = f̂_k − Σ_l w_l f̂_l            FACTS §2.6
+# r_k = −(A/2) |f̂_k − f*|²,  w = softmax_k(r / T),  Δ_k = f̂_k − Σ_l w_l f̂_l            AGSM (arXiv 2605.30038)
 def alignment_directions(
     predictions: Tensor, target: Tensor, temperature: float = 0.1, weight: float = 1.0
 ) -> Tensor:
-    """Where each caption pulls the prediction, away from what the captions say on average.
+    """The direction of each caption's prediction, relative to the weighted mean of all captions' predictions.
 
     w is the posterior of the captions given the noised picture, so Δ_k is −σ ∇ log p(y_k | x_t): the direction of
     classifier guidance, with the denoiser itself for the classifier.
 
     Args:
         predictions: (B, K, C, h, w) f̂ of each picture under K captions.
-        target: (B, C, h, w) f*, what it should be: ε, or ε − x_0 of flow models, where the same direction comes out.
+        target: (B, C, h, w) f*, the target: ε, or ε − x_0 of flow models; the direction is the same.
         temperature: T.
         weight: A. |·|² is the mean over channels and places here.
 

@@ -1,7 +1,8 @@
 """Tables of names: what a user may ask for by name, from this package or from another one.
 
-Each table maps a name to an object, or to a string ``"package.module:attribute"`` that is imported when it is asked
-for. Other packages add to a table by an entry point in the group ``longalign.plugins``, named ``KIND.NAME``::
+Each table maps a name to an object, or to a string ``"package.module:attribute"``. Strings are imported when the name
+is first asked for. Another package adds an entry by an entry point in the group ``longalign.plugins``, whose name is
+``KIND.NAME``::
 
     [project.entry-points."longalign.plugins"]
     "metric.sharpness" = "my_package.sharpness:Sharpness"

@@ -1,9 +1,9 @@
-"""Run folders, and writing that leaves either the whole file or none.
+"""Run folders, and functions that write a whole file or none.
 
-A run folder holds what one command made::
+A run folder holds the results of one command::
 
-    config.yaml      the settings as resolved; its first line marks the folder as ours
-    metrics.jsonl    one JSON object a line, appended while the run goes on
+    config.yaml      the resolved settings; its first line marks the folder as a run folder
+    metrics.jsonl    one JSON object a line, appended during the run
     images/          PNG files
     report.html      the report (`longalign.report.write_report`)
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MARK = "# longalign run folder\n"
-# What a run writes at the top of its folder, and therefore all that overwriting removes.
+# What a run writes at the top of its folder. Overwriting removes these and nothing else.
 _OURS = (
     "config.yaml",
     "metrics.jsonl",
@@ -48,17 +48,17 @@ _OURS = (
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the body ends, what it wrote there gets the final name.
+    """Yield a temporary path beside `path`; when the body ends, the file gets its final name.
 
-    The temporary file has the same suffix (many writers choose a format by it), is flushed to the disk before
-    it is renamed, and is removed when anything goes wrong, so that an old file stays as it was. Missing
-    folders are made. A device or a pipe (``/dev/stdout``) cannot be renamed over: the body gets it as it is.
+    The temporary file has the same suffix, because many writers choose a format by it. It is flushed to the disk before
+    it is renamed. It is removed when anything goes wrong, and an old file then stays as it was. Missing folders are
+    made. A device or a pipe (``/dev/stdout``) cannot be replaced by a file: the body gets its own path.
 
     Raises:
         LongalignError: the file cannot be written (no space, no permission, …).
     """
     path = Path(path)
-    final = Path(os.path.realpath(path))  # a symbolic link keeps pointing: its target is replaced
+    final = Path(os.path.realpath(path))  # a symbolic link stays; its target is replaced
     temporary = final.parent / f".{final.stem[:40]}-{secrets.token_hex(4)}{final.suffix}"
     with _writing(path, final, temporary):
         if path.is_dir():
@@ -78,7 +78,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             with suppress(OSError):
                 temporary.unlink()
             raise
-        with suppress(OSError):  # so that the rename, too, survives a power cut, where folders can be flushed
+        with suppress(OSError):  # the rename survives a power cut, too, on systems that can flush folders
             folder = os.open(final.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -90,8 +90,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; when the body ends, it takes the place of what is there.
 
-    Parents are made; when anything goes wrong, the folder goes and `path` stays as it was. Errors of the system are
-    left to the caller, and so is flushing what matters (`atomic_path` does).
+    Missing parents are made. When anything goes wrong, the temporary folder is removed and `path` stays as it was.
+    Errors of the operating system are not translated, and files are not flushed to the disk (`atomic_path` does both).
     """
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
@@ -108,7 +108,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _usual_mode(path: Path) -> int:
-    """Who may do what with a new file: the business of the umask, which can be read in this way without changing it."""
+    """The permissions of a new file. Creating one reads the umask without changing it."""
     with open(path, "xb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     path.unlink()
@@ -147,13 +147,13 @@ class RunFolder:
 
     Args:
         path: the folder; made with its parents. It may exist when it is empty.
-        config: the settings as resolved, written to ``config.yaml`` at once.
+        config: the resolved settings, written to ``config.yaml`` at once.
         overwrite: replace an earlier run in `path`. Only what runs write is removed, and only from a folder
             whose ``config.yaml`` a run wrote; other files stay.
 
     Raises:
-        LongalignError: `path` holds files (and no `overwrite`), is no run folder (but `overwrite`), or
-            cannot be made.
+        LongalignError: `path` holds files and `overwrite` is off; `overwrite` is on and `path` is no run folder; or
+            `path` cannot be made.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """Where the report belongs; nothing is there until `longalign.report.write_report` wrote it."""
+        """The path of the report, which `longalign.report.write_report` writes."""
         return self.path / "report.html"
 
     @property
@@ -214,7 +214,7 @@ class RunFolder:
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``. When there is no room for it, no part of it stays."""
         data = json_line(metrics).encode("utf-8", errors="backslashreplace")
-        # Unbuffered, so that a line is with the system when this returns and a failed one can be taken back.
+        # Unbuffered: the operating system has the line when this returns, and a failed line can be removed.
         with _writing(self.metrics), open(self.metrics, "ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
             try:
@@ -260,7 +260,7 @@ def _is_run(folder: Path) -> bool:
 def _writing(path: Path, *also: Path) -> Iterator[None]:
     """Turn the system's refusal to write `path` into a `LongalignError` that names it.
 
-    An error about a file that is none of `path` and `also`, nor above or below them, is not ours to tell.
+    Errors about other files (neither `path` and `also` nor above or below them) pass unchanged.
     """
     try:
         yield

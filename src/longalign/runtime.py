@@ -1,4 +1,4 @@
-"""The device and number type to run on, and libraries that stay quiet while they load."""
+"""Device and number type of a run, silent loading of models, and inference without gradients."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def pick_dtype(dtype: str, device: str) -> torch.dtype:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Loading without bars and advice: neither says anything that a user of this package can act on."""
+    """Silences progress bars and warnings of diffusers and transformers while a model is loaded.
+
+    A user of this package cannot act on them.
+    """
     import diffusers.utils.logging as of_diffusers
     import transformers.utils.logging as of_transformers
 
@@ -58,7 +61,7 @@ def quiet() -> Iterator[None]:
     of_transformers.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            # `torch_dtype` is what diffusers 0.36 knows; 0.42 would rather have it called `dtype`.
+            # diffusers 0.36 knows `torch_dtype` only; 0.42 warns that it is now called `dtype`.
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
@@ -70,7 +73,11 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def inference(*modules: nn.Module) -> Iterator[None]:
-    """No gradients and no dropout; each submodule's training mode is put back afterwards."""
+    """Switches gradients and dropout off; afterwards each submodule has its training mode again.
+
+    Args:
+        modules: the modules that run in the ``with`` block.
+    """
     import torch
 
     training = [m for module in modules for m in module.modules() if m.training]

@@ -1,4 +1,4 @@
-"""Tensors from files of others without running code, and tensors to files whole or not at all."""
+"""Reads tensors from files of others without running code, and writes whole files or none."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from longalign.runs import atomic_path
 
 
 def read_pickle(path: str | os.PathLike[str], allow: Sequence[type] = ()) -> Any:
-    """What a ``.pt``, ``.pth`` or ``.bin`` file holds, on the CPU, without running code that it may hold.
+    """Read a ``.pt``, ``.pth`` or ``.bin`` file onto the CPU without running code in it.
 
     Args:
         allow: classes that it may name, beside tensors, parameters, lists, mappings and numbers.
 
     Raises:
-        LongalignError: no such file, damaged, or a pickle that names anything else (which is said; nothing of it
-        ran).
+        LongalignError: there is no such file; it is damaged; or it names another class (the message says which; no
+            code ran).
     """
     path = Path(path)
     try:
@@ -43,9 +43,9 @@ def read_pickle(path: str | os.PathLike[str], allow: Sequence[type] = ()) -> Any
         ) from None
     except OSError as error:
         raise LongalignError(f"{path}: cannot be read: {error.strerror}") from error
-    except Exception as error:  # damaged pickles fail in every way: KeyError, EOFError, RuntimeError, …
+    except Exception as error:  # damaged pickles raise KeyError, EOFError, RuntimeError and others
         raise LongalignError(
-            f"{path}: is damaged, or no checkpoint of torch ({type(error).__name__})"
+            f"{path}: is damaged, or is not a torch checkpoint ({type(error).__name__})"
         ) from error
 
 
@@ -75,7 +75,7 @@ def _unreadable(path: str | os.PathLike[str], error: Exception) -> LongalignErro
     if isinstance(error, FileNotFoundError):
         return LongalignError(f"{path}: no such file")
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return LongalignError(f"{path}: is damaged, or no safetensors file ({reason})")
+    return LongalignError(f"{path}: is damaged, or is not a safetensors file ({reason})")
 
 
 def write_tensors(
@@ -90,7 +90,7 @@ def write_tensors(
     with atomic_path(path) as temporary:
         try:
             save_file(plain, temporary, {"format": "pt", **(metadata or {})})
-        except SafetensorError as error:  # how safetensors tells that the disk is full, among other things
+        except SafetensorError as error:  # safetensors raises this when the disk is full, among other things
             raise LongalignError(f"Cannot write {path}: {error}") from error
 
 
@@ -99,7 +99,7 @@ def write_pickle(path: str | os.PathLike[str], value: Any) -> None:
     with atomic_path(path) as temporary:
         try:
             torch.save(value, temporary)
-        except RuntimeError as error:  # how torch's zip writer tells that the disk is full
+        except RuntimeError as error:  # torch's zip writer raises this when the disk is full
             reason = str(error).splitlines()[0]
             raise LongalignError(f"Cannot write {path}: {reason}") from error
 
@@ -107,7 +107,7 @@ def write_pickle(path: str | os.PathLike[str], value: Any) -> None:
 def check_shapes(
     found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], what: str, ignore: str = ""
 ) -> None:
-    """Are the tensors in a file those of a model?
+    """Check that a file holds the tensors of a model, by names and shapes.
 
     Args:
         found: name → shape in the file.
@@ -116,7 +116,7 @@ def check_shapes(
         ignore: a regular expression for names that may be there in addition.
 
     Raises:
-        LongalignError: one is missing, of another shape, or not the model's (the first is named).
+        LongalignError: a tensor is missing, has another shape, or does not belong to the model (the first is named).
     """
     for name, shape in wanted.items():
         if name not in found:
@@ -125,4 +125,4 @@ def check_shapes(
             raise LongalignError(f"{what} have {name!r} of shape {tuple(found[name])}, not {tuple(shape)}")
     for name in found:
         if name not in wanted and not (ignore and re.search(ignore, name)):
-            raise LongalignError(f"{what} have {name!r}, which the model has not")
+            raise LongalignError(f"{what} have {name!r}, which the model does not have")

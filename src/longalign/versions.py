@@ -1,4 +1,4 @@
-"""Which software made something, and by which command."""
+"""Versions of the software, and the facts at the head of a report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHOWN = ("longalign", "torch", "diffusers", "transformers")
 
 
 def versions() -> dict[str, str]:
-    """Names and versions for a report's head: the date, the software, the machine."""
+    """The date, the versions of the main packages, and the machine, for the head of a report."""
     return {
         "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "versions": ", ".join(f"{package} {_version(package)}" for package in SHOWN),
@@ -25,8 +25,7 @@ def provenance(facts: Mapping[str, str], command_line: str | None = None) -> dic
 
     Args:
         facts: name → value, as the page shows them.
-        command_line: what the user typed; None where no command made the report. The library never looks for it
-            itself: a command passes it in.
+        command_line: the command that made the report; None where no command did. A command passes it in.
     """
     command = {} if command_line is None else {"command": command_line}
     return {**command, **facts, **versions()}

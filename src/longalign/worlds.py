@@ -1,8 +1,8 @@
-"""Worlds: what is embedded in a package, by name, and a judge that knows the truth of sentences.
+"""Worlds: data sets that are part of a package, with their models and a judge that decides which sentences are true.
 
-A world called ``stickers`` owns the names ``stickers``, ``stickers-…`` (models) and ``stickers/…``, ``stickers-…/…``
-(LoRAs, soft tokens and preference models for them). All other names are folders, files or hub names. The table below
-names each world as a string; a world is imported when one of its names is asked for.
+A world called ``stickers`` owns the name ``stickers``, the model names ``stickers-…``, and the names ``stickers/…`` and
+``stickers-…/…`` of LoRAs, soft tokens and preference models. All other names are folders, files or hub names. The table
+below names each world as a string; a world is imported when one of its names is asked for.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 Mark = Literal["true", "false", "unclear", "unjudged"]
 
-DEFAULT = "stickers"  # the model, data and judge of every command that is told nothing else
+DEFAULT = "stickers"  # the default model, data and judge of every command
 
 
 class World:
-    """A base class whose methods own nothing and know nothing; a world overrides what it has.
+    """Base class of worlds. Here every method returns nothing or refuses; a world overrides what it has.
 
     Attributes:
-        name: what its names begin with.
+        name: its own name, with which all its other names begin.
         models: names of its models. Each is a diffusers folder.
         plain_features: name of a feature extractor for its pictures that no reward was trained on, or None.
     """
@@ -113,23 +113,23 @@ class World:
         raise LongalignError(f"the world {self.name!r} has no preference pairs")
 
     def knows(self, sentences: Sequence[str]) -> list[bool]:
-        """Which sentences state something that the judge of this world can decide."""
+        """Which of the sentences the judge of this world can decide."""
         return [False] * len(sentences)
 
     def judge(self, image: Image, sentences: Sequence[str]) -> list[Mark]:
-        """Is each sentence true of the picture? ``unjudged``: it states nothing that this world knows."""
+        """For each sentence, whether it is true of the picture. ``unjudged``: this world cannot judge the sentence."""
         return ["unjudged"] * len(sentences)
 
     def looks(self, image: Image) -> float:
-        """How good the picture looks, apart from what it shows: 0 is clean, less is worse. NaN: nobody can tell."""
+        """Quality of the picture apart from its content: 0 is clean, less is worse. NaN: unknown."""
         return float("nan")
 
     def reference(self, prompts: Sequence[str]) -> Mapping[str, Image]:
-        """Prompt → the right picture, of those prompts that say all that there is to see."""
+        """Prompt → reference picture, for the prompts that describe a picture completely."""
         return {}
 
     def false_caption(self, sentences: Sequence[str], rng: np.random.Generator) -> list[str] | None:
-        """The sentences with one of them changed in one word, so that it is false; None where none can be."""
+        """The sentences after one word of one sentence was changed so that it is false; None if none can be changed."""
         return None
 
 
@@ -137,7 +137,7 @@ WORLDS = Table("world", {"stickers": "longalign.stickers.as_world:StickerWorld"}
 
 
 def world(name: str | None) -> World:
-    """The world of a name; of None one that owns and knows nothing.
+    """The world of a name; for None a world that has nothing.
 
     Raises:
         LongalignError: there is none of this name.
@@ -146,7 +146,7 @@ def world(name: str | None) -> World:
 
 
 def owner(name: str | os.PathLike[str]) -> World | None:
-    """The world that owns a name such as ``stickers-sdxl`` or ``stickers/sft``; None of a folder or hub name.
+    """The world that owns a name such as ``stickers`` or ``stickers/sft``; None for a folder or hub name.
 
     A folder that exists under this very name counts as a folder, except for the bare name of a world.
     """
@@ -160,7 +160,7 @@ def owner(name: str | os.PathLike[str]) -> World | None:
 
 
 def owner_of_texts(sentences: Sequence[str]) -> World | None:
-    """The world that at least half of the sentences speak of; None where there is none."""
+    """The first world that can judge at least half of the sentences, or None."""
     for name in WORLDS:
         candidate = world(name)
         if 2 * sum(candidate.knows(sentences)) >= len(sentences):
@@ -172,7 +172,7 @@ def resolve_model(name: str) -> str:
     """The folder or hub name that a model name stands for.
 
     Raises:
-        LongalignError: it begins like an embedded model's name and is none.
+        LongalignError: the name begins with the name of a world, and that world has no such model.
     """
     found = None if "/" in name else owner(name)
     return name if found is None else str(found.model_folder(name))

@@ -206,7 +206,7 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(LongalignError, match="no such checkpoint file"):
         read_checkpoint(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("just words")
-    with pytest.raises(LongalignError, match=r"text\.pt: is damaged, or no checkpoint"):
+    with pytest.raises(LongalignError, match=r"text\.pt: is damaged, or is not a torch checkpoint"):
         read_checkpoint(tmp_path / "text.pt")
     torch.save(torch.ones(3), tmp_path / "tensor.pt")
     with pytest.raises(LongalignError, match="holds no state dict"):

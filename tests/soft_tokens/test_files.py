@@ -17,7 +17,7 @@ from longalign.diffusion.denoiser import Denoiser
 from longalign.encoding import encode
 from longalign.errors import LongalignError
 from longalign.soft_tokens import FILE_NAME, SoftTokenConfig, SoftTokens
-from longalign.soft_tokens.loading import put_on
+from longalign.soft_tokens.loading import attach_tokens
 from longalign.stickers import token_names
 from longalign.weights import longsd
 from longalign.weights.convert import import_checkpoint
@@ -179,7 +179,7 @@ def test_embedded_ones_fit_their_model(model: str) -> None:
         names = token_names(model)
         assert "softrepa" in names
         for name in names:
-            with put_on(pipe, f"{model}/{name}") as attachment:
+            with attach_tokens(pipe, f"{model}/{name}") as attachment:
                 assert attachment.tokens.config.base == model
                 changed = (denoiser(x, 500, conditioning) - plain).square().mean()
             assert 1e-6 < changed / plain.square().mean() < 0.5

@@ -252,7 +252,7 @@ def test_damaged_and_unknown_files(listed: Path, tmp_path: Path) -> None:
 
     data = listed.read_bytes()
     (tmp_path / "cut.pt").write_bytes(data[: len(data) // 2])
-    refused(tmp_path / "cut.pt", r"cut\.pt: is damaged, or no checkpoint of torch")
+    refused(tmp_path / "cut.pt", r"cut\.pt: is damaged, or is not a torch checkpoint")
     refused(tmp_path / "none.pt", "no such file or folder")
     (tmp_path / "x.ckpt").write_bytes(b"?")
     refused(tmp_path / "x.ckpt", "unknown format. What can be imported: a .pt list")
@@ -267,7 +267,7 @@ def test_damaged_and_unknown_files(listed: Path, tmp_path: Path) -> None:
     refused(tmp_path, r"config\.json: cannot be read")
     out.mkdir()
     (out / "mine").touch()
-    with pytest.raises(LongalignError, match="is there already and not an empty folder"):
+    with pytest.raises(LongalignError, match="exists and is not an empty folder"):
         import_checkpoint(listed, out)
     assert [p.name for p in out.iterdir()] == ["mine"]
 

@@ -324,7 +324,7 @@ def test_a_file_that_names_no_base_is_loaded_with_a_warning(tmp_path: Path) -> N
     path, tensors, _ = saved(tmp_path)
     save_file(tensors, path)
     unet = _unet(WIDTH)
-    with pytest.warns(UserWarning, match="does not say which base it belongs to"):
+    with pytest.warns(UserWarning, match="does not name its base model"):
         lora.load(unet, tmp_path)
     assert close(prediction(unet), prediction(trained()), 1e-7)
 
@@ -353,13 +353,13 @@ def test_files_that_are_no_lora(tmp_path: Path) -> None:
     refused("the model has no layer 'elsewhere'",
             {**tensors, "unet.elsewhere.lora_A.weight": torch.zeros(4, 2),
              "unet.elsewhere.lora_B.weight": torch.zeros(2, 4)})  # fmt: skip
-    refused("is no LoRA in the layout of diffusers and peft", {"lora_unet_x.alpha": torch.zeros(1)})
+    refused("is not a LoRA in the layout of diffusers and peft", {"lora_unet_x.alpha": torch.zeros(1)})
     refused("the metadata cannot be read", tensors, {"longalign": "{"})
-    refused("holds no readable note on its base", tensors, {"longalign": '{"base": {"sha256": ""}}'})
+    refused("holds no readable fingerprint of its base", tensors, {"longalign": '{"base": {"sha256": ""}}'})
     pattern = json.dumps({"unet.lora_alpha": 4, "unet.rank_pattern": {"x": 2}})
     refused("rank_pattern is not supported", tensors, {**metadata, "lora_adapter_metadata": pattern})
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(LongalignError, match=f"{FILE_NAME}: is damaged, or no safetensors file"):
+    with pytest.raises(LongalignError, match=f"{FILE_NAME}: is damaged, or is not a safetensors file"):
         lora.load(unet, tmp_path)
     path.unlink()
     with pytest.raises(LongalignError, match="so it is no LoRA folder"):

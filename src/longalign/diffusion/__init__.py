@@ -1,1 +1,1 @@
-"""The denoiser, its solver and sampling, and pipelines by name."""
+"""`Denoiser`, solvers, sampling, and pipelines by name."""

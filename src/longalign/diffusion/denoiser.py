@@ -1,6 +1,6 @@
 """`Denoiser`: one call for every backbone, with noise levels, guidance and conversions of predictions.
 
-With α_t, σ_t the signal and the noise left at time t, t from 0 to 1000::
+α_t and σ_t are the shares of signal and noise at time t, with t from 0 to 1000::
 
     x_t = α_t·x_0 + σ_t·ε
 
@@ -27,17 +27,16 @@ Times = float | int | Tensor  # one for all, or (B,)
 
 
 class Denoiser:
-    """A backbone behind one signature. Objectives and solvers know only this.
+    """A denoising module with one signature for all backbones. Objectives and solvers use nothing else.
 
-    Whether predictions carry gradients, and in which precision they are computed, is the caller's affair; they
-    come back in the precision of x_t.
+    The caller decides about gradients and autocast. Predictions have the precision of x_t.
 
     Args:
         module: the UNet or transformer, on its device.
-        family: as in `Conditioning`.
+        family: name of the backbone, as in `Conditioning`.
         parameterisation: what the module predicts.
         alphas_cumprod: (T,) ᾱ_t = α_t² of the training schedule; None for flow models.
-        vae: for `decode`.
+        vae: the VAE for `encode_pixels` and `decode`; None where neither is used.
 
     Raises:
         LongalignError: the family is unknown, a schedule is missing, or the module takes the guidance scale as an
@@ -70,10 +69,10 @@ class Denoiser:
 
     @classmethod
     def of(cls, pipe: Any) -> Denoiser:
-        """The denoiser of a diffusers pipeline, with the pipeline's own module (not a copy).
+        """The denoiser of a diffusers pipeline; it shares the pipeline's module.
 
         Raises:
-            LongalignError: a pipeline of another kind, or one that predicts x_0.
+            LongalignError: the pipeline is of no known backbone, or its scheduler's prediction type is not supported.
         """
         backbone = backbone_of(pipe)
         parameterisation, alphas_cumprod = backbone.schedule(pipe.scheduler)
@@ -85,17 +84,17 @@ class Denoiser:
 
     @property
     def channels(self) -> int:
-        """Of latents."""
+        """Channels of the latents."""
         return self.module.config.in_channels
 
     @property
     def side(self) -> int:
-        """Of a square latent of the size that the model was made for."""
+        """Side of a square latent at the model's own size."""
         return self.module.config.sample_size
 
     @property
     def vae_factor(self) -> int:
-        """Pixels a latent, along one side."""
+        """Pixels per latent, along one side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae is not None else 8
 
     def __call__(
@@ -104,13 +103,13 @@ class Denoiser:
         """f(x_t, t, text) without guidance.
 
         Args:
-            x_t: (B, C, h, w).
-            t: one for all, or (B,), from 0 to 1000.
+            x_t: (B, C, h, w) noised latents.
+            t: one time for all rows, or (B,); from 0 to 1000.
             conditioning: of B prompts.
-            negative: of their negative prompts instead.
+            negative: predict under the negative prompts instead.
 
         Raises:
-            LongalignError: a conditioning of another family or another number of prompts.
+            LongalignError: the conditioning is of another family or of another number of prompts.
         """
         c = self._check(conditioning, len(x_t))
         with soft_tokens.branch(self.module, "uncond" if negative else "cond"):
@@ -122,13 +121,12 @@ class Denoiser:
     def terms(
         self, x_t: Tensor, t: Times, conditioning: Conditioning, guidance: float, *, split: bool = False
     ) -> Iterator[tuple[float, Tensor]]:
-        """What the guided prediction is the sum of, as (weight, (B, C, h, w)), each computed when it is asked for.
+        """The terms whose weighted sum is the guided prediction: (weight, (B, C, h, w)), each computed on request.
 
         Args:
-            guidance: w. As in diffusers, at most 1 means none, and one call of B rows.
-            split: the two branches one after the other, which needs half of the memory: whoever takes the
-                gradient of one term before asking for the next never holds two graphs. Otherwise one term, from
-                one call of 2B rows.
+            guidance: w. As in diffusers, w ≤ 1 means no guidance: one call of B rows.
+            split: compute the two branches one after the other. This needs half of the memory if the gradient of one
+                term is taken before the next term is requested. Otherwise there is one term, from one call of 2B rows.
         """
         if guidance <= 1:
             yield 1.0, self(x_t, t, conditioning)
@@ -160,9 +158,9 @@ class Denoiser:
         return total
 
     def levels(self, t: Times, like: Tensor) -> tuple[Tensor, Tensor]:
-        """α_t and σ_t, in the shape and precision in which they multiply (B, …) ``like``.
+        """α_t and σ_t, in the precision of ``like`` (B, …) and in a shape that multiplies it.
 
-        Between whole time steps (Euler has such) ᾱ is interpolated.
+        ᾱ is interpolated between whole time steps, which Euler's solver uses.
         """
         times = torch.as_tensor(t, dtype=torch.float64).cpu()
         if self.alphas_cumprod is None:
@@ -178,12 +176,12 @@ class Denoiser:
 
     # x_t = α x_0 + σ ε
     def noised(self, x0: Tensor, eps: Tensor, t: Times) -> Tensor:
-        """(B, …) clean latents and noise → (B, …) at time t."""
+        """(B, …) clean latents and noise → (B, …) noised latents at time t."""
         alpha, sigma = self.levels(t, x0)
         return alpha * x0 + sigma * eps
 
     def target(self, x0: Tensor, eps: Tensor, t: Times) -> Tensor:
-        """What the denoiser should predict for `noised`: ε, α ε − σ x_0, or ε − x_0."""
+        """The target of the prediction on `noised` latents: ε, α ε − σ x_0, or ε − x_0."""
         if self.parameterisation == "epsilon":
             return eps
         if self.parameterisation == "flow":
@@ -192,14 +190,14 @@ class Denoiser:
         return alpha * eps - sigma * x0
 
     def x0_weights(self, t: Times, like: Tensor) -> tuple[Tensor, Tensor]:
-        """p, q of x_0 = p·x_t + q·f, as `levels` gives α and σ."""
+        """p and q in x_0 = p·x_t + q·f, in the form of `levels`."""
         alpha, sigma = self.levels(t, like)
         if self.parameterisation == "epsilon":
             return 1 / alpha, -sigma / alpha
         return (alpha if self.parameterisation == "v" else torch.ones_like(alpha)), -sigma
 
     def x0(self, x_t: Tensor, f: Tensor, t: Times) -> Tensor:
-        """The clean latent that a prediction stands for, (B, …)."""
+        """The clean latents (B, …) that correspond to a prediction f."""
         p, q = self.x0_weights(t, x_t)
         return p * x_t + q * f
 

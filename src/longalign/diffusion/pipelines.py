@@ -1,4 +1,4 @@
-"""Pipelines by name: an embedded model, a folder, or a hub name; and the defaults that suit them."""
+"""Pipelines by name (an embedded model, a folder, or a hub name), and the default settings of models."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from longalign.errors import LongalignError
 from longalign.runtime import pick_device, pick_dtype, quiet
 from longalign.worlds import DEFAULT, resolve_model
 
-SETTINGS_FILE = "longalign.json"  # what a model folder may say about itself
+SETTINGS_FILE = "longalign.json"  # a model folder's own defaults: `ModelSettings`
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Defaults that suit a model. A folder's `longalign.json` may state them; else they follow its family.
+    """Default settings of a model: those in its folder's `longalign.json`, else those of its backbone.
 
     Attributes:
         guidance: classifier-free guidance scale; None keeps the pipeline's own default.
         length: padded length in tokens of one encoder's text (240 in the published models).
-        oracle: name of the judge that knows the truth of sentences about the model's pictures, or None.
-        flowedit: any of `start`, `source_guidance` and `target_guidance` of FlowEdit; the papers' for the rest.
+        oracle: name of the world whose judge decides which sentences are true of the model's pictures, or None.
+        flowedit: any of `start`, `source_guidance` and `target_guidance` of FlowEdit. The papers' values are used for
+            the others.
     """
 
     guidance: float | None = None
@@ -49,7 +50,7 @@ def open_pipeline(name: str = DEFAULT, *, device: str = "auto", dtype: str = "au
         name: an embedded model such as ``stickers``, a folder, or a hub name.
 
     Raises:
-        LongalignError: the folder is no pipeline, or lacks a part (which is named), or the hub has no such model.
+        LongalignError: the folder is no pipeline or lacks a part (the message names it), or the hub has no such model.
     """
     from diffusers import DiffusionPipeline
 
@@ -69,20 +70,22 @@ def open_pipeline(name: str = DEFAULT, *, device: str = "auto", dtype: str = "au
 
 
 def check_folder(where: str) -> None:
-    """Says of a local folder which part of the pipeline is missing, if one is.
+    """Check that a local folder holds a whole pipeline.
 
     Raises:
-        LongalignError: `where` looks like a path and is none, or is a folder without `model_index.json`, or without one
-            of the parts that this file lists.
+        LongalignError: `where` looks like a path and does not exist; or the folder has no `model_index.json`, or lacks
+            a part that this file lists.
     """
     folder = Path(where)
     if not folder.is_dir():
         if folder.exists() or where.startswith((".", "/", "~")) or where.count("/") > 1:
-            raise LongalignError(f"{where}: no such model folder")
+            raise LongalignError(f"{where}: there is no such model folder")
         return  # a hub name
     index = folder / "model_index.json"
     if not index.is_file():
-        raise LongalignError(f"{where}: no model_index.json, so this is no diffusers pipeline folder")
+        raise LongalignError(
+            f"{where}: the folder has no model_index.json, so it is not a diffusers pipeline"
+        )
     try:
         parts = json.loads(index.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -95,10 +98,10 @@ def check_folder(where: str) -> None:
 
 
 def load_tokenizer(name: str = DEFAULT) -> Any:
-    """The (first) tokenizer of a model, without its weights.
+    """The first tokenizer of a model; its weights are not loaded.
 
     Raises:
-        LongalignError: there is none.
+        LongalignError: the model has no tokenizer.
     """
     from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""Pictures from conditionings, each from its own seed, in batches."""
+"""Sampling: conditionings → images, each from its own seed, in batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from longalign.encoding import Conditioning, encode_groups
 from longalign.errors import LongalignError
 from longalign.soft_tokens.loading import guided_rows
 
-# name → class in diffusers; `auto` is UniPC, but a flow model's own solver for flow models
+# name → class in diffusers. `auto` is UniPC; for flow models it is the model's own solver
 SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
     "ddim": "DDIMScheduler",
@@ -25,7 +25,7 @@ SCHEDULERS = {
 
 
 def set_scheduler(pipe: Any, name: str = "auto") -> str:
-    """Gives the pipeline another solver over its own noise schedule; returns the name of the one it has.
+    """Gives the pipeline another solver with the same noise schedule, and returns the name of the solver's class.
 
     Raises:
         LongalignError: an unknown name, or a diffusion solver for a flow model.
@@ -42,7 +42,7 @@ def set_scheduler(pipe: Any, name: str = "auto") -> str:
     if flow:
         raise LongalignError(f"scheduler {name!r} does not fit a flow model: use auto")
     # Without Runge-Kutta steps, as the published pipelines use it.
-    # As a keyword: `from_config` ignores a key of the dictionary that the old configuration lists among its defaults.
+    # A keyword, because `from_config` ignores keys that the old configuration lists among its defaults.
     changes = {"skip_prk_steps": True} if name == "pndm" else {}
     pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(pipe.scheduler.config, **changes)
     return SCHEDULERS[name]
@@ -60,11 +60,11 @@ def sample(
     on_step: Callable[[int], None] = lambda pictures: None,
     on_image: Callable[[int, Image.Image], None] = lambda row, image: None,
 ) -> list[Image.Image]:
-    """One picture for each prompt of a conditioning.
+    """One image for each prompt of a conditioning.
 
-    Each picture's noise comes from its own CPU generator, so that it depends on its seed and prompt alone:
-    not on the batch it is in, nor on the device. Soft tokens on the model are told which rows are of which branch of
-    guidance.
+    The noise of each image comes from a CPU generator of its own. So an image depends on its seed and prompt alone,
+    not on the rest of the batch or on the device. Soft tokens on the model learn which rows are conditional
+    (`guided_rows`).
 
     Args:
         pipe: a diffusers text-to-image pipeline.
@@ -72,13 +72,13 @@ def sample(
         seeds: B seeds.
         steps: sampling steps.
         guidance: classifier-free guidance scale; None leaves the pipeline its default.
-        size: (width, height) in pixels; None for the model's own.
-        batch_size: most pictures at once.
-        on_step: called after each step with the number of pictures in the batch.
-        on_image: called with each row and its picture as soon as its batch is done.
+        size: (width, height) in pixels; None for the model's own size.
+        batch_size: most images at once.
+        on_step: called after each step with the number of images in the batch.
+        on_image: called with each row and its image when its batch is done.
 
     Raises:
-        LongalignError: wrong arguments, or a picture with NaN in it.
+        LongalignError: the arguments are wrong, or an image has NaN in it.
     """
     if len(seeds) != len(conditioning):
         raise LongalignError(f"{len(conditioning)} prompts need as many seeds, not {len(seeds)}")
@@ -119,12 +119,12 @@ def sample_groups(
     on_image: Callable[[int, Image.Image], None] = lambda index, image: None,
     **sampling: Any,
 ) -> list[Image.Image]:
-    """`sample` for what `longalign.encode_groups` returns: one picture a prompt, in the order of the prompts.
+    """`sample` for the result of `longalign.encode_groups`: one image a prompt, in the order of the prompts.
 
     Args:
         groups: places of the prompts and their conditioning.
         seeds: one a prompt, in the order of the prompts.
-        on_image: called with each prompt's place and its picture as soon as its batch is done.
+        on_image: called with each prompt's place and its image when its batch is done.
         sampling: further arguments of `sample`.
     """
     images: dict[int, Image.Image] = {}
@@ -143,10 +143,10 @@ def to_images(pixels: torch.Tensor) -> list[Image.Image]:
     """(B, 3, H, W) in [0, 1] → PIL images.
 
     Raises:
-        LongalignError: NaN or infinity among the pixels.
+        LongalignError: there is NaN or infinity among the pixels.
     """
     if not torch.isfinite(pixels).all():
-        raise LongalignError("the model drew NaN instead of a picture: try --dtype float32, or another VAE")
+        raise LongalignError("the image has NaN in it: try --dtype float32, or another VAE")
     array = pixels.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(a) for a in array]
 
@@ -154,7 +154,7 @@ def to_images(pixels: torch.Tensor) -> list[Image.Image]:
 def draw(
     pipe: Any, prompts: Sequence[str], seeds: Sequence[int], *, sampling: Mapping[str, Any], **encoding: Any
 ) -> list[Image.Image]:
-    """Encodes prompts and draws one picture of each: the thin path through the house.
+    """Encodes prompts and samples one image for each.
 
     Args:
         prompts, seeds: as many of one as of the other.

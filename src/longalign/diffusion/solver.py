@@ -1,12 +1,12 @@
-"""Solvers as linear maps: what a sampled latent is made of (DESIGN, "Sampling").
+"""Solvers as linear maps: the weights with which noise and predictions add up to a sampled latent.
 
-A solver that neither clips nor thresholds adds up its starting noise and the denoiser's predictions with weights that
-depend on its time steps alone::
+A solver that neither clips nor thresholds is a linear map of its starting noise and of the denoiser's predictions. The
+weights depend on the time steps alone::
 
     x_0  = a·x_T    + Σ_i c_i·f_i                    x_in,i = A_i,0·x_T + Σ_{j<i} A_i,1+j·f_j
 
-with x_in,i what the denoiser sees in step i, and f_i what it says. So ∂x_0/∂f_i is the number c_i, and a loss on x_0
-needs no graph through the chain. A stochastic solver adds its own noise to both, which changes no weight.
+Here x_in,i is the input of the denoiser in step i, and f_i its prediction. So ∂x_0/∂f_i is the number c_i, and a loss
+on x_0 needs no graph through the chain. A stochastic solver adds noise of its own to both, which changes no weight.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor
 from longalign.diffusion.sampling import SCHEDULERS
 from longalign.errors import LongalignError
 
-LCM_TIMESTEPS = (999, 749, 499, 249)  # FACTS §1.5: what LongAlign's LCM variant is trained at
+LCM_TIMESTEPS = (999, 749, 499, 249)  # LongAlign's LCM variant is trained at these (App. C)
 SOLVERS = {**SCHEDULERS, "lcm": "LCMScheduler"}
 SPACINGS = ("own", "trailing", "leading", "linspace")
 
-# Schedulers that compute in float32 whatever they are given are off by 1e-7 a step, more where σ starts in the
-# thousands (zero terminal SNR); clipping is off by about 1.
+# Schedulers that always compute in float32 have an error of 1e-7 a step, and more where σ starts in the thousands
+# (zero terminal SNR). Clipping has an error of about 1.
 _TOLERANCE = 1e-3
 _SEED = 0
 
@@ -38,18 +38,18 @@ class LinearSolver:
     """A diffusers scheduler with its time steps, and its coefficients.
 
     Args:
-        scheduler: it is copied.
-        steps: how many; the denoiser may be called more often (`PNDM`, `Heun`).
-        timesteps: in place of those that the scheduler would choose, where it can be told (LCM, Euler).
+        scheduler: a diffusers scheduler; it is copied.
+        steps: number of steps. PNDM and Heun call the denoiser more often.
+        timesteps: the time steps, for schedulers that accept them (LCM, Euler); None: the scheduler's own choice.
 
     Attributes:
         timesteps: (N,) on the CPU, one for each call of the denoiser.
-        a: the weight of the starting noise, which has unit variance: the scheduler's `init_noise_sigma` is in it.
+        a: the weight of the starting noise of unit variance; it includes the scheduler's `init_noise_sigma`.
         c: (N,) float64, the weights of the predictions.
-        inputs: (N, 1 + N) float64, A above; its last columns are strictly lower triangular.
+        inputs: (N, 1 + N) float64, the matrix A; its last N columns are strictly lower triangular.
 
     Raises:
-        LongalignError: the scheduler cannot take these steps, or is not linear (it is named).
+        LongalignError: the scheduler does not accept these steps, or is not linear (the message names it).
     """
 
     def __init__(self, scheduler: Any, steps: int, timesteps: Sequence[int] | None = None) -> None:
@@ -90,7 +90,7 @@ class LinearSolver:
         scheduler = self.scheduler
         kwargs = {"generator": generator} if self._takes_generator else {}
         x = noise * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else noise
-        # On the CPU: schedulers look their constants up there, and would wait for a time step on the device.
+        # Time steps stay on the CPU, where schedulers keep their constants: a step on the device would cost a wait.
         for i, t in enumerate(self.timesteps if last is None else self.timesteps[: last + 1]):
             scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
             x = scheduler.step(predict(i, scaled, t), t, x, return_dict=False, **kwargs)[0]
@@ -115,18 +115,18 @@ class LinearSolver:
     def _coefficients(self) -> tuple[float, Tensor, Tensor]:
         width = 1 + len(self)
         basis = torch.eye(width, dtype=torch.float64).view(width, 1, width, 1, 1)
-        # What the solver's own noise alone comes to is taken off again. It is drawn alike each time.
+        # The contribution of the solver's own noise is subtracted. That noise is the same each time.
         origin, origin_inputs = self._run(torch.zeros_like(basis))
         end, end_inputs = self._run(basis)
         weights = (end - origin).flatten()  # (1 + N,)
         inputs = (end_inputs - origin_inputs).view(len(self), width)
 
         random = torch.randn(basis.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(_SEED))
-        random *= 3  # far enough out for whatever clips to clip
+        random *= 3  # large enough values to make a clipping solver clip
         found, _ = self._run(random)
         expected = origin + torch.tensordot(weights, random, dims=1)
         error = float((found - expected).abs().max() / expected.abs().max())
-        if not error < _TOLERANCE:  # so written, NaN is an error, too
+        if not error < _TOLERANCE:  # written in this way, NaN is an error, too
             raise LongalignError(
                 f"{self.name} is not linear with this configuration (it misses the linear map by {error:.1g}): it "
                 "clips (clip_sample), thresholds (thresholding), or draws noise without a generator. Turn that "
@@ -155,15 +155,15 @@ def make_solver(
     spacing: str = "own",
     timesteps: Sequence[int] | None = None,
 ) -> LinearSolver:
-    """Another solver over the noise schedule of a pipeline's scheduler.
+    """A solver with the noise schedule of a pipeline's scheduler.
 
     Args:
         scheduler: the pipeline's.
         name: ``own`` (the pipeline's), ``ddim``, ``unipc``, ``dpm++``, ``deis``, ``euler``, ``pndm`` or ``lcm``;
-            ``auto`` is DDIM, but a flow model's own solver for flow models.
+            ``auto`` is DDIM; for flow models it is the model's own solver.
         spacing: of the time steps: ``own``, ``trailing`` (999, 979, …, 19 for 50 steps: the published trainer's),
-            ``leading`` or ``linspace``. Means nothing to flow models and LCM.
-        timesteps: given one by one; LCM's are 999, 749, 499, 249 where nothing is said and ``steps`` is 4.
+            ``leading`` or ``linspace``. Flow models and LCM ignore it.
+        timesteps: the time steps themselves. None: the scheduler's choice; LCM with 4 steps takes 999, 749, 499, 249.
 
     Raises:
         LongalignError: an unknown name or spacing, a diffusion solver for a flow model, a solver that is not linear.
@@ -179,7 +179,7 @@ def make_solver(
         raise LongalignError(f"spacing {spacing!r} is unknown; one of {', '.join(SPACINGS)}")
     if flow and name != "own":
         raise LongalignError(f"solver {name!r} does not fit a flow model: use auto")
-    # As arguments, since `from_config` passes over what the configuration calls a default.
+    # Keywords, because `from_config` ignores keys that the configuration lists among its defaults.
     changes: dict[str, Any] = {}
     if spacing != "own" and not flow and name != "lcm":
         changes["timestep_spacing"] = spacing
@@ -203,6 +203,8 @@ def _setting(scheduler: Any, steps: int, timesteps: Sequence[int] | None) -> dic
     if len(timesteps) != steps:
         raise LongalignError(f"{len(timesteps)} time steps are given for {steps} steps")
     setting: dict[str, Any] = {"timesteps": list(timesteps)}
-    if "original_inference_steps" in known:  # else LCM warns of every step that is not among its usual fifty
+    if (
+        "original_inference_steps" in known
+    ):  # without this, LCM warns of every step that is not among its usual fifty
         setting["original_inference_steps"] = steps
     return setting

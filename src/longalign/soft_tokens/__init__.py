@@ -1,7 +1,13 @@
-"""SoftREPA's soft text tokens: trained vectors that stand among the text states of a frozen denoiser.
+"""SoftREPA's soft text tokens: trained vectors that are inserted into the text states of a frozen denoiser.
 
-`config` says what they are for and of which shapes, `tokens` holds, saves and loads them, `attachment` hangs them into
-a UNet or a transformer by hooks.
+| file | holds |
+|---|---|
+| `config.py` | `SoftTokenConfig`: backbone and shapes |
+| `tokens.py` | `SoftTokens`: parameters, time buckets, saving and loading |
+| `attachment.py` | hooks by which a UNet or transformer sees them |
+| `loading.py` | tokens by name, on a whole pipeline |
+
+::
 
     tokens = SoftTokens.from_pretrained("soft_tokens.safetensors")
     with tokens.attach(pipe.unet, scale=0.7):

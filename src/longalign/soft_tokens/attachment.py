@@ -1,9 +1,8 @@
-"""Soft tokens in a model by hooks: no subclass, no copy of a forward pass.
+"""Soft tokens in a model by hooks: without a subclass or a copy of a forward pass.
 
-Everything that a call decides (its time, whether there are tokens at all) travels as an argument, inside the dictionary
-of attention arguments that diffusers hands down to every block, and is taken out of it before an attention layer sees
-it. Nothing is kept on the side, so a block that gradient checkpointing runs again, at whatever moment, finds
-the time of its own call.
+All state of a call (its time, whether it has tokens) is an argument. It travels in the dictionary of attention
+arguments that diffusers passes to every block, and is removed before an attention layer reads it. So gradient
+checkpointing may run a block again at any time: the block finds the time of its own call.
 
     UNet    before each block of the chosen stages:  text [y_0, y_1, …] → [y_0, s_1(t), …, s_n(t), y_1, …]
     SD3     before block k < L:                      text [y_0, y_1, …] → [s_k1(t), …, s_kn(t), y_0, y_1, …]
@@ -40,8 +39,8 @@ class _Call:
     Attributes:
         t: (1,) or (B,) times.
         scale: s.
-        rows: (B,) which get tokens, or None for all.
-        plain: the arguments as they came, where the prediction without tokens is needed, too.
+        rows: (B,) true for the rows that get tokens, or None for all.
+        plain: the original arguments, if the prediction without tokens is needed, too; else None.
     """
 
     t: Tensor
@@ -51,7 +50,7 @@ class _Call:
 
 
 class Attachment:
-    """Tokens on a model; ends by `detach` or with a ``with`` block. Made by `SoftTokens.attach`.
+    """Tokens on a model, until `detach` or the end of a ``with`` block. `SoftTokens.attach` makes it.
 
     Args:
         tokens: the `SoftTokens`.
@@ -63,7 +62,7 @@ class Attachment:
         config = tokens.config
         config.check(module)
         if getattr(module, _PLACE, None) is not None:
-            raise LongalignError("this model has soft tokens already: detach those first")
+            raise LongalignError("this model has soft tokens already: detach them first")
         self.tokens = tokens
         self.module = module
         backbone, places = backbone_of(module), config.places
@@ -84,7 +83,7 @@ class Attachment:
         _forget_compiled()
 
     def detach(self) -> None:
-        """Take the tokens off again."""
+        """Remove the tokens from the model."""
         if self._handles:
             for handle in self._handles:
                 handle.remove()
@@ -107,7 +106,8 @@ class Attachment:
             if rows is False:
                 return None
             mask = rows.to(latents.device) if isinstance(rows, Tensor) else None
-            # A forward pass may empty lists and dictionaries that it is given: the two runs get one each.
+            # A forward pass may empty the lists and dictionaries among its arguments, so each of the two runs gets
+            # its own.
             call = _Call(
                 t=torch.as_tensor(values["timestep"], device=latents.device).reshape(-1),
                 scale=tokens.scale,
@@ -124,7 +124,7 @@ class Attachment:
         call = _call(kwargs, self._carrier)
         if call is None or call.plain is None:
             return None
-        # Past the hooks of the model, and without a call among the arguments those of its blocks do nothing.
+        # `forward` skips the model's own hooks; the hooks of its blocks do nothing without a call among the arguments.
         without = module.forward(**call.plain)[0]  # (B, C, h, w)
         f = output[0]
         if call.scale < 1:
@@ -166,7 +166,7 @@ class Attachment:
                     block.register_forward_pre_hook(prepend, with_kwargs=True),
                     block.register_forward_hook(remove, with_kwargs=True),
                 ]
-            # The block's own hooks need the call both before and after it, so it is taken out one level further down.
+            # The block's own hooks need the call before and after the block, so the attention layers below remove it.
             for attention in (block.attn, getattr(block, "attn2", None)):
                 if attention is not None:
                     self._handles.append(attention.register_forward_pre_hook(_take_out, with_kwargs=True))
@@ -214,7 +214,7 @@ def branch(module: Any, rows: Rows) -> AbstractContextManager[None]:
 
 
 def _named(module: nn.Module) -> Callable[..., Arguments]:
-    """Arguments of a module's forward pass by their names, however they are given."""
+    """Arguments of a module's forward pass by name, whether they are given by name or by place."""
     names = list(inspect.signature(type(module).forward).parameters)[1:]
     return lambda args, kwargs: {**dict(zip(names, args, strict=False)), **kwargs}
 
@@ -238,6 +238,6 @@ def _copied(values: Arguments) -> Arguments:
 
 
 def _forget_compiled() -> None:
-    """torch.compile has no guards on hooks: what it compiled before would run without them, or still with them."""
+    """Drops compiled code: torch.compile does not check hooks, so old code would run with the wrong ones."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()

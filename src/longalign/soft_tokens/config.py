@@ -26,23 +26,23 @@ Stage = Literal["down", "mid", "up"]
 
 @dataclass(frozen=True)
 class SoftTokenConfig:
-    """The architecture of soft tokens, saved with them.
+    """The architecture of soft tokens; it is saved with them.
 
     Attributes:
         backbone: family name in `longalign.backbones.BACKBONES`.
-        width: D, of the text states where the tokens stand: what a UNet's cross-attention reads, or the text stream
-            of SD3's blocks.
-        count: n, how many stand at one place.
-        stages: of a UNet, whose cross-attention sees them: among ``down``, ``mid``, ``up``.
-        layers: of SD3, how many blocks from the first have tokens of their own; 1 for a UNet.
-        buckets: the time axis 0…1000 is cut into so many, each with a vector that is added to the tokens; None for
-            tokens that do not know the time.
-        token_width: of SD3, where the tokens are kept before its context embedder (4096), which then brings them to
-            `width`; None for tokens that have this width themselves.
-        base: name of the model that they were trained on, for messages.
+        width: D, the width of the text states at the tokens' place: what a UNet's cross-attention reads, or the text
+            stream of SD3's blocks.
+        count: n, the number of tokens at one place.
+        stages: of a UNet, those whose cross-attention reads the tokens: some of ``down``, ``mid``, ``up``.
+        layers: of SD3, the number of first blocks that have tokens of their own; 1 for a UNet.
+        buckets: number of parts of the time axis 0…1000; each has a vector that is added to the tokens. None: the
+            tokens do not depend on the time.
+        token_width: of SD3, the width of tokens that pass through its context embedder (4096); None: the tokens have
+            the width `width`.
+        base: name of the model on which they were trained, for messages.
 
     Raises:
-        LongalignError: values that do not go together.
+        LongalignError: the values contradict each other.
     """
 
     backbone: str
@@ -93,7 +93,7 @@ class SoftTokenConfig:
         """The paper's configuration for a backbone, with changes.
 
         Raises:
-            LongalignError: soft tokens are not known for this backbone, or the values do not go together.
+            LongalignError: soft tokens are not known for this backbone, or the values contradict each other.
         """
         places = backbone_named(backbone).token_places if backbone in BACKBONES else None
         return cls(backbone, **{**(places.published if places else {"width": 1}), **changes})
@@ -118,7 +118,7 @@ class SoftTokenConfig:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of ``tokens`` (layers, n, D or token_width), and of ``time`` (buckets, layers, D) where there is one."""
+        """Shapes of ``tokens`` (layers, n, D or token_width), and of ``time`` (buckets, layers, D) if there is one."""
         shapes: dict[str, tuple[int, ...]] = {
             "tokens": (self.layers, self.count, self.token_width or self.width)
         }
@@ -127,11 +127,10 @@ class SoftTokenConfig:
         return shapes
 
     def check(self, module: nn.Module) -> None:
-        """Do such tokens fit this model?
+        """Check that the tokens fit a model.
 
         Raises:
-            LongalignError: another backbone or width, or fewer blocks; what they are for and what the model is are
-                both said.
+            LongalignError: the model is of another backbone or width, or has fewer blocks; the message describes both.
         """
         backbone = backbone_of(module)
         width = backbone.text_width(module)

@@ -1,4 +1,4 @@
-"""Soft tokens on a whole pipeline: from a file, for its guidance, and by name in reports."""
+"""Soft tokens on a whole pipeline: found by name, attached, and described in reports."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from longalign.worlds import owner
 
 
 def resolve_tokens(name: str | os.PathLike[str]) -> Path:
-    """The folder or file that a name stands for: ``stickers/softrepa`` and other embedded ones (`token_names`) by name.
+    """The folder or file of soft tokens.
 
-    Of a run folder of `longalign train`, the ``model`` in it.
+    Args:
+        name: an embedded name such as ``stickers/softrepa``, a folder, or a file. A run folder of `longalign train`
+            stands
+            for the folder ``model`` in it.
 
     Raises:
         LongalignError: there are no embedded soft tokens of this name.
@@ -33,8 +36,7 @@ def load_tokens(name: str | os.PathLike[str]) -> SoftTokens:
     """Trained soft tokens.
 
     Args:
-        name: their file, or the folder that it is in; a run folder of `longalign train`; ``stickers/softrepa`` and the
-            other embedded ones.
+        name: as in `resolve_tokens`.
 
     Raises:
         LongalignError: there are none, or they cannot be read.
@@ -42,14 +44,14 @@ def load_tokens(name: str | os.PathLike[str]) -> SoftTokens:
     return SoftTokens.from_pretrained(resolve_tokens(name))
 
 
-def put_on(pipe: Any, name: str, *, scale: float = 1.0, branches: str = "both") -> Attachment:
+def attach_tokens(pipe: Any, name: str, *, scale: float = 1.0, branches: str = "both") -> Attachment:
     """Attach trained soft tokens to a pipeline's UNet or transformer, until `detach` or the end of a ``with`` block.
 
     Args:
         name: as in `load_tokens`.
         scale: from 0 (as if there were none) to 1.
-        branches: of classifier-free guidance: ``both``, ``cond`` or ``uncond``. All but the first need `guided_rows`
-            around the pipeline's calls, as `longalign.diffusion.sampling.sample` has it.
+        branches: those of classifier-free guidance that get tokens: ``both``, ``cond`` or ``uncond``. All but ``both``
+            need `guided_rows` around the pipeline's calls; `longalign.diffusion.sampling.sample` does this.
 
     Raises:
         LongalignError: there are none, or they are for another backbone.
@@ -58,17 +60,21 @@ def put_on(pipe: Any, name: str, *, scale: float = 1.0, branches: str = "both") 
 
 
 def guided_rows(pipe: Any, guidance: float | None) -> AbstractContextManager[None]:
-    """Tells soft tokens that are for one branch alone which rows of a pipeline's batches are which.
+    """Says which rows of a pipeline's batches are conditional, for soft tokens that are for one branch alone.
 
-    SD3's skip-layer guidance calls the transformer a third time, with the conditional rows alone: that cannot be told.
+    SD3's skip-layer guidance calls the transformer a third time, with the conditional rows alone; that is not
+    supported.
 
     Args:
-        guidance: of the pipeline. More than 1 doubles the batch; None is its default, which does, too.
+        pipe: a diffusers pipeline.
+        guidance: the pipeline's guidance scale. More than 1 doubles the batch. None is the pipeline's default, which
+            is
+            more than 1.
     """
     return branch(denoising_module(pipe), "cfg" if guidance is None or guidance > 1 else "cond")
 
 
-def told(name: str, scale: float, branches: str = "both") -> str:
-    """Soft tokens as reports name them."""
+def describe_tokens(name: str, scale: float, branches: str = "both") -> str:
+    """Soft tokens in words, for reports."""
     scaled = "" if scale == 1 else f", scale {scale:g}"
     return name + scaled + ("" if branches == "both" else f", {branches} alone")

@@ -1,4 +1,4 @@
-"""The tokens themselves: parameters, time buckets, which rows of a batch get them, and their file."""
+"""`SoftTokens`: parameters, time buckets, the rows of a batch that get them, and their file."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ Branches = Literal["both", "cond", "uncond"]
 
 
 class SoftTokens(nn.Module):
-    """Trained text tokens for one backbone (SoftREPA), which `attach` hangs into a denoiser.
+    """Trained text tokens for one backbone (SoftREPA). `attach` inserts them into a denoising module by hooks.
 
-    They are not parameters of that denoiser: its state dict, LoRAs and fingerprint stay as they are. Kept in float32,
-    they are brought to the text's precision where they are used.
+    They are not parameters of that module: its state dict, LoRAs and fingerprint stay the same. The parameters are
+    float32; where they are used, they are converted to the precision of the text.
 
-    Tokens that start from one vector stay equal for ever, since equal tokens get equal gradients: n equal tokens are
-    one, with log n added to its attention logits. The released SD1.5 tokens are so. `noise` sets them apart.
+    Equal tokens get equal gradients, so tokens that start from one vector stay equal for ever. n equal tokens act as
+    one whose attention logits are larger by log n. The released SD1.5 tokens are of this kind. `noise` makes them
+    different.
 
     Args:
-        config: what they are for, and of which shapes.
+        config: backbone and shapes.
         start: (D,), (n, D) or (layers, n, D) values to start from, such as the state at the first position of the
-            empty prompt (SD1.5); else N(0, 0.02). The time table always starts from N(0, 0.02).
+            empty prompt (SD1.5). None: N(0, 0.02). The time table always starts from N(0, 0.02).
         noise: standard deviation of Gaussian noise that is added to `start`.
-        generator: for the random numbers.
+        generator: source of the random numbers.
 
     Raises:
-        LongalignError: `start` does not fit.
+        LongalignError: `start` has a shape that does not fit.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class SoftTokens(nn.Module):
     def scale(self) -> float:
         """s in [0, 1]: the prediction is (1 − s)·f(without tokens) + s·f(with them).
 
-        At 0 the model runs as if there were no tokens, at 1 once with them, between twice.
+        At 0 the model runs once without tokens, at 1 once with them, and between these values twice.
         """
         return self._scale
 
@@ -91,8 +92,8 @@ class SoftTokens(nn.Module):
     def branches(self) -> Branches:
         """Which branch of classifier-free guidance gets tokens: ``both`` (the paper), ``cond`` or ``uncond``.
 
-        All but ``both`` need to know which rows of a batch are which: see `branch`. Where one batch holds both kinds,
-        the model runs twice.
+        All but ``both`` need to know which rows of a batch are conditional: see `branch`. If a batch has rows of both
+        kinds, the model runs twice.
         """
         return self._branches
 
@@ -106,7 +107,7 @@ class SoftTokens(nn.Module):
 
     @contextmanager
     def branch(self, rows: Rows) -> Iterator[None]:
-        """Says which rows of the batches that come are conditional, for `branches`. `Denoiser` does so by itself.
+        """Says which rows of the next batches are conditional, for `branches`. `Denoiser` calls this itself.
 
         Args:
             rows: ``cond`` or ``uncond`` for all of them, ``cfg`` for the two halves of diffusers' pipelines under
@@ -119,10 +120,10 @@ class SoftTokens(nn.Module):
             self._rows = before
 
     def affected(self, batch: int) -> bool | Tensor:
-        """Which rows of a batch get tokens: all, none, or (B,) of truth values.
+        """The rows of a batch that get tokens: True (all), False (none), or (B,) truth values.
 
         Raises:
-            LongalignError: this depends on the branch, and nobody said which rows are which.
+            LongalignError: this depends on the branch, and it is unknown which rows are conditional.
         """
         if self._branches == "both":
             return True
@@ -151,7 +152,7 @@ class SoftTokens(nn.Module):
 
     # s_k(t) = E(tokens_k) + table[⌊t/10⌋, k], E the context embedder for tokens of its input's width, else nothing
     def forward(self, t: Tensor, layer: int = 0, embed: nn.Module | None = None) -> Tensor:
-        """The tokens at some times.
+        """The tokens at given times.
 
         Args:
             t: (b,) times from 0 to 1000.
@@ -173,13 +174,13 @@ class SoftTokens(nn.Module):
     def attach(
         self, module: Any, *, scale: float | None = None, branches: Branches | None = None
     ) -> Attachment:
-        """Hang the tokens into a UNet or a transformer, until `detach` or the end of a ``with`` block.
+        """Insert the tokens into a UNet or a transformer, until `detach` or the end of a ``with`` block.
 
-        They go to the model's device. Compiled models are compiled anew when they run next (so are all others of the
-        process): torch.compile does not notice hooks that come or go.
+        They move to the model's device. All compiled models of the process are compiled again when they next run:
+        torch's compiler does not notice new or removed hooks.
 
         Args:
-            module: the model; of a compiled one, its own.
+            module: the UNet or transformer, compiled or not.
             scale: sets `scale`.
             branches: sets `branches`.
 
@@ -196,7 +197,7 @@ class SoftTokens(nn.Module):
         return self._attachment
 
     def detach(self) -> None:
-        """Take the tokens off again: the model is as it was. Nothing happens where they are on none."""
+        """Remove the tokens from their model, if they are on one."""
         attachment, self._attachment = self._attachment, None
         if attachment is not None:
             attachment.detach()
@@ -211,7 +212,7 @@ class SoftTokens(nn.Module):
             the file.
 
         Raises:
-            LongalignError: there is NaN in them, or the disk refuses.
+            LongalignError: there is NaN in them, or the file cannot be written.
         """
         self._check_finite("these soft tokens")
         path = Path(path)
@@ -224,10 +225,11 @@ class SoftTokens(nn.Module):
         """Read what `save` wrote, on the CPU and in float32.
 
         Args:
-            path: the file, or the folder that it is in.
+            path: the file, or the folder that holds it.
 
         Raises:
-            LongalignError: no such file, damaged, no soft tokens, shapes that are not its configuration's, or NaN.
+            LongalignError: there is no such file; it is damaged or holds no soft tokens; its shapes differ from its
+                configuration; or there is NaN in it.
         """
         path = Path(path)
         file = path / FILE_NAME if path.is_dir() else path
@@ -242,7 +244,7 @@ class SoftTokens(nn.Module):
 
     @classmethod
     def of_values(cls, config: SoftTokenConfig, values: dict[str, Tensor], source: str) -> SoftTokens:
-        """Tokens with given values, of the shapes that the configuration says.
+        """Tokens with given values.
 
         Raises:
             LongalignError: there is NaN in them; `source` is named.
@@ -257,5 +259,5 @@ class SoftTokens(nn.Module):
             raise LongalignError(f"{what}: NaN or infinity among the values, so the training went wrong")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles of tokens are attached to nothing, and hold no model."""
+        """Copies and pickles of tokens are not attached and hold no model."""
         return {**self.__dict__, "_attachment": None, "_rows": None}

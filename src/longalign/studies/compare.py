@@ -16,7 +16,7 @@ from longalign.diffusion.sampling import (
     set_scheduler,
 )
 from longalign.encoding import TruncationWarning
-from longalign.soft_tokens.loading import put_on, told
+from longalign.soft_tokens.loading import attach_tokens, describe_tokens
 from longalign.weights.stack import (
     load_pipeline,
     t5_branch,
@@ -43,7 +43,11 @@ class Column:
     scale: float = 1.0
 
     def __str__(self) -> str:
-        tokens = () if self.soft_tokens is None else (f"soft tokens {told(self.soft_tokens, self.scale)}",)
+        tokens = (
+            ()
+            if self.soft_tokens is None
+            else (f"soft tokens {describe_tokens(self.soft_tokens, self.scale)}",)
+        )
         return " + ".join((self.strategy, *self.loras, *tokens))
 
 
@@ -77,7 +81,9 @@ def tokens_on(pipe: Any, column: Column) -> AbstractContextManager[Any]:
         LongalignError: there are none of this name, or they are for another backbone.
     """
     return (
-        nullcontext() if column.soft_tokens is None else put_on(pipe, column.soft_tokens, scale=column.scale)
+        nullcontext()
+        if column.soft_tokens is None
+        else attach_tokens(pipe, column.soft_tokens, scale=column.scale)
     )
 
 

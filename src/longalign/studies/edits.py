@@ -19,7 +19,7 @@ from longalign.editing.edit import edit_many
 from longalign.editing.options import METHODS, EditOptions, EditSettings
 from longalign.errors import LongalignError
 from longalign.runs import RunFolder
-from longalign.soft_tokens.loading import put_on
+from longalign.soft_tokens.loading import attach_tokens
 from longalign.stickers.world import render
 from longalign.studies.edit_scenes import EditVerdict, SceneEdit, judge_edit, scene_edits
 from longalign.weights.stack import Stack
@@ -108,7 +108,7 @@ def edit_study(
         raise LongalignError(f"model {config.model!r} draws no sticker scenes, so the oracle cannot judge it")
     options = _columns(Denoiser.of(pipe), config, settings)
     if config.soft_tokens is not None:  # wrong ones are refused before anything is drawn
-        put_on(pipe, config.soft_tokens).detach()
+        attach_tokens(pipe, config.soft_tokens).detach()
     settings_given = {k: v for k, v in asdict(config).items() if k != "method"}  # `columns` have methods
     recorded = {"command": COMMAND, **settings_given, "columns": {k: asdict(o) for k, o in options.items()}}
     run = RunFolder(out, recorded, overwrite=overwrite) if out else RunFolder.new("stickers-edits", recorded)
@@ -139,7 +139,7 @@ def edit_study(
     images = {NOTHING: edited(EditOptions("ddim", 1, 0.0, 1.0, 1.0)), REDRAWN: redrawn}
     images |= {label: edited(how) for label, how in options.items() if not label.endswith(WITH_TOKENS)}
     if config.soft_tokens is not None:
-        with put_on(pipe, config.soft_tokens, scale=config.soft_token_scale):
+        with attach_tokens(pipe, config.soft_tokens, scale=config.soft_token_scale):
             images |= {label: edited(how) for label, how in options.items() if label.endswith(WITH_TOKENS)}
     verdicts = {k: [judge_edit(e, x) for e, x in zip(edits, of, strict=True)] for k, of in images.items()}
     for i, edit in enumerate(edits):

@@ -1,1 +1,1 @@
-"""LoRAs on models, stacks and merges of them, and the weight files of others."""
+"""LoRAs on models, stacks and merges of LoRAs, and weight files in published formats."""

@@ -1,4 +1,4 @@
-"""CLIP-type preference models in transformers' layout (Denscore, PickScore): checked, and rid of pickles."""
+"""Checks CLIP-type preference models in transformers' layout (Denscore, PickScore), and replaces pickled weights."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _UNUSED = r"\.position_ids$"  # older versions of transformers saved these
 
 
 def copy(source: Path, folder: Path) -> dict[str, Any]:
-    """Copy a `CLIPModel` folder whose weights are whole and of the right shapes; pickled weights become safetensors.
+    """Copy a `CLIPModel` folder after checking its weights; pickled weights become safetensors.
 
     Returns:
-        facts: number of parameters, and whether they were pickled.
+        facts: the number of parameters, and whether they were pickled.
 
     Raises:
-        LongalignError: the weights are not those of the configuration (the first wrong one is named), damaged, or
-        hold code.
+        LongalignError: the weights do not match the configuration (the first wrong one is named), are damaged, or
+            hold code.
     """
     from transformers import CLIPConfig, CLIPModel
 
@@ -39,7 +39,9 @@ def copy(source: Path, folder: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # transformers checks configurations with errors of its own
         reason = str(error).strip().splitlines()[0]
-        raise LongalignError(f"{source / 'config.json'}: is none of a CLIP model: {reason}") from error
+        raise LongalignError(
+            f"{source / 'config.json'}: is not the configuration of a CLIP model: {reason}"
+        ) from error
     what = f"{source}: the CLIP model's weights"
     safe = sorted(source.glob("*.safetensors"))
     if safe:

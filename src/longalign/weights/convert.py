@@ -1,4 +1,4 @@
-"""``longalign import`` and ``longalign export`` as functions: published files ↔ folders that diffusers reads."""
+"""`longalign import` and `longalign export` as functions: published files ↔ folders that diffusers reads."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class Converted:
-    """What was made of what.
+    """The result of an import or export.
 
     Attributes:
         kind: ``lora``, ``adapter``, ``clip`` or ``soft-tokens``.
-        files: that were written.
-        facts: such as rank and number of layers.
+        files: the files that were written.
+        facts: properties of the weights, such as rank and number of layers.
     """
 
     kind: str
@@ -59,18 +59,19 @@ def import_checkpoint(
     after: Sequence[str | os.PathLike[str]] = (),
     adapter: str | os.PathLike[str] | None = None,
 ) -> Converted:
-    """Read a published checkpoint safely, check it against the model that it is for, and write it as safetensors.
+    """Read a published checkpoint safely, check it against its model, and write it as safetensors.
 
     Args:
-        source: file or folder; see `KNOWN`.
-        out: folder to write; it must be empty or not there yet, and appears whole or not at all.
-        base: the LoRA's model. Its fingerprint goes into the file, so that loading refuses any other. Without it
-            the shapes are checked against SD1.5's, and nothing is noted.
+        source: a file or folder of a format that `KNOWN` lists.
+        out: folder to write; it must be empty or not exist. It is written whole or not at all.
+        base: the LoRA's model. Its fingerprint is written into the file, so that loading refuses any other model. None:
+            the shapes are checked against SD1.5's, and no fingerprint is written.
         after: LoRA folders that were merged into `base` before this one was trained, in this order.
-        adapter: folder of the text adapter that belongs to a LoRA; else the one beside it in `source`.
+        adapter: folder of the text adapter that belongs to a LoRA. None: the one beside it in `source`, if any.
 
     Raises:
-        LongalignError: unknown format, pickled code, damaged, wrong shapes (the layer is named), or the disk refuses.
+        LongalignError: the format is unknown; the file holds code, is damaged, or has wrong shapes (the layer is
+            named); or the disk refuses.
     """
     source, out = Path(source), Path(out)
     kind, path, beside = _recognise(source)
@@ -111,14 +112,15 @@ def export_lora(
     base: str | None = None,
     form: str = "longsd",
 ) -> Converted:
-    """Write a LoRA folder as a published format; ``longsd`` is the only one.
+    """Write a LoRA folder in a published format; ``longsd`` is the only one.
 
     Args:
-        out: the ``.pt`` file. An adapter goes beside it, into ``<name>_adapter``.
-        base: the model whose layers the LoRA has; only its configuration is read. Else SD1.5's.
+        out: the ``.pt`` file to write. An adapter is written beside it, into ``<name>_adapter``.
+        base: the LoRA's model, of which only the configuration is read. None: SD1.5.
 
     Raises:
-        LongalignError: unknown format, no LoRA folder, layers of another model, or the disk refuses.
+        LongalignError: the format is unknown; the folder holds no LoRA; the layers are another model's; or the disk
+            refuses.
     """
     if form != "longsd":
         raise LongalignError(f"format {form!r} is unknown; there is: longsd")
@@ -132,7 +134,7 @@ def export_lora(
 
 
 def _recognise(source: Path) -> tuple[str, Path, Path | None]:
-    """Kind, the file or folder of it, and the adapter beside a LoRA."""
+    """The kind of checkpoint, its file or folder, and the adapter beside a LoRA."""
     if source.is_file():
         if source.name in (soft_tokens.TOKENS, soft_tokens.TIME):
             return "soft-tokens", source.parent, None
@@ -160,7 +162,9 @@ def _recognise(source: Path) -> tuple[str, Path, Path | None]:
 
 
 def _import_lora(path: Path, folder: Path, base: str | None, after: Sequence[Any]) -> dict[str, Any]:
-    pairs = longsd.read(path, longsd.unet_shapes(base))  # before the weights are loaded, since this is quick
+    pairs = longsd.read(
+        path, longsd.unet_shapes(base)
+    )  # first, because it is quick and loading weights is not
     of = None if base is None else _base(base, after)
     file = LoraFile(pairs, base=of)
     file.write(folder)
@@ -169,7 +173,7 @@ def _import_lora(path: Path, folder: Path, base: str | None, after: Sequence[Any
 
 
 def _base(name: str, after: Sequence[Any]) -> Fingerprint:
-    """Of a model's UNet, after merging LoRAs."""
+    """The fingerprint of a model's UNet after LoRAs were merged into it."""
     unet: nn.Module = load_pipeline(name, device="cpu", dtype="float32").unet
     told = Path(name).resolve().name if Path(name).exists() else name
     for folder in after:
@@ -181,13 +185,13 @@ def _base(name: str, after: Sequence[Any]) -> Fingerprint:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that gets its name when all is written.
+    """A temporary folder that gets its final name when the ``with`` block ends.
 
     Raises:
         LongalignError: `path` holds files already, or cannot be made.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise LongalignError(f"{path} is there already and not an empty folder. Choose another --out.")
+        raise LongalignError(f"{path} exists and is not an empty folder. Choose another --out.")
     try:
         with atomic_folder(path) as temporary:
             yield temporary

@@ -1,4 +1,4 @@
-"""The algebra of low-rank changes: ΔW = (alpha / r) · up · down."""
+"""Low-rank changes of weights: ΔW = (alpha / r) · up · down. Sums, truncation, differences."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def change(pair: Pair) -> Tensor:
 
 # Σ s_i B_i A_i = [s₁B₁ s₂B₂ …] · [A₁; A₂; …]
 def concatenated(pairs: Sequence[Pair | None], scales: Sequence[float], ranks: Sequence[int]) -> Pair:
-    """Several changes of one layer as one of the sum of their ranks and of scale 1: exactly their sum.
+    """Several changes of one layer as one change: exactly their sum, with the sum of their ranks and scale 1.
 
     Args:
-        pairs: one a LoRA; None where it leaves this layer alone: it is zero there then, so that all layers have one
-            rank.
-        scales: alpha / r of each.
-        ranks: of each.
+        pairs: one for each LoRA; None if it does not change this layer. Zeros take its place, so that all layers have
+            the same rank.
+        scales: alpha / r of each LoRA.
+        ranks: rank of each LoRA.
     """
     up, down = next(pair for pair in pairs if pair is not None)
     ups = [p.up * s if p else _zeros(up, 1, r) for p, s, r in zip(pairs, scales, ranks, strict=True)]
@@ -41,15 +41,15 @@ def added(files: Sequence[LoraFile]) -> dict[str, Pair]:
 
 # up · down = Q₁R₁(Q₂R₂)ᵀ = Q₁ (R₁R₂ᵀ) Q₂ᵀ = (Q₁U) Σ (Q₂V)ᵀ; the nearest of rank r keeps the r largest σ (Eckart–Young)
 def truncated(pair: Pair, rank: int) -> tuple[Pair, Tensor]:
-    """The change of lower rank that is nearest in the Frobenius norm; the error is √(Σ of the discarded σ²).
+    """The nearest change of lower rank in the Frobenius norm; its error is √(Σ of the discarded σ²).
 
-    The singular values come from the small matrix R₁R₂ᵀ, in float64, so a layer's full ΔW is never made.
+    The singular values come from the small matrix R₁R₂ᵀ in float64; the full ΔW of a layer is never computed.
 
     Args:
-        rank: of the result; where the change has less, the rest is zero.
+        rank: rank of the result. If the change has a lower rank, the rest is zero.
 
     Returns:
-        the factors, σ shared between them in equal parts, in the dtype of `pair`; and all singular values, falling.
+        the factors, each with a root of σ, in the dtype of `pair`; and all singular values in descending order.
     """
     up, down = pair.up.flatten(1).double(), pair.down.flatten(1).double()  # (out, R), (R, in·kh·kw)
     q1, r1 = torch.linalg.qr(up)
@@ -70,11 +70,12 @@ def truncated(pair: Pair, rank: int) -> tuple[Pair, Tensor]:
 
 
 def without(file: LoraFile, earlier: Sequence[LoraFile]) -> dict[str, Pair] | None:
-    """What a LoRA has beyond earlier stages that were saved with it as one (`concatenated`, they first).
+    """The rest of a LoRA that was saved as one with earlier stages (`concatenated`, earlier stages first).
 
     Returns:
-        the rest of its factors, whose ranks may be 0; None where it does not begin with the earlier ones. They are told
-        by their `down`, which has random numbers in it from the start; rounding to float16 is no difference.
+        the factors without those of the earlier stages; their rank may be 0. None if the LoRA does not begin with the
+        earlier stages. They are recognised by `down`, which starts from random numbers; rounding to float16 is
+        allowed.
     """
     start = sum(e.rank for e in earlier)
     if not earlier or start > file.rank:

@@ -1,21 +1,22 @@
-"""Which weights a LoRA belongs to: a hash, and a sketch that survives rounding.
+"""Fingerprints of a model's weights: a hash, and a sketch that survives rounding.
 
-A LoRA fits any model of the same shapes, and is nonsense on all but one. So its file says which that was.
+A LoRA fits every model of the same shapes, but gives nonsense on all except its own base. So a LoRA file holds the
+fingerprint of its base.
 
-**Hash**: SHA-256 over the names, shapes, dtypes and all bytes of the state dict, sorted by name. All of it, not a
-sample: two stages of one training differ in some layers only.
+**Hash**: SHA-256 over the names, shapes, dtypes and all bytes of the state dict, sorted by name. It covers all bytes,
+because two stages of one training differ in some layers only.
 
-**Sketch**: the same model loaded in float16, or merged on another machine, has another hash. So there are four
-numbers a tensor, too,
+**Sketch**: the same model has another hash when it is loaded in float16 or merged on another machine. So a fingerprint
+also has four numbers for each tensor,
 
     s_k = u_kᵀ W v_k,   u_k, v_k ∈ {−1, +1}ⁿ pseudo-random and the same for all,
 
-to which every element contributes. A change ΔW of W moves each by about |ΔW|_F (its standard deviation over the choice
-of signs), so max_k |s_k − s_k'| / |W|_F estimates the relative change of that tensor. Rounding to float16 moves it by
-about 2e-4, to bfloat16 by 2e-3; another base by about 1, a merged LoRA by some per cent. Limit: two machine epsilons
-of the coarser of the two dtypes (float16 at the least, since float32 weights often come from a float16 file), which is
-some ten standard deviations of rounding. A tensor that changed by ten times the limit passes all four by chance once
-in 24,000 times.
+to which every element contributes. A change ΔW of W moves each number by about |ΔW|_F (the standard deviation over the
+choice of signs), so max_k |s_k − s_k'| / |W|_F estimates the relative change of the tensor. Rounding to float16 gives
+about 2e-4, rounding to bfloat16 2e-3, another base about 1, a merged LoRA some per cent. The limit is two machine
+epsilons of the coarser of the two dtypes, and at least of float16, because float32 weights often come from a float16
+file. That is about ten standard deviations of rounding. A tensor that changed by ten times the limit passes all four
+tests by chance once in 24,000 times.
 
 Both together take about 4 s for SD1.5 in float32 (3.4 GB) on one CPU core.
 """
@@ -36,21 +37,21 @@ from torch import Tensor, nn
 from longalign.errors import LongalignError
 
 _PROJECTIONS = 4
-# Added to the root mean square of a tensor: float16 has an absolute error of 3e-8 near zero, so that a tensor that is
-# all but zero may be rounded by any factor.
+# Added to the root mean square of a tensor. Near zero float16 has an absolute error of 3e-8, so rounding may change a
+# nearly zero tensor by any factor.
 _FLOOR_RMS = 1e-4
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Of a model's weights, without any LoRA on it.
+    """The fingerprint of a model's own weights, without the LoRAs on it.
 
     Attributes:
-        sha256: of names, shapes, dtypes and bytes.
+        sha256: SHA-256 of names, shapes, dtypes and bytes.
         layout: SHA-256 of names and shapes alone.
         eps: machine epsilon of the coarsest dtype among the weights.
         sketch: four numbers a tensor, in the order of names.
-        name: what people call the model; empty where nobody said.
+        name: name of the model for messages; empty if unknown.
     """
 
     sha256: str
@@ -67,7 +68,7 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, value: Any) -> Fingerprint:
-        """Raises LongalignError: it is none."""
+        """The inverse of `to_json`. Raises LongalignError: the value is no fingerprint."""
         try:
             return cls(
                 str(value["sha256"]),
@@ -77,14 +78,16 @@ class Fingerprint:
                 str(value["name"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise LongalignError(f"holds no readable note on its base ({type(error).__name__})") from error
+            raise LongalignError(
+                f"holds no readable fingerprint of its base ({type(error).__name__})"
+            ) from error
 
 
 def fingerprint(model: nn.Module, name: str = "") -> Fingerprint:
-    """The fingerprint of a model's own weights; what peft put on it is left out.
+    """The fingerprint of a model's own weights, without peft's LoRAs.
 
     Args:
-        name: kept with it, for messages; of a path the last part, since where it lies here is nobody else's business.
+        name: name of the model for messages. Of a path only the last part is kept, for privacy.
     """
     if name and Path(name).exists():
         name = Path(name).resolve().name
@@ -104,7 +107,7 @@ def fingerprint(model: nn.Module, name: str = "") -> Fingerprint:
 
 
 def difference(of: Fingerprint, model: nn.Module, name: str = "") -> str | None:
-    """None when `model` has the weights that `of` was taken of, up to rounding; else what differs, for a message."""
+    """None if a model has the weights of a fingerprint, up to rounding; else the difference in words."""
     here = fingerprint(model, name)
     if here.sha256 == of.sha256:
         return None
@@ -118,7 +121,9 @@ def difference(of: Fingerprint, model: nn.Module, name: str = "") -> str | None:
         / (float(w.float().norm()) + _FLOOR_RMS * w.numel() ** 0.5)
         for i, (key, w) in enumerate(base_weights(model).items())
     }
-    different = [key for key, change in changes.items() if not change <= allowed]  # NaN differs, too
+    different = [
+        key for key, change in changes.items() if not change <= allowed
+    ]  # NaN counts as different, too
     if not different:
         return None
     worst = max(different, key=lambda key: changes[key])
@@ -126,17 +131,17 @@ def difference(of: Fingerprint, model: nn.Module, name: str = "") -> str | None:
 
 
 def base_weights(model: nn.Module) -> Mapping[str, Tensor]:
-    """The state dict of a model as it was before peft wrapped its layers, sorted by name.
+    """The state dict of a model without peft's wrappers, sorted by name.
 
     Raises:
-        LongalignError: the weights are not there (meta device).
+        LongalignError: the model is on the meta device and has no weights.
     """
     found = {}
     for key, tensor in model.state_dict().items():
         if any(part.startswith("lora_") for part in key.split(".")):
             continue
         if tensor.is_meta:
-            raise LongalignError("a model on the meta device has no weights that could be told from others'")
+            raise LongalignError("a model on the meta device has no weights, so it has no fingerprint")
         found[key.replace(".base_layer.", ".")] = tensor
     return dict(sorted(found.items()))
 
@@ -144,7 +149,7 @@ def base_weights(model: nn.Module) -> Mapping[str, Tensor]:
 def _project(tensor: Tensor) -> list[float]:
     """u_kᵀ W v_k, W being a tensor with all but its first dimension made one.
 
-    Products one by one, since a matrix product may be rounded to less than float32 where the user allows it.
+    The products are elementwise, because the user may allow matrix products of less precision than float32.
     """
     w = tensor.detach().float().reshape(tensor.shape[0] if tensor.ndim > 1 else 1, -1)
     return [
@@ -155,5 +160,5 @@ def _project(tensor: Tensor) -> list[float]:
 
 @lru_cache(maxsize=256)
 def _signs(n: int, seed: int) -> Tensor:
-    """n signs. NumPy keeps the stream of `RandomState` the same for ever, which torch does not promise of its own."""
+    """n signs. NumPy guarantees that the stream of `RandomState` never changes; torch gives no such guarantee."""
     return torch.from_numpy(np.random.RandomState(seed).randint(0, 2, n).astype(np.float32) * 2 - 1)

@@ -1,10 +1,10 @@
-"""The LoRA files of LongAlign's release (``s28750_lora_vis.pt``, ``sd15-reward-3750.pt``): lists without names.
+"""The LoRA files of LongAlign's release (``s28750_lora_vis.pt`` and the reward-tuned one): lists without names.
 
     [up_0, down_0, up_1, down_1, …]    fp16, rank 32, scale 1
 
-Layer i is the i-th of `longalign.lora.target_layers`: blocks ResnetBlock2D, Attention and GEGLU in the order of
-``named_modules()``, and in each its Linears and Conv2ds in that order. diffusers' UNet registers `up_blocks` before
-`mid_block`, so the middle comes last. SD1.5 has 224 such layers: 28,291,072 numbers, 57 MB.
+Layer i is the i-th of `longalign.weights.lora.target_layers`: the blocks ResnetBlock2D, Attention and GEGLU in the
+order of ``named_modules()``, and in each block its Linears and Conv2ds in that order. diffusers' UNet registers
+`up_blocks` before `mid_block`, so the middle block comes last. SD1.5 has 224 such layers: 28,291,072 numbers, 57 MB.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from longalign.worlds import resolve_model
 
 
 def unet_shapes(base: str | None = None) -> nn.Module:
-    """The UNet of a model on the meta device, from its configuration alone; without a name SD1.5's.
+    """The UNet of a model on the meta device, from its configuration; without a name, SD1.5's.
 
     Raises:
         LongalignError: there is no such model, or it has no UNet.
@@ -43,15 +43,15 @@ def unet_shapes(base: str | None = None) -> nn.Module:
 
 
 def from_list(matrices: Any, unet: nn.Module, name: str = "the list") -> dict[str, Pair]:
-    """``[up_0, down_0, …]`` → layer → factors.
+    """``[up_0, down_0, …]`` → {name of the layer: its factors}.
 
     Args:
-        unet: whose layers they are; may be on the meta device.
+        unet: the UNet of the LoRA; it may be on the meta device.
         name: of the file, for messages.
 
     Raises:
-        LongalignError: no list of matrices, of odd length, of another length than the UNet asks for, or with a pair
-            that does not fit its layer (which is named).
+        LongalignError: the value is no list of matrices; its length is odd or does not match the UNet; or a pair does
+            not fit its layer (which is named).
     """
     if not isinstance(matrices, Sequence) or not all(isinstance(m, Tensor) for m in matrices):
         raise LongalignError(f"{name}: holds no list of LoRA matrices")
@@ -80,10 +80,10 @@ def from_list(matrices: Any, unet: nn.Module, name: str = "the list") -> dict[st
 
 
 def to_list(file: LoraFile, unet: nn.Module, name: str = "the LoRA") -> list[Tensor]:
-    """The inverse of `from_list`, in float16. The format knows no scale: another one than 1 goes into `up`.
+    """The inverse of `from_list`, in float16. The format has no scale, so `up` is multiplied by it.
 
     Raises:
-        LongalignError: the LoRA has not exactly this UNet's layers, or numbers too large for float16 (the layer is
+        LongalignError: the LoRA's layers are not exactly the UNet's, or a number is too large for float16 (the layer is
         named).
     """
     layers = target_layers(unet)
@@ -107,11 +107,11 @@ def to_list(file: LoraFile, unet: nn.Module, name: str = "the LoRA") -> list[Ten
 
 
 def read(path: str | os.PathLike[str], unet: nn.Module) -> Mapping[str, Pair]:
-    """`from_list` of a file, which is read without running code that it may hold."""
+    """`from_list` of a file, which is read without running code in it."""
     return from_list(read_pickle(path), unet, str(path))
 
 
 def write(file: LoraFile, path: str | os.PathLike[str], unet: nn.Module, name: str = "the LoRA") -> Path:
-    """`to_list` into a file, which appears whole or not at all."""
+    """Writes `to_list` into a file, whole or not at all."""
     write_pickle(path, to_list(file, unet, name))
     return Path(path)

@@ -35,9 +35,8 @@ ADAPTER_FOLDER = "adapter"
 def target_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Name → layer of every Linear and Conv2d anywhere inside a block of its backbone's `lora_blocks`.
 
-    In the order of ``named_modules()``: block by block, and inside each its layers. A layer in two blocks, one
-    inside the other, comes once, with the outer one. Layers that peft has wrapped come as they were before, under
-    their own names.
+    The order is that of ``named_modules()``: block by block, and in each block its layers. A layer in two nested blocks
+    appears once, with the outer block. Layers that peft has wrapped appear unwrapped, under their own names.
     """
     blocks = backbone_of(model).lora_blocks
     found: dict[str, nn.Module] = {}
@@ -59,19 +58,20 @@ def attach(
     name: str = "default",
     layers: Iterable[str] | None = None,
 ) -> list[nn.Parameter]:
-    """Put a LoRA on a UNet or an SD3 transformer, and make it all that is trainable there.
+    """Put a new LoRA on a UNet or transformer, and freeze all other parameters of the model.
 
-    LoRAs that are on it stay active and are frozen: stages stack. Its weights are float32 whatever the model's are,
-    and so is its part of the computation, unless autocast says otherwise.
+    LoRAs that are on the model already stay active and frozen, so stages can be stacked. The LoRA's weights and its
+    part of the computation are float32, whatever the model's precision; autocast may change the computation.
 
     Args:
-        alpha: the change is scaled by alpha / rank; else 1.
-        dropout: on the input of `down`, in training. Recomputing a forward pass then needs the same random state.
-        name: to tell several apart.
-        layers: names of the layers; else `target_layers`.
+        alpha: the change is scaled by alpha / rank; None: by 1.
+        dropout: dropout probability of the input of `down`, in training. A recomputed forward pass then needs the same
+            random state.
+        name: name of this LoRA among several.
+        layers: names of the layers; None: `target_layers`.
 
     Returns:
-        its parameters.
+        the parameters of the LoRA.
 
     Raises:
         LongalignError: the name is taken, or there is no layer to put it on.
@@ -94,7 +94,7 @@ def attach(
         target_modules=targets,
     )
     with warnings.catch_warnings():
-        # That there is another one already, which is the point of stacking.
+        # The warning says that there is another LoRA already, which is intended.
         warnings.filterwarnings("ignore", "Already found a `peft_config`")
         model.add_adapter(config, name)
     model.set_adapter([*before, name])
@@ -113,12 +113,12 @@ def attached(model: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def merge(model: Any, names: Sequence[str] | None = None) -> None:
-    """W ← W + (alpha / r) · B A, and take the LoRAs off: the model computes the same as before, without them.
+    """W ← W + (alpha / r) · B A, then remove the LoRAs. The model computes the same as before.
 
     The sum is made in float32 and rounded once to the dtype of W.
 
     Args:
-        names: which; else all.
+        names: names of the LoRAs; None: all.
 
     Raises:
         LongalignError: there is no such LoRA.
@@ -136,9 +136,9 @@ def merge(model: Any, names: Sequence[str] | None = None) -> None:
 
 
 def combined(model: nn.Module, names: Sequence[str] | None = None) -> dict[str, Pair]:
-    """Several LoRAs as one of the sum of their ranks, and of scale 1 (`concatenated`): it gives exactly their sum.
+    """Several LoRAs as one: exactly their sum, with the sum of their ranks and scale 1 (`concatenated`).
 
-    A single one keeps its factors; its scale is left out.
+    A single LoRA keeps its factors, without its scale.
     """
     names = existing(model, names)
     ranks = [model.peft_config[n].r for n in names]  # type: ignore[union-attr, index]
@@ -194,13 +194,14 @@ def save(
 ) -> Path:
     """Write the LoRAs of a model as one that ``pipe.load_lora_weights(folder)`` reads.
 
-    The file carries the fingerprint of the model's own weights, by which `load` refuses another base.
+    The file holds the fingerprint of the model's own weights; `load` refuses another base by it.
 
     Args:
-        names: which LoRAs; else all. Several become one (`combined`). The file says which ones it leaves out.
-        dtype: to save in; else as they are (float32).
+        names: names of the LoRAs; None: all. Several become one (`combined`). The file lists the LoRAs that it leaves
+            out.
+        dtype: dtype of the file; None: that of the weights (float32).
         adapter: the text adapter that was trained with it, saved in ``folder/adapter``.
-        base: ``fingerprint(model)``, where it is known: of a big model it takes seconds.
+        base: ``fingerprint(model)``, if it is known already; for a big model it takes seconds.
         base_name: what to call the base in messages.
 
     Returns:
@@ -239,19 +240,19 @@ def load(
     """Put a saved LoRA on a model, beside those that are on it.
 
     Args:
-        folder: with a LoRA file, the file, a training run's folder, or an embedded one such as ``stickers/sft``. Any
-            LoRA in diffusers' peft layout will do.
-        name: to tell several apart.
-        check_base: refuse a model other than the LoRA's own. Rounding to another dtype is no other model.
+        folder: a folder with a LoRA file, the file, the folder of a training run, or an embedded LoRA such as
+            ``stickers/sft``. Any LoRA in diffusers' peft layout can be read.
+        name: name of this LoRA among several.
+        check_base: refuse a model other than the LoRA's base. Rounding to another dtype is allowed.
         base_name: what to call `model` in messages.
-        trainable: whether training goes on with it.
+        trainable: whether the LoRA is trained further.
 
     Returns:
-        what the file says.
+        the content of the file.
 
     Raises:
-        LongalignError: no such file, damaged, of another base (both are named), or with a layer that the model
-            has not or of another shape (it is named).
+        LongalignError: there is no such file; it is damaged; it has another base (both are named); or it has a layer
+            that the model does not have or that has another shape (it is named).
     """
     file = LoraFile.read(resolve_lora(folder))
     put(
@@ -276,7 +277,7 @@ def put(
     base_name: str = "",
     trainable: bool = False,
 ) -> None:
-    """`load` for a file that is read already; `where` is what to call it in messages."""
+    """`load` for a file that was read already; `where` is its name in messages."""
     if file.component != backbone_of(model).component:
         raise LongalignError(
             f"{where}: is a LoRA of a {file.component}, and this is a {type(model).__name__}"
@@ -297,7 +298,7 @@ def put(
 
 
 def load_text_adapter(folder: str | os.PathLike[str]) -> TextAdapter | None:
-    """The adapter that `save` put beside a LoRA, in evaluation mode; None where there is none.
+    """The text adapter that `save` put beside a LoRA, in evaluation mode, or None.
 
     Raises:
         LongalignError: it is damaged.
@@ -307,9 +308,9 @@ def load_text_adapter(folder: str | os.PathLike[str]) -> TextAdapter | None:
 
 
 def refuse_other_base(file: LoraFile, model: nn.Module, folder: str, base_name: str = "") -> None:
-    """Raises LongalignError: the model is not the one that the LoRA was trained on, or lacks a LoRA of that time.
+    """Raises LongalignError: the model is not the LoRA's base, or lacks a LoRA that was on it in training.
 
-    Where the file does not say, a warning does. Rounding to another dtype makes no other model.
+    If the file does not name its base, a warning is given. Rounding to another dtype is allowed.
     """
     if missing := [n for n in file.stacked_on if n not in attached(model)]:
         raise LongalignError(
@@ -318,7 +319,7 @@ def refuse_other_base(file: LoraFile, model: nn.Module, folder: str, base_name: 
         )
     if file.base is None:
         warnings.warn(
-            f"{folder}: does not say which base it belongs to, so nobody knows whether this is it",
+            f"{folder}: does not name its base model, so this model cannot be verified",
             stacklevel=3,
         )
     elif differs := difference(file.base, model, base_name):

@@ -1,11 +1,11 @@
-"""A LoRA on disk, in the layout that diffusers' ``pipe.load_lora_weights(folder)`` reads.
+"""A LoRA file in the layout that diffusers' ``pipe.load_lora_weights(folder)`` reads.
 
 folder/
     pytorch_lora_weights.safetensors   <component>.<layer>.lora_A.weight (down), .lora_B.weight (up)
-    adapter/                           the T5 → UNet text adapter, where one was trained beside it
+    adapter/                           the T5 → UNet text adapter, if one was trained with the LoRA
 
-The file's metadata holds diffusers' own entry (rank and alpha, without which alpha ≠ rank would be read wrongly)
-and ours, `longalign`: the fingerprint of the base, and LoRAs that must be on the model besides.
+The file's metadata holds diffusers' own entry (rank and alpha, without which alpha ≠ rank would be read wrongly) and
+the entry `longalign`: the fingerprint of the base, and the names of LoRAs that must be on the model, too.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class LoraFile:
-    """What a LoRA file says.
+    """The content of a LoRA file.
 
     Attributes:
         layers: module name → factors.
         component: name of the denoising module in pipelines: ``unet``, ``transformer`` or another backbone's.
         alpha: the change is scaled by alpha / rank; None stands for alpha = rank.
-        base: of the weights that it was trained on; None where nobody said.
-        stacked_on: names of LoRAs that were on the model besides, when it was trained.
+        base: fingerprint of the weights on which it was trained; None if unknown.
+        stacked_on: names of other LoRAs that were on the model in training.
     """
 
     layers: Mapping[str, Pair]
@@ -68,12 +68,12 @@ class LoraFile:
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the file into `folder`, which is made. Raises LongalignError: the disk refuses."""
+        """Write the file into `folder`, which is created. Raises LongalignError: the disk refuses."""
         tensors = {}
         for layer, pair in self.layers.items():
             tensors[f"{self.component}.{layer}{_DOWN}"] = pair.down
             tensors[f"{self.component}.{layer}{_UP}"] = pair.up
-        # As little of peft's configuration as will do, since older versions refuse entries that they do not know.
+        # Only the necessary part of peft's configuration, because older versions refuse unknown entries.
         config = {
             "r": self.rank,
             "lora_alpha": self.rank if self.alpha is None else self.alpha,
@@ -90,10 +90,11 @@ class LoraFile:
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> LoraFile:
-        """Read ``folder/pytorch_lora_weights.safetensors``, or a file named so otherwise.
+        """Read ``folder/pytorch_lora_weights.safetensors``, or a LoRA file of another name.
 
         Raises:
-            LongalignError: no such file, damaged, or not in this layout (a layer is named where one is at fault).
+            LongalignError: there is no such file, it is damaged, or it has another layout (the first wrong layer is
+                named).
         """
         path = Path(folder)
         if path.is_dir():
@@ -118,7 +119,7 @@ def _layers(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, dict[str, P
     known = {key.partition(".")[0] for key in tensors if key.endswith((_DOWN, _UP))} & set(components())
     if len(known) != 1:
         raise LongalignError(
-            f"{path}: is no LoRA in the layout of diffusers and peft for one of {', '.join(components())} "
+            f"{path}: is not a LoRA in the layout of diffusers and peft for one of {', '.join(components())} "
             "(keys such as unet.….lora_A.weight)"
         )
     [component] = known
@@ -192,9 +193,10 @@ def _ours(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def resolve_lora(name: str | os.PathLike[str]) -> Path:
-    """The folder or file that the name of a LoRA stands for: an embedded one (``stickers/sft``), a folder or a file.
+    """The folder or file of a LoRA.
 
-    Of a run folder of `longalign train`, the ``model`` in it.
+    An embedded name (``stickers/sft``), a folder or a file. A run folder of `longalign train` stands for the folder
+    ``model`` in it.
 
     Raises:
         LongalignError: there is no embedded LoRA of this name.

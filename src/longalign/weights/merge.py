@@ -1,4 +1,4 @@
-"""Several LoRA stages as one LoRA, exactly or of a lower rank; or added to a model's weights."""
+"""Joins several LoRA stages into one LoRA, exactly or of a lower rank, or adds them to a model's weights."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Merged:
-    """What came of merging.
+    """The result of a merge.
 
     Attributes:
-        out: the folder.
-        rank: of the LoRA; 0 where it went into a model's weights.
-        errors: kind of layer → |ΔW − kept|_F / |ΔW|_F over all layers of that kind, `ALL` the last; empty where nothing
-            was left out.
+        out: the folder that was written.
+        rank: rank of the LoRA; 0 if the LoRAs were added to a model's weights.
+        errors: kind of layer → |ΔW − kept|_F / |ΔW|_F over all layers of that kind, `ALL` last; empty if the result
+            is exact.
     """
 
     out: Path
@@ -60,7 +60,7 @@ class Merged:
     def table(self) -> Table:
         rows = [[kind, f"{error:.2%}"] for kind, error in self.errors.items()]
         return Table(
-            f"What rank {self.rank} leaves out",
+            f"Error of rank {self.rank}",
             ["layers", "relative error"],
             rows,
             note="|ΔW − kept| / |ΔW|, Frobenius norms over all layers of the kind.",
@@ -77,24 +77,24 @@ def merge_loras(
 ) -> Merged:
     """Write several stacked LoRAs of one model as one: the sum of their changes, with the first one's base.
 
-    The text adapter of the last that has one goes along.
+    The text adapter of the last stage that has one is copied, too.
 
     Args:
         names: LoRA folders, files or `stickers/…`, in the order of training.
-        out: folder to write; empty, or not there yet.
-        rank: of the result, by truncated SVD in every layer; None keeps the sum of the ranks, which is exact.
-        base: the model, to check the stack against it. Needed where a later stage was trained after merging the
-            earlier.
-        check_base: refuse LoRAs of different models, and stages out of place.
+        out: folder to write; it must be empty or not exist.
+        rank: rank of the result, by truncated SVD in every layer; None keeps the sum of the ranks, which is exact.
+        base: the model, to check the stack on it. It is needed if a later stage was trained after the earlier ones had
+            been merged.
+        check_base: refuse LoRAs of different models, and stages in the wrong order.
 
     Raises:
-        LongalignError: as `check_base` says; none of the names is a LoRA; the folder is taken; the disk refuses.
+        LongalignError: `check_base` finds a fault; a name is not a LoRA; the folder is not empty; or the disk refuses.
     """
     if rank is not None and rank < 1:
-        raise LongalignError(f"a LoRA has rank 1 at the least, not {rank}")
+        raise LongalignError(f"the rank of a LoRA must be at least 1, not {rank}")
     files = [LoraFile.read(resolve_lora(name)) for name in names]
     if len({f.component for f in files}) != 1:
-        raise LongalignError("LoRAs of a UNet and of a transformer cannot become one")
+        raise LongalignError("LoRAs of a UNet and of a transformer cannot be joined")
     of = next((f.base for f in files if f.base), None)
     if check_base:
         check_order(names, files)
@@ -108,7 +108,7 @@ def merge_loras(
     errors: dict[str, float] = {}
     if rank is not None and rank < total:
         layers, errors = reduced(layers, rank)
-    # All of one type, the most precise of what came in, as the sum is.
+    # All factors get one dtype, the most precise of the inputs.
     kind = reduce(torch.promote_types, (t.dtype for pair in layers.values() for t in pair))
     pairs = {name: Pair(*(t.to(kind) for t in pair)) for name, pair in layers.items()}
     merged = LoraFile(pairs, files[0].component, base=of, stacked_on=files[0].stacked_on)
@@ -127,18 +127,18 @@ def merge_into(
     dtype: str = "float32",
     check_base: bool = True,
 ) -> Merged:
-    """Write a whole pipeline folder whose weights have the LoRAs in them.
+    """Write a whole pipeline folder with the LoRAs added to its weights.
 
-    What lies beside the pipeline's parts in a local folder (its settings, a T5 branch) goes along, and the text
-    adapter of the last stage that has one takes the model's place.
+    Other files of a local folder (its settings, a T5 branch) are copied. The text adapter of the last stage that has
+    one replaces the model's.
 
     Args:
         model: ``stickers``, a folder, or a hub name.
-        out: folder to write; empty, or not there yet.
-        dtype: of the backbone's weights; other parts of a local folder stay as they are there.
+        out: folder to write; it must be empty or not exist.
+        dtype: dtype of the backbone's weights; other parts of a local folder are not changed.
 
     Raises:
-        LongalignError: as `longalign.diffusion.pipelines.load_pipeline`; the folder is taken, or the disk refuses.
+        LongalignError: as `longalign.weights.stack.load_pipeline`; or the folder is not empty, or the disk refuses.
     """
     pipe = load_pipeline(model, device="cpu", dtype="float32", loras=names, check_base=check_base, fuse=True)
     pipe.to(dtype=getattr(torch, dtype))
@@ -151,7 +151,7 @@ def merge_into(
 
 
 def reduced(layers: dict[str, Pair], rank: int) -> tuple[dict[str, Pair], dict[str, float]]:
-    """Every layer `truncated` to a rank, and the relative error by kind of layer (`Merged.errors`)."""
+    """Every layer `truncated` to a rank, and the relative error for each kind of layer (`Merged.errors`)."""
     found: dict[str, Pair] = {}
     squares: dict[str, list[float]] = {}
     for name, pair in layers.items():
@@ -164,7 +164,7 @@ def reduced(layers: dict[str, Pair], rank: int) -> tuple[dict[str, Pair], dict[s
 
 
 def kind_of(layer: str) -> str:
-    """What part of a UNet or transformer a layer belongs to, by its name."""
+    """The kind of a UNet's or transformer's layer, by its name: one of `KINDS`, or ``other``."""
     return next((kind for kind, pattern in KINDS if re.search(pattern, f".{layer}.")), "other")
 
 

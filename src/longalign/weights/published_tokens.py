@@ -3,7 +3,7 @@
     dc_tokens.pth      (4, 768) SD1.5, (4, 2048) SDXL, (5, 4, 1536) SD3, or (5, 4, 4096) for the context embedder
     dc_t_tokens.pth    table over ⌊t/10⌋: (100, 768), (100, 5·1536). Not every release has one
 
-Which stages of a UNet they are for stands in no file: the paper's are taken (SD1.5 down; SDXL down and mid).
+The files do not say which stages of a UNet they are for. The paper's are used (SD1.5 down; SDXL down and mid).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ TOKENS, TIME = "dc_tokens.pth", "dc_t_tokens.pth"
 
 
 def read_published(folder: str | os.PathLike[str]) -> SoftTokens:
-    """Read ``dc_tokens.pth``, and ``dc_t_tokens.pth`` where there is one, without running code that they may hold.
+    """Read ``dc_tokens.pth``, and ``dc_t_tokens.pth`` if there is one, without running code in them.
 
     Raises:
-        LongalignError: damaged, something else in them, of no backbone's shape, or NaN.
+        LongalignError: a file is damaged or holds something else; the shape fits no backbone; or there is NaN in it.
     """
     folder = Path(folder)
     tokens = read_pickle(folder / TOKENS)

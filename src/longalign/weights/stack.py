@@ -1,4 +1,4 @@
-"""Pipelines with LoRA stages on them, in order: each on what the earlier ones left."""
+"""Pipelines with LoRA stages on them. Each stage was trained on top of the earlier ones, so their order matters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from longalign.worlds import DEFAULT, resolve_model
 
 @dataclass(frozen=True)
 class Stack:
-    """A model with all that is put on it, and how prompts are encoded for it. Settings of runs extend this.
+    """A model, the weights that are added to it, and the encoding of its prompts. Settings of runs extend this class.
 
     Attributes:
         model: name as of `load_pipeline`.
@@ -57,7 +57,7 @@ class Stack:
             self.model, device=self.device, dtype=self.dtype, loras=self.loras, check_base=self.check_base
         )
         if self.soft_tokens is not None:
-            of_tokens.put_on(
+            of_tokens.attach_tokens(
                 pipe, self.soft_tokens, scale=self.soft_token_scale, branches=self.soft_token_branches
             )
         return pipe
@@ -72,7 +72,7 @@ class Stack:
         if self.loras:
             facts["LoRA"] = " + ".join(self.loras)
         if self.soft_tokens:
-            facts["soft tokens"] = of_tokens.told(
+            facts["soft tokens"] = of_tokens.describe_tokens(
                 self.soft_tokens, self.soft_token_scale, self.soft_token_branches
             )
         return facts
@@ -87,19 +87,19 @@ def load_pipeline(
     check_base: bool = True,
     fuse: bool | None = None,
 ) -> Any:
-    """A diffusers pipeline, on its device, quiet, with weights from safetensors only.
+    """Load a diffusers pipeline onto its device, without progress bars, with weights from safetensors only.
 
     Args:
-        name: ``stickers``, ``stickers-sdxl``, ``stickers-sd3``, a folder, or a hub name.
+        name: an embedded model such as ``stickers``, a folder, or a hub name.
         loras: LoRA stages in the order of their training: folders that `longalign train` wrote, other LoRAs in
-            diffusers' layout, ``stickers/…``. Text adapters in them are `t5_branch`'s affair.
+            diffusers' layout, ``stickers/…``. `t5_branch` loads text adapters in them.
         check_base: refuse a LoRA that was trained on other weights.
-        fuse: add the LoRAs to the weights, which makes them cost nothing at sampling, or leave them on as they are. By
-            default they are added, except in bfloat16, whose weights are too coarse for small changes.
+        fuse: True: add the LoRAs to the weights, so that sampling takes no longer. False: leave them as layers of their
+            own. None: True, except in bfloat16, whose weights are too coarse for small changes.
 
     Raises:
-        LongalignError: the folder is no pipeline, or lacks a part (which is named), or the hub has no such model; a
-            LoRA is none, or belongs to another model.
+        LongalignError: the folder is no pipeline or lacks a part (which is named), the hub has no such model, or a
+            LoRA cannot be read or belongs to another model.
     """
     pipe = open_pipeline(name, device=device, dtype=dtype)
     if loras:
@@ -114,7 +114,7 @@ def t5_branch(model: str, strategy: str, pipe: Any, loras: Sequence[str] = ()) -
     """The T5 branch beside a model, on its pipeline's device, where the strategy asks for one.
 
     Args:
-        loras: stages on the model; the last text adapter that was trained with one of them takes the model's place.
+        loras: stages on the model; the last text adapter that was trained with one of them replaces the model's.
     """
     if "t5" not in strategy:
         return None
@@ -129,18 +129,19 @@ def t5_branch(model: str, strategy: str, pipe: Any, loras: Sequence[str] = ()) -
 
 
 def put_on(pipe: Any, names: Sequence[str], *, check_base: bool = True, base_name: str = "") -> None:
-    """Load LoRAs onto a pipeline's backbone, one over the other, as ``stage_0``, ``stage_1``, … (as training does).
+    """Load LoRAs onto a pipeline's backbone in order, under the names ``stage_0``, ``stage_1``, …, as in training.
 
-    A stage that was trained after the earlier ones had been merged into the weights (LongAlign's released ones) has the
-    merged model for its base: they are merged then.
+    Some stages were trained after the earlier ones had been merged into the weights (LongAlign's released ones). Their
+    base is the merged model, so the earlier stages are merged for them.
 
     Args:
         names: LoRA folders, files or `stickers/…`, in the order of training.
-        check_base: refuse a LoRA of other weights, one that lacks an earlier stage, and one that has it in it already.
-        base_name: what to call the model in messages.
+        check_base: refuse a LoRA of other weights, one that lacks an earlier stage, and one that contains an earlier
+            stage already.
+        base_name: name of the model in messages.
 
     Raises:
-        LongalignError: as in `longalign.lora.load`; or a stage out of place.
+        LongalignError: as in `longalign.weights.lora.load`; or the order of the stages is wrong.
     """
     module = denoising_module(pipe)
     files: list[LoraFile] = []
@@ -154,13 +155,13 @@ def put_on(pipe: Any, names: Sequence[str], *, check_base: bool = True, base_nam
 
 
 def check_order(names: Sequence[str], files: Sequence[LoraFile]) -> None:
-    """Raises LongalignError: a stage lacks an earlier one, or has it in it already (both are named)."""
+    """Raises LongalignError: a stage lacks an earlier one, or contains an earlier one already (both are named)."""
     for number, (name, file) in enumerate(zip(names, files, strict=True)):
         _check_place(name, file, files[:number], names)
 
 
 def text_adapter(names: Sequence[str]) -> TextAdapter | None:
-    """The text adapter of the last stage that has one; None where none has."""
+    """The text adapter of the last stage that has one, or None."""
     found = [adapter for name in names if (adapter := lora.load_text_adapter(name)) is not None]
     return found[-1] if found else None
 
@@ -169,12 +170,12 @@ def _check_place(name: str, file: LoraFile, earlier: Sequence[LoraFile], names: 
     if (wanted := len(file.stacked_on)) > len(earlier):
         raise LongalignError(
             f"{name}: was trained on top of {wanted} other LoRA{'s' * (wanted > 1)} ({', '.join(file.stacked_on)}) and "
-            "means nothing alone: name what it was trained on before it"
+            "does not work without them: name them before it"
         )
     for number, before in enumerate(earlier):
         if any(without(file, group) is not None for group in ([before], earlier[: number + 1])):
             raise LongalignError(
-                f"{name}: has {names[number]} in it already, which would count twice: leave {names[number]} out"
+                f"{name}: contains {names[number]} already, which would be added twice: leave {names[number]} out"
             )
 
 

@@ -1,5 +1,6 @@
-"""The T5 → UNet text adapter as a folder: ``config.json`` and weights, as diffusers and the published files have
-it."""
+"""The T5 → UNet text adapter as a folder: ``config.json`` and weights, in the layout of diffusers and of the published
+files.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +24,23 @@ SIZES = ("in_dim", "int_dim", "out_dim")
 
 
 def write_text_adapter(adapter: TextAdapter, folder: str | os.PathLike[str]) -> None:
-    """In the layout of ``save_pretrained``, each file whole or not at all.
+    """Write an adapter in the layout of ``save_pretrained``, each file whole or not at all.
 
     Raises:
         LongalignError: the disk refuses.
     """
-    # Not `to_json_string`, which tells where the adapter was read from.
+    # Not `to_json_string`, which contains the path from which the adapter was read.
     config = {"_class_name": "TextAdapter", **{key: adapter.config[key] for key in (*SIZES, "dropout")}}
     atomic_write_text(Path(folder) / "config.json", json.dumps(config, indent=2) + "\n")
     write_tensors(Path(folder) / WEIGHTS, adapter.state_dict())
 
 
 def read_text_adapter(folder: str | os.PathLike[str]) -> TextAdapter:
-    """An adapter in evaluation mode, in the dtype of its file, from safetensors or from a pickle that is read safely.
+    """Read an adapter in evaluation mode and in the dtype of its file. A pickle is read without running code in it.
 
     Raises:
-        LongalignError: no weights, damaged, or of other shapes than its configuration says (the first is named).
+        LongalignError: the weights are missing, damaged, or of other shapes than the configuration says (the first is
+            named).
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -46,7 +48,8 @@ def read_text_adapter(folder: str | os.PathLike[str]) -> TextAdapter:
         with torch.device("meta"):
             adapter = TextAdapter(*(int(config[key]) for key in SIZES), float(config.get("dropout", 0.1)))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise LongalignError(f"{folder / 'config.json'}: is none of a text adapter: {error!r}") from error
+        file = folder / "config.json"
+        raise LongalignError(f"{file}: is not the configuration of a text adapter: {error!r}") from error
     weights = _weights(folder)
     shapes = {name: t.shape for name, t in adapter.state_dict().items()}
     check_shapes({k: t.shape for k, t in weights.items()}, shapes, f"{folder}: the adapter's weights")
@@ -55,7 +58,7 @@ def read_text_adapter(folder: str | os.PathLike[str]) -> TextAdapter:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a folder. Raises LongalignError: it is none."""
+    """The ``config.json`` of a folder. Raises LongalignError: it cannot be read."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A pipeline some of whose parts were trained, as a folder of its own."""
+"""Saves a pipeline with trained parts as a whole model folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from longalign.worlds import resolve_model
 
 
 def save_whole(pipe: Any, model_name: str, trained: Mapping[str, Any], folder: Path) -> None:
-    """The model with its trained parts in place of its own, and all that lies beside it.
+    """Write a model folder with trained parts in place of the model's own. Other files of the model's folder are
+    copied.
 
     Args:
-        pipe: the pipeline, which is saved itself where ``model_name`` is no folder.
-        trained: subfolder → part.
+        pipe: the pipeline; it is saved itself if ``model_name`` is not a folder.
+        model_name: folder or name of the model.
+        trained: subfolder → trained part.
+        folder: folder to write.
     """
     base = Path(resolve_model(model_name))
     if base.is_dir():  # settings, T5 branch and CLIP, too
