@@ -230,6 +230,7 @@ def demo(
 
 
 app.command("score")(scoring.score)
+app.command("calibrate")(scoring.calibrate)
 app.command("decompose")(scoring.decompose)
 app.command()(train)
 app.command()(merge)

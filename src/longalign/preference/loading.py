@@ -12,6 +12,10 @@ import torch
 from longalign.decomposition import FILE_NAME, Decomposition
 from longalign.errors import LongalignError
 from longalign.pipelines import STICKERS, pick_device, pick_dtype, quiet, resolve
+from longalign.preference.calibration import FILE_NAME as CALIBRATION
+from longalign.preference.calibration import Calibration
+from longalign.preference.late import FILE_NAME as HEAD
+from longalign.preference.late import Late, LateHead, ZeroShot, kinds_of
 from longalign.preference.model import PreferenceModel
 from longalign.preference.open_clip import clip_of, read_checkpoint
 from longalign.preference.preprocess import Preprocess
@@ -30,6 +34,8 @@ def load(
     dtype: str = "auto",
     tokenizer: str | os.PathLike[str] | None = None,
     preprocess: Preprocess | None = None,
+    late: str = "trained",
+    calibration: str | os.PathLike[str] | None = None,
 ) -> PreferenceModel:
     """`PreferenceModel.from_pretrained`, which says what all this is."""
     device = pick_device(device)
@@ -44,7 +50,35 @@ def load(
         preprocess = preprocess or _preprocess(where, clip.config.vision_config.image_size)
     clip = clip.to(device, kind).eval().requires_grad_(False)
     words = _tokenizer([os.fspath(tokenizer)] if tokenizer is not None else tokenizers, os.fspath(name))
-    return PreferenceModel(clip, words, preprocess, _decomposition(where, clip.config.projection_dim))
+    decomposition = _decomposition(where, clip.config.projection_dim)
+    head, calibrated = _late(where, late, calibration)
+    if head is not None:
+        head = head.to(clip.device).eval().requires_grad_(False)
+    return PreferenceModel(clip, words, preprocess, decomposition, head, calibrated)
+
+
+def _late(
+    where: str, late: str, calibration: str | os.PathLike[str] | None
+) -> tuple[Late | None, Calibration | None]:
+    """How sentences are judged: the head, in float32, and the calibration that belongs to it."""
+    folder = Path(where)
+    has_head = folder.is_dir() and (folder / HEAD).is_file()
+    own = folder / CALIBRATION
+    found = Calibration.load(calibration) if calibration is not None else None
+    if found is None and folder.is_dir() and own.is_file():
+        found = Calibration.load(own)
+        if late == "trained" and not has_head and found.kind == "zero-shot":
+            late = "zero-shot"
+    elif found is not None:
+        late = {"zero-shot": "zero-shot", "late": "trained"}.get(found.kind, "none")
+    head: Late | None = None
+    if late == "zero-shot":
+        head = ZeroShot()
+    elif late == "trained" and has_head:
+        head = LateHead.load(folder / HEAD)
+    if calibration is None and found is not None and found.kind not in kinds_of(head):
+        found = None  # it is of other scores than those that are wanted now
+    return head, found
 
 
 def _places(name: str) -> tuple[str, list[str]]:

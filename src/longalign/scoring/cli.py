@@ -57,6 +57,9 @@ def score(
     decomposition: Annotated[
         str | None, typer.Option(help="File of `longalign decompose`; else the model's own, if any.")
     ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="File of `longalign calibrate`; else the model's own, if any.")
+    ] = None,
     tokenizer: Tokenizer = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
@@ -102,6 +105,7 @@ def score(
         model=model,
         tokenizer=tokenizer,
         decomposition=decomposition,
+        calibration=None if calibration is None else str(calibration),
         relative=relative,
         worst=(10 if data is not None else 0) if worst is None else worst,
         batch_size=batch_size,
@@ -153,6 +157,82 @@ class _Rows:
 
     def end(self, rest: dict[str, object]) -> None:
         print("],", json.dumps(rest, ensure_ascii=False)[1:], sep="\n")
+
+
+def calibrate(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your captioned pictures, as for `longalign score`.", show_default="held-out sticker scenes"
+        ),
+    ] = None,
+    model: Judge = "stickers",
+    tokenizer: Tokenizer = None,
+    late: Annotated[
+        str, typer.Option(help="trained: by the model's late head, if any; zero-shot: by patches; none.")
+    ] = "trained",
+    error: Annotated[float, typer.Option(help="Share of wrong ones promised among firm verdicts.")] = 0.05,
+    pictures: Annotated[int, typer.Option(min=2, help="Read so many at most.")] = 1000,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="Save it beside the model's weights, where every command finds it.")
+    ] = False,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    out: Annotated[Path | None, typer.Option(help="File to save it in.", show_default="calibration.json")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find what a sentence's score means: P(true), and when to say true, doubtful or false.
+
+    Sentences of a picture's own caption should be called true, those of
+    another picture's false; no labels are needed. The file is for --calibration.
+    Examples:
+
+        longalign calibrate --data captions.jsonl --model openai/clip-vit-large-patch14 --late zero-shot
+
+        longalign score --data captions.jsonl --calibration calibration.json --worst 50
+    """
+    from dataclasses import asdict
+    from itertools import islice
+
+    from longalign.preference import PreferenceModel
+    from longalign.preference.calibration import FILE_NAME
+    from longalign.scoring.calibrate import calibrate as run
+    from longalign.scoring.calibrate import sticker_questions, swapped
+    from longalign.scoring.data import count_pairs, read_pairs
+    from longalign.scoring.decompose import beside as place
+
+    if late not in ("trained", "zero-shot", "none"):
+        raise LongalignError(f"--late is trained, zero-shot or none, not {late!r}")
+    target = place(model).with_name(FILE_NAME) if beside else out or Path(FILE_NAME)
+    judge = PreferenceModel.from_pretrained(
+        model,
+        device=device,
+        dtype=dtype,
+        tokenizer=tokenizer,
+        late=late,  # type: ignore[arg-type]  # checked above
+    )
+    judge.calibration = None
+    if data is None:
+        asked, total = sticker_questions(pictures), pictures
+        source = f"{pictures} sticker scenes of the validation split, each sentence and a lie in one word"
+    else:
+        asked, total = swapped(judge, islice(read_pairs(data), pictures)), min(pictures, count_pairs(data))
+        source = f"own and swapped captions of {total} pictures of {data}"
+    with progress("calibrating", total) as advance:
+        found = run(
+            judge, asked, source=source, error=error, batch_size=batch_size, save_to=target, on_step=advance
+        )
+    if as_json:
+        print(json.dumps({**asdict(found), "file": str(target)}, ensure_ascii=False))
+        return
+    measured = found.measured
+    print(
+        f"{found.kind} score: P(true) is one half at {found.offset:.2f}, temperature {found.temperature:.2f}\n"
+        f"held out: calibration error {measured['ece']:.3f}; wrong of those called true {measured['wrong_true']:.1%}, "
+        f"false {measured['wrong_false']:.1%} (promised: {error:.0%}); doubtful {measured['doubtful']:.1%}\n"
+        f"calibration: {target}"
+    )
 
 
 def decompose(

@@ -31,6 +31,7 @@ class ScoreConfig:
         model: as in `PreferenceModel.from_pretrained`.
         tokenizer: where the model has none.
         decomposition: a file of `longalign decompose`; else the model's own, if it has one.
+        calibration: a file of `longalign calibrate`; else the model's own, if it has one.
         relative: compare each sentence with the same sentence on the other pictures.
         worst: how many of the lowest sentences to keep.
         batch_size: pictures at once.
@@ -40,6 +41,7 @@ class ScoreConfig:
     model: str = "stickers"
     tokenizer: str | None = None
     decomposition: str | None = None
+    calibration: str | None = None
     relative: bool = False
     worst: int = 0
     batch_size: int = 32
@@ -56,11 +58,15 @@ class Outcome:
         lowest: the pairs with the lowest worst sentences, the lowest first.
         ranking: of the kept pictures, where several share one prompt.
         failures: the first thousand; ``summary.failed`` counts them all.
+        late: are sentences compared by their late scores?
+        promised: the error rate that verdicts promise; None without a calibration.
         overall, worst: of every scored pair, for the histogram.
     """
 
     config: ScoreConfig
     decomposed: bool
+    late: bool = False
+    promised: float | None = None
     summary: Summary = field(default_factory=Summary)
     kept: list[Scored] = field(default_factory=list)
     lowest: list[Scored] = field(default_factory=list)
@@ -89,6 +95,8 @@ class Outcome:
     def ranked_by(self) -> str:
         """What sentences are compared by, in words."""
         kind = "aligned score" if self.decomposed else "score"
+        if self.late and not self.config.relative:
+            return "late score"
         return f"{kind} less its mean over the other pictures" if self.config.relative else kind
 
 
@@ -99,7 +107,11 @@ def load_model(config: ScoreConfig) -> PreferenceModel:
         LongalignError: either cannot be loaded, or they do not belong together.
     """
     model = PreferenceModel.from_pretrained(
-        config.model, device=config.device, dtype=config.dtype, tokenizer=config.tokenizer
+        config.model,
+        device=config.device,
+        dtype=config.dtype,
+        tokenizer=config.tokenizer,
+        calibration=config.calibration,
     )
     if config.decomposition is not None:
         model.decomposition = Decomposition.load(config.decomposition, model.width)
@@ -134,7 +146,13 @@ def score(
     model = model or load_model(config)
     settings = {"command": "score", **asdict(config)}
     run = RunFolder(out, settings, overwrite=overwrite) if out is not None else None
-    outcome = Outcome(config, model.decomposition is not None, folder=run.path if run else None)
+    outcome = Outcome(
+        config,
+        model.decomposition is not None,
+        late=model.late is not None,
+        promised=model.calibration.error if model.calibration is not None else None,
+        folder=run.path if run else None,
+    )
     lowest = Lowest(config.worst)
     results = score_pairs(model, pairs, batch_size=config.batch_size, relative=config.relative)
     for result in results:
