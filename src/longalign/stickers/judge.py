@@ -21,8 +21,7 @@ from longalign.stickers.rated_tensors import Rated
 MAX_SCALE = math.log(100.0)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-# 0: as a sigmoid, no weight on the pair losses of the late scores
-WEIGHTS = {"pooled": 1.0, "late": 0.5, "truth": 1.0}
+WEIGHTS = {"pooled": 1.0, "late": 0.1, "truth": 2.0}
 
 
 class Judge(nn.Module):

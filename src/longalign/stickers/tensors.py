@@ -22,6 +22,7 @@ SENTENCES = FIRST_REFERRING + DISCS * GROUND_PHRASINGS
 
 BLUR_PX, NOISE, WASHED, BLOCK_PX = 2.0, 60 / 255, 0.6, 4  # of `looks`, at strength 1
 LOOKS = 4
+DECODED = 0.4  # share of the pictures that look as if a model had drawn them
 
 
 class Scenes(NamedTuple):
@@ -82,9 +83,6 @@ def render(scenes: Scenes, cells: Tensor) -> Tensor:
     x = cells[version, scenes.ground[:, None], scenes.kind, scenes.disc]  # (B, 9, 32, 32, 3)
     x = x.view(count, 3, 3, PX, PX, 3).permute(0, 5, 1, 3, 2, 4).reshape(count, 3, 3 * PX, 3 * PX)
     return x.float() / 255
-
-
-DECODED = 0.25  # share of the pictures that look as if a model had drawn them
 
 
 def worsen(x: Tensor, look: Tensor, strength: Tensor) -> Tensor:
