@@ -54,6 +54,9 @@ def score(
     decomposition: Annotated[
         str | None, typer.Option(help="File of `longalign decompose`; else the model's own, if any.")
     ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="File of `longalign calibrate`; else the model's own, if any.")
+    ] = None,
     tokenizer: Tokenizer = None,
     batch_size: ScoreBatchSize = 32,
     device: Device = "auto",

@@ -31,7 +31,11 @@ def load_model(config: ScoreConfig) -> PreferenceModel:
         LongalignError: either cannot be loaded, or they do not belong together.
     """
     model = PreferenceModel.from_pretrained(
-        config.model, device=config.device, dtype=config.dtype, tokenizer=config.tokenizer
+        config.model,
+        device=config.device,
+        dtype=config.dtype,
+        tokenizer=config.tokenizer,
+        calibration=config.calibration,
     )
     if config.decomposition is not None:
         model.decomposition = Decomposition.load(config.decomposition, model.width)
@@ -68,7 +72,13 @@ def score(
     model = model or load_model(config)
     settings = {"command": "score", **asdict(config)}
     run = RunFolder(out, settings, overwrite=overwrite) if out is not None else None
-    outcome = Outcome(config, model.decomposition is not None, folder=run.path if run else None)
+    outcome = Outcome(
+        config,
+        model.decomposition is not None,
+        late=model.late is not None,
+        promised=model.calibration.error if model.calibration is not None else None,
+        folder=run.path if run else None,
+    )
     lowest = Lowest(config.worst)
     results = score_pairs(model, pairs, batch_size=config.batch_size, relative=config.relative)
     for result in results:

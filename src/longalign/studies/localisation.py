@@ -19,6 +19,8 @@ from torch import Tensor
 
 from longalign.errors import LongalignError
 from longalign.metrics.embedding import Advance, Embedder, decomposition_of, embed_images
+from longalign.preference import PreferenceModel
+from longalign.preference.late import late_scores
 from longalign.report import Estimate, Table, wilson
 from longalign.stickers.scene_pairs import (
     sticker_prompts,
@@ -27,14 +29,16 @@ from longalign.stickers.scene_pairs import (
 from longalign.stickers.world import render_array
 from longalign.studies.renders import OneFalse, one_false, other_scenes
 
-SCORES = ("C_P", "C⊥", "C_P, calibrated", "C⊥, calibrated")
+SCORES = ("C_P", "C⊥", "C_P, calibrated", "C⊥, calibrated", "S, late")
 CHANCE = "chance"
 KINDS = ("kind", "position", "disc", "background")
 
 
 @dataclass(frozen=True)
 class Localisation:
-    """Label → (N, 4) for the scores of `SCORES`: was the false sentence the lowest? And what the renders were.
+    """Label → (N, 5) for the scores of `SCORES`: was the false sentence the lowest? And what the renders were.
+
+    Of a model without late interaction it is (N, 4).
 
     Attributes:
         sentences: (N,) how many sentences each caption has.
@@ -49,9 +53,13 @@ class Localisation:
     v_source: Mapping[str, str]
 
     def estimates(self, label: str, chosen: np.ndarray | None = None) -> list[Estimate]:
-        """The four shares, over all renders or the chosen ones, with Wilson intervals."""
+        """The shares, over all renders or the chosen ones, with Wilson intervals."""
         found = self.hits[label] if chosen is None else self.hits[label][chosen]
         return [wilson(int(column.sum()), len(found)) for column in found.T]
+
+    def _cells(self, label: str, chosen: np.ndarray | None = None) -> list[str | Estimate]:
+        found: list[str | Estimate] = [*self.estimates(label, chosen)]
+        return found + ["–"] * (len(SCORES) - len(found))
 
     def chance(self, chosen: np.ndarray | None = None) -> Estimate:
         """The mean of 1 / number of sentences; known, not estimated."""
@@ -65,7 +73,7 @@ class Localisation:
         overall = Table(
             "The false sentence is the lowest-scored",
             columns,
-            [[label, *self.estimates(label), self.chance()] for label in self.hits],
+            [[label, *self._cells(label), self.chance()] for label in self.hits],
             plot=True,
             baseline=CHANCE,
             note=f"{len(self.sentences):,} held-out renders with one false sentence; Wilson intervals, 95 %. "
@@ -84,7 +92,7 @@ class Localisation:
                     caption,
                     columns,
                     [
-                        [f"{label} · {name}", *self.estimates(label, chosen), self.chance(chosen)]
+                        [f"{label} · {name}", *self._cells(label, chosen), self.chance(chosen)]
                         for label in self.hits
                         for name, chosen in parts
                     ],
@@ -127,7 +135,7 @@ def localise(
     seed: int = 0,
     on_step: Advance = lambda pictures: None,
 ) -> Localisation:
-    """How often the one false sentence of a caption has the lowest score, for every model and four kinds of score.
+    """How often the one false sentence of a caption has the lowest score, for every model and each kind of score.
 
     Args:
         models: label → model, see `Models`.
@@ -158,15 +166,33 @@ def localise(
         with torch.no_grad():
             c_p = model.text(texts)  # (Σ K, D)
         c_perp, _ = decomposition.split(c_p)
-        hits[label] = lowest_is_false(_scores(c_x, mean, c_p, c_perp, counts), asked)
+        scores = _scores(c_x, mean, c_p, c_perp, counts)
+        if isinstance(model, PreferenceModel) and model.late is not None:
+            late = _late(model, asked, [[s.text for s in one.said] for one in asked])
+            scores = np.concatenate([scores, late[:, None]], axis=1)
+        hits[label] = lowest_is_false(scores, asked)
     return Localisation(hits, counts, np.array([one.kind for one in asked]), others, v_source)
 
 
 def _scores(c_x: Tensor, mean: Tensor, c_p: Tensor, c_perp: Tensor, counts: np.ndarray) -> np.ndarray:
-    """(Σ K, 4) scores of `SCORES`, sentence after sentence."""
+    """(Σ K, 4) pooled scores of `SCORES`, sentence after sentence."""
     image = c_x.repeat_interleave(torch.from_numpy(counts).to(c_x.device), dim=0)  # (Σ K, D)
     columns = [(x * c).sum(-1) for x in (image, image - mean) for c in (c_p, c_perp)]
     return torch.stack(columns, dim=-1).double().cpu().numpy()
+
+
+@torch.no_grad()
+def _late(model: PreferenceModel, asked: Sequence[OneFalse], texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """(Σ K,) S of every sentence."""
+    distinct = list(dict.fromkeys(text for of_caption in texts for text in of_caption))
+    row_of = {text: row for row, text in enumerate(distinct)}
+    tokens = model.tokens(distinct)
+    found = []
+    for one, of_caption in zip(asked, texts, strict=True):
+        rows = torch.tensor([row_of[text] for text in of_caption], device=tokens.weights.device)
+        patches = model.patches(to_tensor(render_array(one.shown))[None])
+        found.append(late_scores(patches, tokens.rows(rows), [len(of_caption)]))
+    return torch.cat(found).double().cpu().numpy()
 
 
 def lowest_is_false(scores: np.ndarray, asked: Sequence[OneFalse]) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,10 +25,13 @@ from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.losses import margin, pair_loss, seg_a_loss, seg_loss, seg_o_loss
 from longalign.objectives import BuildContext, Task
+from longalign.objectives.preference.late_losses import LateParts, late_losses
 from longalign.objectives.preference.pair_batches import Batch, collate_pairs
 from longalign.objectives.preference.text_mean import TextMean
-from longalign.preference import PreferenceModel, segment_mean
+from longalign.preference import Calibration, LateHead, PreferenceModel, segment_mean
 from longalign.preference.decomposition import fit_prompts
+from longalign.preference.late import late_scores
+from longalign.preference.scores import SCALE
 from longalign.runtime import quiet
 
 MAX_LOGIT_SCALE = 100.0  # CLIP's own bound; unbounded, a model that is always right makes it grow for ever
@@ -40,7 +45,10 @@ class PreferenceSettings(BaseModel):
     segments. running: of a running mean of this training's text embeddings (`TextMean`); batch: of the micro-batch
     at hand in all processes; stored: the one beside the model that training starts from. `prompt`: what L(p) of
     Eq. 9 and 10 reads. whole: the prompt's first tokens, as in the paper, whose prompts are short; segments: the mean
-    of its segments, which is how the trained model will score it, and the same for a prompt of one sentence.
+    of its segments, which is how the trained model will score it, and the same for a prompt of one sentence. `head`:
+    pooled: C_X·C_P alone; late: also S by late interaction (`longalign.preference.late`), which learns from the same
+    pairs, with `late_weight`, and from sentences that are true or false of a picture, with `truth_weight`. With both
+    towers left as they are (train_vision, train_text) the late head alone is trained.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +58,12 @@ class PreferenceSettings(BaseModel):
     prompt: Literal["whole", "segments"] = "whole"
     v_horizon_texts: int = Field(8192, gt=0, description="how many texts the running mean looks back on")
     v_prompts: int = Field(1024, gt=0, description="texts from which V is made when the model is saved")
+    head: Literal["pooled", "late"] = "pooled"
+    late_width: int = Field(
+        64, gt=0, description="of patch and token embeddings, where the model has none yet"
+    )
+    late_weight: float = Field(0.5, ge=0, description="of the pair losses of S")
+    truth_weight: float = Field(1.0, ge=0, description="of calling sentences true or false")
     train_vision: bool = True
     train_text: bool = True
     train_logit_scale: bool = True
@@ -117,6 +131,14 @@ class PreferenceObjective:
                 "train with preference.loss=single"
             )
         self._free(model.clip)
+        if settings.head == "pooled":
+            model.late = None  # it would be of other towers afterwards
+        elif not isinstance(model.late, LateHead):
+            vision, text = model.clip.config.vision_config, model.clip.config.text_config
+            model.late = LateHead(vision.hidden_size, text.hidden_size, settings.late_width)
+        if model.late is not None:
+            model.late.to(model.device).train().requires_grad_(True)
+        model.calibration = None  # of the scores before
 
     @classmethod
     def build(
@@ -140,7 +162,7 @@ class PreferenceObjective:
     def _free(self, clip: Any) -> None:
         """Says which weights are trained."""
         wanted = self.settings
-        if not (wanted.train_vision or wanted.train_text):
+        if wanted.head == "pooled" and not (wanted.train_vision or wanted.train_text):
             raise LongalignError("preference: train_vision and train_text are both off: nothing to train")
         for part in (clip.vision_model, clip.visual_projection):
             part.requires_grad_(wanted.train_vision)
@@ -158,7 +180,7 @@ class PreferenceObjective:
             clip.set_attn_implementation("eager")
 
     def modules(self) -> Mapping[str, nn.Module]:
-        return {"clip": self.model.clip}
+        return {"clip": self.model.clip, **({} if self.model.late is None else {"late": self.model.late})}
 
     def collate(self, rows: Sequence[Pair]) -> Batch:
         return collate_pairs(
@@ -166,6 +188,7 @@ class PreferenceObjective:
             self.model,
             with_captions=self.settings.loss != "single",
             whole_prompts=self.settings.prompt == "whole",
+            with_questions=self.settings.head == "late",
         )
 
     def backward(self, batch: Batch, accelerator: Any) -> dict[str, float | Tensor]:
@@ -173,13 +196,26 @@ class PreferenceObjective:
 
         Returns:
             the loss; the logit scale s; how often the preferred picture scores higher, on the prompt (`accuracy`) and
-            on its own caption (`accuracy_caption`); and |E C_P| (`v_length`).
+            on its own caption (`accuracy_caption`); and |E C_P| (`v_length`). With a late head also its two losses
+            (`late`, `truth`) and the share of sentences that it calls rightly (`sentences_right`).
         """
         self._bound_scale()
         with accelerator.autocast():
-            image, prompt, caption = self._embed(batch)
+            image, prompt, caption, late = self._embed(batch)
         with torch.autocast(image.device.type, enabled=False):  # the loop may have it on around all of this
             loss, logged = self._loss(batch, image, prompt, caption, accelerator)
+            if late is not None:
+                assert isinstance(self.model.late, LateHead)
+                of_pairs, of_truth, right = late_losses(
+                    self.model.late, batch, late, self._looks(image, prompt), self.settings.loss
+                )
+                trained = self.settings.train_vision or self.settings.train_text
+                loss = (
+                    loss * trained
+                    + self.settings.late_weight * of_pairs
+                    + self.settings.truth_weight * of_truth
+                )
+                logged |= {"late": of_pairs, "truth": of_truth, "sentences_right": right}
         accelerator.backward(loss)
         return {name: value.detach() for name, value in {"loss": loss, **logged}.items()}
 
@@ -212,27 +248,39 @@ class PreferenceObjective:
             v = self._text_mean.v
         return seg_o_loss(a, b, prompt, caption_a, caption_b, v, y, scale), logged
 
+    # s η (C_X(a) − C_X(b))·V
+    @torch.no_grad()
+    def _looks(self, image: Tensor, prompt: Tensor) -> Tensor:
+        """(B,) what the text-irrelevant part says of each pair, so that S need not; 0 where V is not known."""
+        a, b = image.chunk(2)
+        if self.settings.loss != "seg-o":
+            return image.new_zeros(len(a))
+        stored = self.model.decomposition if self.settings.v == "stored" else None
+        v = self._text_mean.v if stored is None else stored.v_like(image)
+        return self.model.clip.logit_scale.exp() * (prompt @ v) * ((a - b) @ v)
+
     @torch.no_grad()
     def _bound_scale(self) -> None:
         """In place: a clamp in the graph would leave a scale above the bound without gradient."""
         self.model.clip.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
-    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, LateParts | None]:
         """(2B, D) unit embeddings of the pictures; (B, D) of the prompts and (N, D) of the captions, means of segments.
 
         Equal texts are encoded once, prompts and captions together, those of like length in one call. A whole prompt
         is one segment, of which the first tokens are read. Eq. 6 needs no prompts, and Eq. 4 no captions: they are
-        then (0, D).
+        then (0, D). With a late head also the patches, and the tokens of all texts.
         """
-        image = self.model.image_prepared(batch["image"].to(self.model.device))
+        image, patches = self.model.parts_prepared(batch["image"].to(self.model.device))
         prompts = [] if self.settings.loss == "seg" else batch["prompts"]
         texts = prompts + batch["captions"]
-        pieces = self.model.text(
-            [piece for text in texts for piece in text], truncate=True
+        pieces, tokens = self.model.text_parts(
+            [piece for text in [*texts, *batch["asked"]] for piece in text], truncate=True
         )  # only whole prompts are
-        means = segment_mean(pieces, [len(text) for text in texts])
+        means = segment_mean(pieces[: sum(map(len, texts))], [len(text) for text in texts])
         prompt, caption = means.split([len(prompts), len(batch["captions"])])
-        return image, prompt, caption
+        late = None if patches is None or tokens is None else LateParts(patches, tokens, len(prompts))
+        return image, prompt, caption, late
 
     def state_dict(self) -> dict[str, Tensor]:
         return self._text_mean.state_dict() if self._remembers else {}
@@ -258,14 +306,40 @@ class PreferenceObjective:
         sums = torch.zeros(6, device=self.model.device)  # agreement and number of pairs, three times
         for first in range(0, len(mine), _EVALUATED_AT_ONCE):
             rows = [self.held_out[i] for i in mine[first : first + _EVALUATED_AT_ONCE]]
-            found, factors = self._margins(rows, accelerator)
+            margins, factors = self._margins(rows, accelerator)
             y = torch.tensor([row.preferred for row in rows])
             for k, (truth_sign, counted) in enumerate(_subsets(y, factors)):
-                agreement = _agreement(found, truth_sign)[counted]
+                agreement = _agreement(margins, truth_sign)[counted]
                 sums[2 * k : 2 * k + 2] += torch.stack([agreement.sum(), counted.sum()]).to(sums)
         totals = accelerator.reduce(sums, reduction="sum").tolist()
         names = ("accuracy", "accuracy_truth", "accuracy_looks")
-        return {name: totals[2 * k] / totals[2 * k + 1] for k, name in enumerate(names) if totals[2 * k + 1]}
+        found = {name: totals[2 * k] / totals[2 * k + 1] for k, name in enumerate(names) if totals[2 * k + 1]}
+        if self.model.late is not None:  # few sentences suffice, and every process reads the same
+            true, false = self._held_out_sentences(_EVALUATED_AT_ONCE)
+            if len(true) and len(false):
+                found["sentences_auc"] = float((np.array(true)[:, None] > np.array(false)).mean())
+        return found
+
+    def _held_out_sentences(self, most: int) -> tuple[list[float], list[float]]:
+        """100 · S of true and of false sentences about held-out pictures, of at most so many pairs."""
+        assert self.held_out is not None
+        scores: tuple[list[float], list[float]] = ([], [])
+        with inference(self.model.clip):
+            for first in range(0, min(most, self.held_out_count), _EVALUATED_AT_ONCE):
+                last = min(first + _EVALUATED_AT_ONCE, most, self.held_out_count)
+                rows = [self.held_out[i] for i in range(first, last)]
+                batch = collate_pairs(
+                    rows, self.model, with_captions=False, whole_prompts=True, with_questions=True
+                )
+                _, patches = self.model.parts_prepared(batch["image"].to(self.model.device))
+                tokens = self.model.tokens([text for of_one in batch["asked"] for text in of_one])
+                assert patches is not None
+                found = SCALE * late_scores(patches, tokens, [len(of_one) for of_one in batch["asked"]])
+                for value, answer in zip(
+                    found.tolist(), chain.from_iterable(batch["asked_true"]), strict=True
+                ):
+                    scores[0 if answer else 1].append(value)
+        return scores
 
     def _margins(self, rows: Sequence[Pair], accelerator: Any) -> tuple[Tensor, Tensor | None]:
         """(B,) differences in score between a and b on the prompt, and (2, B) in truth and looks; on the CPU."""
@@ -280,7 +354,7 @@ class PreferenceObjective:
     def save(self, folder: Path) -> None:
         """A `CLIPModel` folder that `PreferenceModel.from_pretrained` reads, with tokenizer and preprocessing.
 
-        Beside it is V, from a seeded draw of the data's texts.
+        Beside it is V, from a seeded draw of the data's texts; and the late head, calibrated on the held-out pairs.
         """
         self._bound_scale()
         rng = np.random.default_rng([self.context.seed, 1])
@@ -289,7 +363,12 @@ class PreferenceObjective:
         texts = [of_pair[rng.integers(len(of_pair))] for of_pair in map(self.data.texts, rows)]
         with inference(self.model.clip):
             v = fit_prompts(self.model, texts)
-        whole = PreferenceModel(self.model.clip, self.model.tokenizer, self.model.preprocess, v)
+        model, calibration = self.model, None
+        if model.late is not None and self.held_out is not None:
+            true, false = self._held_out_sentences(self.held_out_count)
+            with suppress(LongalignError):  # too few sentences, or a head that has not learnt anything yet
+                calibration = Calibration.fit(true, false, "late", source="held-out pairs of its training")
+        whole = PreferenceModel(model.clip, model.tokenizer, model.preprocess, v, model.late, calibration)
         with quiet():
             whole.save_pretrained(folder)
 

@@ -47,19 +47,19 @@ def pack_run(run: Path, out: Path, *, after: Sequence[str] = (), rank: int | Non
 
 
 def _pack_preference(run: Path, out: Path) -> None:
-    """A CLIP folder with V; the tokenizer stays with the pipeline."""
+    """A CLIP folder with V, late head and calibration; the tokenizer stays with the pipeline."""
     import torch
 
     from longalign.preference import PreferenceModel
-    from longalign.preference.decomposition import FILE_NAME
 
     model = PreferenceModel.from_pretrained(run / "model", device="cpu", dtype="float32")
     out.mkdir(parents=True, exist_ok=True)
     model.clip.to(torch.float16).save_pretrained(out)
     processor = json.dumps(model.preprocess.to_config(), indent=2) + "\n"
     atomic_write_text(out / "preprocessor_config.json", processor)
-    if model.decomposition is not None:
-        model.decomposition.save(out / FILE_NAME)
+    if model.late is not None:
+        model.late.to(torch.float16)
+    model.save_beside(out)
 
 
 def _pack_lora(run: Path, out: Path, after: Sequence[str], rank: int | None) -> None:

@@ -49,8 +49,18 @@ def _sd3(device: torch.device, out: Path, steps: int) -> Part:
     return SD3(device, out, steps)
 
 
-# Denoisers of other families on the embedded model's parts: not in `all`, since that model has to be packed before.
-FURTHER: dict[str, Callable[[torch.device, Path, int], Part]] = {"sdxl": _sdxl, "sd3": _sd3}
+def _denscore(device: torch.device, out: Path, steps: int) -> Part:
+    from longalign.stickers.making.denscore_part import Denscore
+
+    return Denscore(device, out, steps)
+
+
+# What stands on the embedded model's parts: not in `all`, since that model has to be packed before.
+FURTHER: dict[str, Callable[[torch.device, Path, int], Part]] = {
+    "sdxl": _sdxl,
+    "sd3": _sd3,
+    "denscore": _denscore,
+}
 
 # How long each part is trained unless asked otherwise.
 STEPS: dict[str, int] = {
@@ -61,6 +71,7 @@ STEPS: dict[str, int] = {
     "adapter": 600,
     "sdxl": 600,
     "sd3": 2500,
+    "denscore": 4000,  # for an accelerator; on a CPU 1,000 with a batch of 64 bring almost as much
 }
 
 
