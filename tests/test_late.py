@@ -24,7 +24,9 @@ from tiny_clip import IMAGE_PX, tiny_clip, tokenizer
 TEXTS = ["A fox is in the middle.", "The background is navy."]
 
 
-def late_model(late: LateHead | ZeroShot | None = None, calibration: Calibration | None = None) -> PreferenceModel:
+def late_model(
+    late: LateHead | ZeroShot | None = None, calibration: Calibration | None = None
+) -> PreferenceModel:
     torch.manual_seed(0)
     head = late or LateHead(48, 32, 16)
     return PreferenceModel(tiny_clip(), tokenizer(), Preprocess(IMAGE_PX), None, head, calibration)
@@ -131,7 +133,9 @@ def test_the_embedded_model_calls_sentences_rightly_and_says_so(tmp_path: Path) 
     file = tmp_path / "fox.png"
     render(Scene("navy", (Sticker("fox", 0), Sticker("pig", 4, "red")))).save(file)
     prompt = "The background is navy. A fox is in the top left. There is a heart in the middle."
-    done = CliRunner().invoke(app, ["score", str(file), "--prompt", prompt, "--json", "--out", str(tmp_path / "run")])
+    done = CliRunner().invoke(
+        app, ["score", str(file), "--prompt", prompt, "--json", "--out", str(tmp_path / "run")]
+    )
     assert done.exit_code == 0, done.output
     [row] = json.loads(done.stdout)["images"]
     assert [s["verdict"] for s in row["segments"]] == ["true", "true", "false"]
@@ -147,12 +151,25 @@ def test_calibrating_on_captioned_pictures(tmp_path: Path) -> None:
     lines = []
     for i in range(12):
         render(scene(i, split="test")).save(tmp_path / f"{i}.png")
-        lines.append(json.dumps({"image": f"{i}.png", "caption": text_of(caption(scene(i, split="test"), i))}))
+        lines.append(
+            json.dumps({"image": f"{i}.png", "caption": text_of(caption(scene(i, split="test"), i))})
+        )
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
     out = tmp_path / "c.json"
     done = CliRunner().invoke(
         app,
-        ["calibrate", "--data", str(tmp_path / "data.jsonl"), "--late", "zero-shot", "--model", "stickers/clip", "--out", str(out), "--json"],
+        [
+            "calibrate",
+            "--data",
+            str(tmp_path / "data.jsonl"),
+            "--late",
+            "zero-shot",
+            "--model",
+            "stickers/clip",
+            "--out",
+            str(out),
+            "--json",
+        ],
     )
     assert done.exit_code == 0, done.output
     assert Calibration.load(out).kind == json.loads(done.stdout)["kind"] == "zero-shot"

@@ -43,13 +43,17 @@ def late_losses(
     prompts = batch["prompts"][: parts.prompts]
     texts = [*prompts, *batch["captions"], *batch["asked"]]
     bounds = list(pairwise(accumulate([0, *map(len, texts)])))
-    of_pair: list[list[int]] = [[] for _ in range(count)]  # texts that both pictures of a pair are held against
+    of_pair: list[list[int]] = [
+        [] for _ in range(count)
+    ]  # texts that both pictures of a pair are held against
     for i in range(len(prompts)):
         of_pair[i].append(i)
     for k, row in enumerate(batch["caption_rows"].tolist()):
         of_pair[row % count].append(len(prompts) + k)
     first = len(prompts) + len(batch["captions"])
-    held = [[*of_pair[i % count], first + i] for i in range(2 * count)]  # texts of each picture, its questions last
+    held = [
+        [*of_pair[i % count], first + i] for i in range(2 * count)
+    ]  # texts of each picture, its questions last
     rows = [r for of_picture in held for t in of_picture for r in range(*bounds[t])]
     counts = [sum(len(texts[t]) for t in of_picture) for of_picture in held]
     place = torch.tensor(rows, device=parts.patches.device)

@@ -78,9 +78,7 @@ def _questions(rows: Sequence[Pair], model: PreferenceModel) -> tuple[list[list[
         for i, row in enumerate(rows):
             true, false = list(getattr(row, f"true_{which}")), list(getattr(row, f"false_{which}"))
             if not (true or false):
-                own, others = (
-                    getattr(r, f"caption_{which}") for r in (row, rows[(i + 1) % len(rows)])
-                )
+                own, others = (getattr(r, f"caption_{which}") for r in (row, rows[(i + 1) % len(rows)]))
                 true = _segments(own, model) if own else []
                 false = [text for text in _segments(others, model) if text not in true] if others else []
             asked.append(true + false)

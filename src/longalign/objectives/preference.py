@@ -52,7 +52,9 @@ class PreferenceSettings(BaseModel):
     v_horizon_texts: int = Field(8192, gt=0, description="how many texts the running mean looks back on")
     v_prompts: int = Field(1024, gt=0, description="texts from which V is made when the model is saved")
     head: Literal["pooled", "late"] = "pooled"
-    late_width: int = Field(64, gt=0, description="of patch and token embeddings, where the model has none yet")
+    late_width: int = Field(
+        64, gt=0, description="of patch and token embeddings, where the model has none yet"
+    )
     late_weight: float = Field(0.5, ge=0, description="of the pair losses of S")
     truth_weight: float = Field(1.0, ge=0, description="of calling sentences true or false")
     train_vision: bool = True
@@ -201,7 +203,11 @@ class PreferenceObjective:
                     self.model.late, batch, late, self._looks(image, prompt), self.settings.loss
                 )
                 trained = self.settings.train_vision or self.settings.train_text
-                loss = loss * trained + self.settings.late_weight * of_pairs + self.settings.truth_weight * of_truth
+                loss = (
+                    loss * trained
+                    + self.settings.late_weight * of_pairs
+                    + self.settings.truth_weight * of_truth
+                )
                 logged |= {"late": of_pairs, "truth": of_truth, "sentences_right": right}
         accelerator.backward(loss)
         return {name: value.detach() for name, value in {"loss": loss, **logged}.items()}

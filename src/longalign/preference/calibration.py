@@ -53,7 +53,9 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise LongalignError(f"a calibration is of one of the scores {', '.join(KINDS)}, not {self.kind!r}")
+            raise LongalignError(
+                f"a calibration is of one of the scores {', '.join(KINDS)}, not {self.kind!r}"
+            )
         if not (self.temperature > 0 and math.isfinite(self.temperature) and math.isfinite(self.offset)):
             raise LongalignError(
                 f"a temperature is above 0 and an offset finite, not {self.temperature} and {self.offset}"

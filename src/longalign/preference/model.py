@@ -175,7 +175,9 @@ class PreferenceModel:
         """
         found = self.parts_prepared(self._prepared(pixels))[1]
         if found is None:
-            raise LongalignError("this model has no late head: train one (preference.head: late) or use ZeroShot()")
+            raise LongalignError(
+                "this model has no late head: train one (preference.head: late) or use ZeroShot()"
+            )
         return found
 
     def parts_prepared(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -209,7 +211,9 @@ class PreferenceModel:
         """
         found = self.text_parts(texts)[1]
         if found is None:
-            raise LongalignError("this model has no late head: train one (preference.head: late) or use ZeroShot()")
+            raise LongalignError(
+                "this model has no late head: train one (preference.head: late) or use ZeroShot()"
+            )
         return found
 
     def text_parts(self, texts: Sequence[str], *, truncate: bool = False) -> tuple[Tensor, Tokens | None]:

@@ -55,7 +55,9 @@ class SegmentScore(NamedTuple):
         name = "late" if calibration.kind == "zero-shot" else calibration.kind
         value = getattr(self, name)
         if value is None:
-            raise LongalignError(f"the calibration is of the {calibration.kind} score, which this model has not")
+            raise LongalignError(
+                f"the calibration is of the {calibration.kind} score, which this model has not"
+            )
         probability = calibration.probability(value)
         return self._replace(probability=probability, verdict=calibration.verdict(probability))
 
@@ -188,8 +190,7 @@ def scores_of(
         overall=(SCALE * dot(image, text)).cpu(),
         single=(SCALE * dot(image, single)).cpu(),
         segments=[
-            [segment(i, k, piece) for k, piece in enumerate(of_text)]
-            for i, of_text in enumerate(texts)
+            [segment(i, k, piece) for k, piece in enumerate(of_text)] for i, of_text in enumerate(texts)
         ],
         **{name: value.cpu() for name, value in parts.items()},
     )

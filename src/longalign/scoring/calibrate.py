@@ -98,7 +98,9 @@ def sentence_scores(
         possible = tuple(k for k in possible if k != "aligned")
     kind = kind or possible[0]
     if kind not in possible:
-        raise LongalignError(f"the {kind} score cannot be calibrated: this model judges by {' or '.join(possible)}")
+        raise LongalignError(
+            f"the {kind} score cannot be calibrated: this model judges by {' or '.join(possible)}"
+        )
     embedder = Embedder(model)
     true: list[float] = []
     false: list[float] = []

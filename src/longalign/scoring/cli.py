@@ -174,12 +174,15 @@ def calibrate(
     error: Annotated[float, typer.Option(help="Share of wrong ones promised among firm verdicts.")] = 0.05,
     pictures: Annotated[int, typer.Option(min=2, help="Read so many at most.")] = 1000,
     beside: Annotated[
-        bool, typer.Option("--beside", help="Save it beside the model's weights, where every command finds it.")
+        bool,
+        typer.Option("--beside", help="Save it beside the model's weights, where every command finds it."),
     ] = False,
     batch_size: BatchSize = 32,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    out: Annotated[Path | None, typer.Option(help="File to save it in.", show_default="calibration.json")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to save it in.", show_default="calibration.json")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find what a sentence's score means: P(true), and when to say true, doubtful or false.

@@ -192,10 +192,7 @@ def _numbers(item: Scored) -> list[tuple[str, str]]:
 def _card(item: Scored) -> Card:
     values = item.values
     bars = bars_of(values, min(values), max(values), segments=item.segments)
-    rows = [
-        Row(segment.text, [bars[k]], worst=k == item.suspect)
-        for k, segment in enumerate(item.segments)
-    ]
+    rows = [Row(segment.text, [bars[k]], worst=k == item.suspect) for k, segment in enumerate(item.segments)]
     return Card(picture_of(item.pair.image, item.pair.name), _numbers(item), rows)
 
 

@@ -21,7 +21,12 @@ from longalign.stickers.rated_tensors import draw_pairs
 from longalign.stickers.tokenizers import make_clip_tokenizer
 from longalign.stickers.world import CELL_PX, DISC_NAMES, KIND_NAMES, SCENE_PX, cell_table
 
-JITTERS = (0.0, 0.1, 0.2, 0.35)  # noise on the latents, in their deviations: one version of all cells for each
+JITTERS = (
+    0.0,
+    0.1,
+    0.2,
+    0.35,
+)  # noise on the latents, in their deviations: one version of all cells for each
 
 
 class Denscore:
@@ -75,7 +80,13 @@ def decoded_cells(seed: int = 0) -> list[np.ndarray]:
             x = torch.from_numpy(pictures.reshape(-1, SCENE_PX, SCENE_PX, 3)).permute(0, 3, 1, 2)
             z = vae.encode(x.float() / 127.5 - 1).latent_dist.mean
             z = z + jitter * z.std() * torch.randn(z.shape, generator=generator)
-            y = ((vae.decode(z).sample / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            y = (
+                ((vae.decode(z).sample / 2 + 0.5).clamp(0, 1) * 255)
+                .round()
+                .byte()
+                .permute(0, 2, 3, 1)
+                .numpy()
+            )
             drawn = y.reshape(-1, 3, CELL_PX, 3, CELL_PX, 3).swapaxes(2, 3).reshape(-1, CELL_PX, CELL_PX, 3)
             for cell, (k, d) in zip(drawn, order, strict=True):
                 table[ground, k, d] = cell

@@ -81,8 +81,7 @@ class Judge(nn.Module):
             distinct, place = torch.unique(torch.cat([p.flatten() for p in parts]), return_inverse=True)
             c, (embeddings, token_weights) = self.texts(distinct)
         prompt, caption, asked = (
-            of.view_as(part)
-            for of, part in zip(place.split([p.numel() for p in parts]), parts, strict=True)
+            of.view_as(part) for of, part in zip(place.split([p.numel() for p in parts]), parts, strict=True)
         )
 
         def tokens(numbers: Tensor) -> Tokens:
@@ -107,8 +106,7 @@ class Judge(nn.Module):
         s = self.late_scale.exp()
         late = preference_nll(s * d_prompt + self.clip.logit_scale.exp().detach() * looks, y, 1.0).mean()
         late = (
-            late
-            + preference_nll(s * d_caption + self.clip.logit_scale.exp().detach() * looks, y, 1.0).mean()
+            late + preference_nll(s * d_caption + self.clip.logit_scale.exp().detach() * looks, y, 1.0).mean()
         )
 
         logits = self.head.logits(max_sim(patches, tokens(asked)))  # (2B, M)

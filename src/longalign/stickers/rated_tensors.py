@@ -135,7 +135,9 @@ def _questions(shown: Scenes, asked: int) -> tuple[Tensor, Tensor]:
     everything, there = facts(shown)
     ten = torch.full_like(shown.ground[:, None], CELLS + 1)
     true, kept = some(without_discs(everything, SILENT), there, ten, half)
-    first = Facts(*(field[:, :1].expand(-1, half) for field in true))  # scenes of few stickers are asked again
+    first = Facts(
+        *(field[:, :1].expand(-1, half) for field in true)
+    )  # scenes of few stickers are asked again
     true = Facts(*(f.where(kept, g) for f, g in zip(true, first, strict=True)))
     false = lies(true, shown)
     said = torch.cat([sentences(true), sentences(false)], 1)

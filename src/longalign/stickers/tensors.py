@@ -184,7 +184,11 @@ def sentences(stated: Facts) -> Tensor:
 
 def referring(disc: Tensor) -> Tensor:
     """Numbers of sentences that say of "it" only that it is on a disc."""
-    return FIRST_REFERRING + disc * GROUND_PHRASINGS + torch.randint(GROUND_PHRASINGS, disc.shape, device=disc.device)
+    return (
+        FIRST_REFERRING
+        + disc * GROUND_PHRASINGS
+        + torch.randint(GROUND_PHRASINGS, disc.shape, device=disc.device)
+    )
 
 
 def table() -> list[str]:
