@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -306,12 +307,14 @@ class PreferenceObjective:
                 sums[2 * k : 2 * k + 2] += torch.stack([agreement.sum(), counted.sum()]).to(sums)
         totals = accelerator.reduce(sums, reduction="sum").tolist()
         names = ("accuracy", "accuracy_truth", "accuracy_looks")
-        found = {name: totals[2 * k] / totals[2 * k + 1] for k, name in enumerate(names) if totals[2 * k + 1]}
+        figures = {
+            name: totals[2 * k] / totals[2 * k + 1] for k, name in enumerate(names) if totals[2 * k + 1]
+        }
         if self.model.late is not None:  # few sentences suffice, and every process reads the same
             true, false = self._held_out_sentences(_EVALUATED_AT_ONCE)
             if len(true) and len(false):
-                found["sentences_auc"] = float((true[:, None] > false).mean())
-        return found
+                figures["sentences_auc"] = float((true[:, None] > false).mean())
+        return figures
 
     def _held_out_sentences(self, most: int) -> tuple[np.ndarray, np.ndarray]:
         """100 · S of true and of false sentences about held-out pictures, of at most so many pairs."""
@@ -328,7 +331,9 @@ class PreferenceObjective:
                 tokens = self.model.tokens([text for of_one in batch["asked"] for text in of_one])
                 assert patches is not None
                 found = SCALE * late_scores(patches, tokens, [len(of_one) for of_one in batch["asked"]])
-                for value, answer in zip(found.tolist(), sum(batch["asked_true"], []), strict=True):
+                for value, answer in zip(
+                    found.tolist(), chain.from_iterable(batch["asked_true"]), strict=True
+                ):
                     scores[0 if answer else 1].append(value)
         return np.array(scores[0]), np.array(scores[1])
 

@@ -39,8 +39,8 @@ class Calibration:
         temperature, offset: in units of the scores, which are × 100.
         error: the share of wrong ones that is promised among the sentences that are called true, and among those
             that are called false: true is P ≥ 1 − error, false P ≤ error, what is between is doubtful.
-        measured: how it went on held-out sentences: ``sentences``, ``ece``, ``wrong_true`` and ``wrong_false`` (shares of
-            those that are called so), ``doubtful`` (share of all). Empty if nobody has looked.
+        measured: how it went on held-out sentences: ``sentences``, ``ece``, ``wrong_true`` and ``wrong_false``
+            (shares of those that are called so), ``doubtful`` (share of all). Empty if nobody has looked.
         source: what it was fitted on, in words.
     """
 
@@ -78,8 +78,8 @@ class Calibration:
     @classmethod
     def fit(
         cls,
-        true: Sequence[float],
-        false: Sequence[float],
+        true: Sequence[float] | np.ndarray,
+        false: Sequence[float] | np.ndarray,
         kind: Kind,
         *,
         error: float = 0.05,

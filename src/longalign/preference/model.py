@@ -108,7 +108,7 @@ class PreferenceModel:
         )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """A `CLIPModel` folder with tokenizer, preprocessing and, if there are such, decomposition, head, calibration."""
+        """A `CLIPModel` folder with tokenizer and preprocessing, and decomposition, head and calibration if any."""
         folder = Path(folder)
         self.clip.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from longalign.decomposition import Decomposition
+    from longalign.scoring.calibrate import Asked
     from longalign.scoring.data import Failure, Pair
     from longalign.scoring.stream import Scored
 
@@ -216,6 +217,7 @@ def calibrate(
         late=late,  # type: ignore[arg-type]  # checked above
     )
     judge.calibration = None
+    asked: Iterable[Asked | Failure]
     if data is None:
         asked, total = sticker_questions(pictures), pictures
         source = f"{pictures} sticker scenes of the validation split, each sentence and a lie in one word"

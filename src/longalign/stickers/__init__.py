@@ -11,7 +11,7 @@
 | `patch_code.py` | the latent code of the VAE |
 | `backbones.py` | what SDXL and SD3 need beyond them, from their trained weights where possible |
 | `parts.py`, `denoising.py`, `further.py`, `readout.py` | what each tiny model learns from |
-| `tensors.py`, `rated_tensors.py`, `judge.py`, `denscore_part.py` | scenes, raters and the preference model's training as tensors |
+| `tensors.py`, `rated_tensors.py`, `judge.py`, `denscore_part.py` | raters and the preference model, as tensors |
 | `training.py` | the loop that made the weights |
 | `assembly.py` | SDXL and SD3 folders, put together on first use |
 | `looks.py`, `raters.py` | spoilt pictures, and simulated raters who weigh truth against looks |

@@ -201,10 +201,11 @@ def table() -> list[str]:
         article = "an" if kind[0] in "aeiou" else "a"
         for place in POSITIONS:
             for disc in (*DISC_NAMES, None):
-                for text in captions.ON_DISC if disc else captions.PLAIN:
-                    found.append(
-                        text.format(a=article, A=article.capitalize(), kind=kind, place=place, disc=disc)
-                    )
+                said = captions.ON_DISC if disc else captions.PLAIN
+                found += [
+                    text.format(a=article, A=article.capitalize(), kind=kind, place=place, disc=disc)
+                    for text in said
+                ]
     found += [text.format(background=name) for name in BACKGROUND_NAMES for text in captions.BACKGROUND]
     return found + [text.format(disc=name) for name in DISC_NAMES for text in captions.REFERRING]
 
