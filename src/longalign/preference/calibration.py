@@ -78,8 +78,8 @@ class Calibration:
     @classmethod
     def fit(
         cls,
-        true: Sequence[float],
-        false: Sequence[float],
+        true: Sequence[float] | np.ndarray,
+        false: Sequence[float] | np.ndarray,
         kind: Kind,
         *,
         error: float = 0.05,

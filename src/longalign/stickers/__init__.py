@@ -13,7 +13,6 @@
 | `tokenizers.py` | real CLIP and T5 tokenizers over the words of this world |
 | `models.py`, `sdxl_sd3_models.py` | the tiny models: their configurations, and what SDXL and SD3 add |
 | `assembly.py` | SDXL and SD3 folders, assembled on first use |
-| `tensors.py`, `rated_tensors.py`, `judge.py`, `denscore_part.py` | the preference model's training, as tensors |
 | `files.py` | scenes and models on disk |
 | `as_world.py` | the sticker world as an entry of `longalign.worlds` |
 | `making/` | how the tiny models were trained and packed |

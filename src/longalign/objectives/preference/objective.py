@@ -313,12 +313,14 @@ class PreferenceObjective:
                 sums[2 * k : 2 * k + 2] += torch.stack([agreement.sum(), counted.sum()]).to(sums)
         totals = accelerator.reduce(sums, reduction="sum").tolist()
         names = ("accuracy", "accuracy_truth", "accuracy_looks")
-        found = {name: totals[2 * k] / totals[2 * k + 1] for k, name in enumerate(names) if totals[2 * k + 1]}
+        figures = {
+            name: totals[2 * k] / totals[2 * k + 1] for k, name in enumerate(names) if totals[2 * k + 1]
+        }
         if self.model.late is not None:  # few sentences suffice, and every process reads the same
             true, false = self._held_out_sentences(_EVALUATED_AT_ONCE)
             if len(true) and len(false):
-                found["sentences_auc"] = float((np.array(true)[:, None] > np.array(false)).mean())
-        return found
+                figures["sentences_auc"] = float((np.array(true)[:, None] > np.array(false)).mean())
+        return figures
 
     def _held_out_sentences(self, most: int) -> tuple[list[float], list[float]]:
         """100 · S of true and of false sentences about held-out pictures, of at most so many pairs."""
