@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from longalign.training.batches import Batching, make_loader
-from longalign.training.fitting import settle_batching
 from longalign.training.processes import average_gradients, make_accelerator
 from longalign.training.recipe import Recipe
-from longalign.training.step import build_task, set_random_state, take_micro_batch
+from longalign.training.step import build_task, set_random_state, settle_batching, take_micro_batch
 
 
 @dataclass(frozen=True)

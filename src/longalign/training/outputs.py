@@ -11,10 +11,9 @@ from longalign.report import Curve, Line, Report, Table, write_report
 from longalign.report.curve import smoothed
 from longalign.runs import atomic_folder
 from longalign.training.batches import Batching
-from longalign.training.folder import TrainFolder
+from longalign.training.folder import TrainFolder, sample_cases
 from longalign.training.progress import STOPPED, Best, FitResult
 from longalign.training.recipe import Recipe
-from longalign.training.samples import sample_cases
 from longalign.training.weights import Weights
 from longalign.versions import versions
 

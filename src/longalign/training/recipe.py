@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from longalign.errors import LongalignError
-from longalign.objectives import OBJECTIVES
+from longalign.objectives import OBJECTIVES, Objective
+from longalign.plugins import unknown
 from longalign.training.keys import (
     check_keys,
     keys_of,
@@ -196,8 +196,6 @@ class Recipe:
         name = values.get("objective")
         if name is None:
             raise LongalignError(f"objective: is missing; there are {', '.join(OBJECTIVES)}")
-        if not isinstance(name, str) or name not in OBJECTIVES:
-            raise LongalignError(f"objective: there is no {name!r}; {nearest(str(name), list(OBJECTIVES))}")
         kind = objective_class(name)
         sections: dict[str, type[BaseModel]] = {
             "data": kind.DataSettings,
@@ -251,10 +249,21 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise LongalignError(f"{path}: {error}") from error
 
 
-def objective_class(name: str) -> Any:
-    """The class that `OBJECTIVES` names; importing it loads torch but no weights."""
-    module, _, attribute = OBJECTIVES[name].partition(":")
-    return getattr(import_module(module), attribute)
+def objective_class(name: Any) -> type[Objective]:
+    """The class of an objective, by its name in `OBJECTIVES`. This imports torch and loads no weights.
+
+    Raises:
+        LongalignError: the name is unknown, or a plugin gives no `Objective` with `Settings` and `DataSettings`.
+    """
+    if not isinstance(name, str) or name not in OBJECTIVES:
+        raise LongalignError(unknown("objective", str(name), OBJECTIVES))
+    kind = OBJECTIVES[name]
+    if not (isinstance(kind, type) and issubclass(kind, Objective)):
+        raise LongalignError(f"objective {name!r}: {kind!r} is no subclass of longalign.objectives.Objective")
+    for section in ("Settings", "DataSettings"):
+        if not hasattr(kind, section):
+            raise LongalignError(f"objective {name!r}: {kind.__name__} lacks its pydantic model {section}")
+    return kind
 
 
 def _recipes_near(path: Path) -> str:
