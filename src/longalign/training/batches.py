@@ -12,6 +12,7 @@ b rows in each of P processes. So P processes with A micro-batches see the same 
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -145,13 +146,16 @@ def make_loader(
     order = RowOrder(len(data), batching.batch_size, seed)  # type: ignore[arg-type]
     # Forked, since `collate` is a method of the objective, which would travel to a spawned worker with its models.
     fork = num_workers > 0 and "fork" in multiprocessing.get_all_start_methods()
-    return DataLoader(
-        data,
-        batch_sampler=MicroBatches(order, batching, process_index, start, stop),
-        collate_fn=collate,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        # Its own: a loader draws a seed for workers even without any, and would move the step's random state.
-        generator=torch.Generator().manual_seed(seed),
-        multiprocessing_context="fork" if fork else None,
-    )
+    with warnings.catch_warnings():
+        # More workers than cores: the recipe asks for them, and a container may count its cores wrongly.
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        return DataLoader(
+            data,
+            batch_sampler=MicroBatches(order, batching, process_index, start, stop),
+            collate_fn=collate,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            # Its own: a loader draws a seed for workers even without any, and would move the step's random state.
+            generator=torch.Generator().manual_seed(seed),
+            multiprocessing_context="fork" if fork else None,
+        )

@@ -49,6 +49,7 @@ def fit(
     recipe: Recipe,
     out: str | Path | None = None,
     *,
+    cpu: bool = False,
     on_step: Callable[[int, Mapping[str, Any]], None] = lambda step, row: None,
 ) -> FitResult:
     """Train as `recipe` says, in the run folder `out` (else the recipe's, else a new one under ``runs/``).
@@ -61,6 +62,9 @@ def fit(
     Under `accelerate launch` every process calls this with the same arguments.
 
     Args:
+        recipe: what to train, on which data and how.
+        out: the run folder.
+        cpu: train on the CPU, also where there is a GPU.
         on_step: called after every step with the number of steps done and the last line of metrics, and once before.
 
     Raises:
@@ -68,7 +72,7 @@ def fit(
             disk is full, the evaluation does not give the figure of `train.best`, or 5 steps in a row gave no finite
             loss and gradient.
     """
-    accelerator = make_accelerator(recipe.train.precision)
+    accelerator = make_accelerator(recipe.train.precision, cpu=cpu)
     Batching.of(recipe.train, accelerator.num_processes)  # refuse it before anything is loaded
     path = out if out is not None else recipe.out
     path = None if path is None else Path(path)

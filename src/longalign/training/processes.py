@@ -7,6 +7,7 @@ other methods of a module, or a module several times, or none of it in some step
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -23,17 +24,23 @@ R = TypeVar("R")
 BUCKET_NUMBERS = 2**25  # numbers sent at once: 128 MiB of float32
 
 
-def make_accelerator(precision: str) -> Accelerator:
-    """The accelerator of this process: device and process group as `accelerate launch` set them, autocast as asked.
+def make_accelerator(precision: str, *, cpu: bool = False) -> Accelerator:
+    """The accelerator of this process, with the device and process group that `accelerate launch` has set up.
+
+    Args:
+        precision: ``no``, ``bf16`` or ``fp16``: the dtype of autocast.
+        cpu: use the CPU, also where there is a GPU.
 
     Raises:
         LongalignError: the device cannot do `precision`, or accelerate is set up to shard models.
     """
+    # accelerate warns of an old Linux kernel, which a user of a shared machine cannot change.
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     AcceleratorState._reset_state()  # else a second run in one process could not have another precision
     try:
         # Saving a model may take the main process longer than the ten minutes that others wait by default.
         patience = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=2))
-        accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[patience])
+        accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[patience])
     except ValueError as error:
         raise LongalignError(f"train.precision {precision}: {error}; take bf16 or no") from error
     if (

@@ -171,9 +171,7 @@ class PreferenceObjective(Objective):
         """Freeze the weights that are not trained."""
         wanted = self.settings
         if not (wanted.train_vision or wanted.train_text):
-            raise LongalignError(
-                "preference: train_vision and train_text are both off: nothing to train"
-            )
+            raise LongalignError("preference: train_vision and train_text are both off: nothing to train")
         for part in (clip.vision_model, clip.visual_projection):
             part.requires_grad_(wanted.train_vision)
         for part in (clip.text_model, clip.text_projection):
