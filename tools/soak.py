@@ -3,7 +3,7 @@
     python tools/soak.py                  # 20 kills; some minutes on two cores
     python tools/soak.py --kills 3 --seed 1 --out runs/soak-3 --json
 
-Both runs are `longalign train recipes/stickers-sft.yaml`, made small: the embedded model with a LoRA of rank 32, few
+Both runs are `longalign train stickers-sft`, made small: the embedded model with a LoRA of rank 32, few
 scenes a step, a checkpoint every few steps. Every kill is SIGKILL from outside, at a moment drawn from the seed: a
 random time after the process started (so perhaps while it loads), after a step was done, or after the temporary folder
 of a checkpoint appeared. Whether it hit the writing is read from what it left behind.
@@ -34,7 +34,7 @@ from safetensors.numpy import load_file
 from longalign.cli.terminal import progress
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPE = ROOT / "recipes" / "stickers-sft.yaml"
+RECIPE = "stickers-sft"
 SMALL = (
     "train.batch_size=2",
     "train.micro_batch_size=1",
@@ -80,7 +80,7 @@ class Trained:
         self.step = 0
         self.began = time.monotonic()
         self._log = out.with_name(f"{out.name}.stderr")
-        arguments = [sys.executable, "-m", "longalign", "train", str(RECIPE), *overrides, "--out", str(out)]
+        arguments = [sys.executable, "-m", "longalign", "train", RECIPE, *overrides, "--out", str(out)]
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=log)

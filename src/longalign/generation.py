@@ -1,9 +1,7 @@
-"""`longalign generate`: long prompts in, pictures and a sentence-by-sentence report out."""
+"""Pictures of long prompts, with a report on each sentence: `longalign generate`."""
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,28 +15,30 @@ from longalign.encoding import Truncation, encode_groups
 from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.report.sentences import sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
-from longalign.soft_tokens import loading as of_tokens
-from longalign.versions import versions
-from longalign.weights.stack import load_pipeline, t5_branch
+from longalign.versions import provenance
+from longalign.weights.stack import Stack
 
 ON_STEP = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
-    """The settings of a run, as they go into its `config.yaml`. None: what suits the model.
+class GenerateConfig(Stack):
+    """The settings of `generate`, as they go into `config.yaml`. None stands for what suits the model.
 
-    `loras`: stages on the model, in the order of their training; `check_base`: refuse those of other weights.
-    `soft_tokens`: file of trained soft text tokens, or the folder that they are in, such as a run folder of
-    `longalign train`; `soft_token_scale` and `soft_token_branches`: as in `longalign.soft_tokens.SoftTokens`.
+    Attributes:
+        segments: how prompts are cut: ``sentence``, ``packed`` or ``released``.
+        pooled: pooled vector of SDXL and SD3: ``first``, ``mean`` or ``whole``.
+        negative_prompt: of any length.
+        length: text is padded to a multiple of this many tokens.
+        max_length: text is cut after so many tokens, and the report says so.
+        steps, guidance, scheduler: of sampling. ``auto`` is UniPC, or a flow model's own solver.
+        seed: of the first picture of each prompt.
+        num: pictures of each prompt, from seeds seed, seed + 1, ….
+        width, height: in pixels.
+        batch_size: most pictures at once.
+        language: of the prompts, for cutting sentences (ISO 639-1).
     """
 
-    model: str = "stickers"
-    loras: tuple[str, ...] = ()
-    soft_tokens: str | None = None
-    soft_token_scale: float = 1.0
-    soft_token_branches: str = "both"
-    strategy: str = "clip-cat"
     segments: str = "sentence"
     pooled: str = "whole"
     negative_prompt: str | None = None
@@ -53,24 +53,6 @@ class GenerateConfig:
     height: int | None = None
     batch_size: int = 16
     language: str = "en"
-    device: str = "auto"
-    dtype: str = "auto"
-    check_base: bool = True
-
-    def load(self) -> Any:
-        """The pipeline, with all that is to be on it.
-
-        Raises:
-            LongalignError: what `load_pipeline` refuses; soft tokens that are none, or of another backbone.
-        """
-        pipe = load_pipeline(
-            self.model, device=self.device, dtype=self.dtype, loras=self.loras, check_base=self.check_base
-        )
-        if self.soft_tokens is not None:
-            of_tokens.put_on(
-                pipe, self.soft_tokens, scale=self.soft_token_scale, branches=self.soft_token_branches
-            )
-        return pipe
 
 
 @dataclass(frozen=True)
@@ -85,7 +67,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Generation:
-    """All that `generate` made."""
+    """The result of `generate`.
+
+    Attributes:
+        prompts: P prompts.
+        pictures: P · num pictures, prompt after prompt.
+        rows: of each prompt its sentences, with marks where the model's world has a judge.
+        truncation: of each prompt the text that was cut off.
+        folder: the run folder.
+        settings: the model's defaults.
+    """
 
     prompts: list[str]
     pictures: list[Picture]
@@ -95,7 +86,7 @@ class Generation:
     settings: ModelSettings = field(default_factory=ModelSettings)
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`: paths, seeds, sentences with their marks, and what was cut."""
+        """For `--json`: paths, seeds, sentences with their marks, and the text that was cut off."""
         return {
             "folder": str(self.folder),
             "report": str(self.folder / "report.html"),
@@ -127,19 +118,28 @@ def generate(
     out: str | Path | None = None,
     overwrite: bool = False,
     pipe: Any = None,
+    command_line: str | None = None,
     on_step: ON_STEP = lambda pictures: None,
 ) -> Generation:
     """Draws `config.num` pictures of each prompt and writes a run folder with images and `report.html`.
 
-    Picture k of every prompt comes from seed `config.seed + k`. Same seed and prompt, same picture.
+    Picture k of every prompt comes from seed `config.seed + k`. The same seed and prompt give the same picture.
 
     Args:
-        prompts: of any length.
-        config: the settings.
+        prompts: P prompts of any length.
+        config: the settings; None is `GenerateConfig()`.
         out: the run folder; None makes `runs/generate-<date>-NNN`.
         overwrite: replace an earlier run in `out`.
-        pipe: a pipeline that is loaded already; what `config` says of the model then only says what it is.
+        pipe: a pipeline that is loaded already. `config.model` then only names it.
+        command_line: what the user typed, for the report.
         on_step: called after each sampling step with the number of pictures in the batch.
+
+    Returns:
+        The pictures, their sentences and the run folder.
+
+    Raises:
+        LongalignError: the model, a LoRA or soft tokens cannot be loaded; a setting is unknown or out of range; the
+            run folder cannot be written.
     """
     config = config or GenerateConfig()
     pipe = pipe or config.load()
@@ -158,7 +158,7 @@ def generate(
         segments=config.segments,  # type: ignore[arg-type]  # checked there
         pooled=config.pooled,  # type: ignore[arg-type]
         language=config.language,
-        t5=t5_branch(config.model, config.strategy, pipe, config.loras),
+        t5=config.t5_branch(pipe),
     )
     cut = {i: lost for members, c in groups for i, lost in zip(members, c.truncation, strict=True)}
 
@@ -193,11 +193,21 @@ def generate(
         run.log({"prompt": prompt, "images": [p.file for p in mine], "sentences": found})
     truncation = [cut[i * config.num] for i in range(len(prompts))]
     made = Generation(list(prompts), pictures, rows, truncation, run.path, settings)
-    write_report(_report(made, resolved, window_of(pipe)), run.report, jsonl=run.path / "report.jsonl")
+    write_report(
+        _report(made, config, resolved, window_of(pipe), command_line),
+        run.report,
+        jsonl=run.path / "report.jsonl",
+    )
     return made
 
 
-def _report(made: Generation, resolved: dict[str, Any], window: int) -> Report:
+def _report(
+    made: Generation,
+    config: GenerateConfig,
+    resolved: dict[str, Any],
+    window: int,
+    command_line: str | None,
+) -> Report:
     cases = [
         Case(
             title=f"Prompt {i + 1}",
@@ -211,17 +221,11 @@ def _report(made: Generation, resolved: dict[str, Any], window: int) -> Report:
     ]
     shown = ("model", "strategy", "steps", "guidance", "scheduler", "seed", "length", "negative_prompt")
     facts = {k.replace("_", " "): str(resolved[k]) for k in shown if resolved[k] is not None}
-    if resolved["loras"]:
-        facts["LoRA"] = " + ".join(resolved["loras"])
-    if resolved["soft_tokens"]:
-        facts["soft tokens"] = of_tokens.told(
-            resolved["soft_tokens"], resolved["soft_token_scale"], resolved["soft_token_branches"]
-        )
     return Report(
         title=made.prompts[0]
         if len(made.prompts) == 1 and len(made.prompts[0]) < 80
         else "Generated pictures",
-        facts={"command": shlex.join(["longalign", *sys.argv[1:]]), **facts, **versions()},
+        facts=provenance({**facts, **config.facts()}, command_line),
         cases=cases,
         truncation=[
             f"Prompt {t.prompt_index + 1}, by {t.where}: {t.text}" for cut in made.truncation for t in cut

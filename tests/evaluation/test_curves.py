@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from longalign.cli.evaluate import curves as command
+from longalign.cli.curves import curves as command
 from longalign.errors import LongalignError
 from longalign.evaluation.curves import overlay, read_runs
 from longalign.runs import RunFolder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,6 @@ from longalign.objectives.pictures.consistency import ConsistencyObjective
 from longalign.objectives.pictures.settings import ConsistencySettings
 from longalign.objectives.random_draws import Draws
 from longalign.training import read_recipe
-
-RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def consistency(**options: Any) -> ConsistencyObjective:
@@ -148,6 +145,6 @@ def test_what_is_refused() -> None:
 
 
 def test_the_recipe_is_valid() -> None:
-    settings = read_recipe(RECIPES / "sd15-lcm.yaml").settings
+    settings = read_recipe("sd15-lcm").settings
     assert isinstance(settings, ConsistencySettings)
     assert (settings.ddim_steps, settings.guidance, settings.huber_c) == (50, 7.5, 0.001)

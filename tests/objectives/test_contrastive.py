@@ -48,7 +48,6 @@ from longalign.weights.stack import (
     load_pipeline,
 )
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 PIPES = {"sd15": tiny.tiny_sd15, "sdxl": tiny.tiny_sdxl, "sd3": tiny.tiny_sd3}
 
 
@@ -490,7 +489,7 @@ def test_the_sticker_recipe_trains(option: str, tmp_path: Path) -> None:
     """Two steps of two rows, evaluated before and after; then the tokens are a file that fits the model."""
     small = ["train.steps=2", "train.batch_size=2", "train.precision='no'", "data.held_out_count=2", option]
     small += ["contrastive.oracle_scenes=1", "contrastive.held_out_batch=2", "train.evaluate_first=true"]
-    result = fit(read_recipe(RECIPES / "stickers-softrepa.yaml", small), tmp_path / "run")
+    result = fit(read_recipe("stickers-softrepa", small), tmp_path / "run")
     assert result.step == 2 and result.model is not None
     assert set(result.evaluation) == {
         "loss",

@@ -33,7 +33,6 @@ from longalign.stickers.raters import RaterPairs
 from longalign.training import fit, read_recipe
 
 LOSSES = ["single", "seg", "seg-a", "seg-o"]
-RECIPES = Path(__file__).parents[2] / "recipes"
 CPU = BuildContext(torch.device("cpu"))
 accelerator = cache(lambda: Accelerator(cpu=True))
 
@@ -344,7 +343,7 @@ def test_build_on_the_embedded_clip() -> None:
     ],
 )
 def test_recipes(name: str, loss: str) -> None:
-    recipe = read_recipe(RECIPES / f"{name}.yaml")
+    recipe = read_recipe(name)
     assert isinstance(recipe.settings, PreferenceSettings) and recipe.settings.loss == loss
     assert isinstance(recipe.data, PreferenceDataSettings) and recipe.data.held_out is not None
     if name.startswith("clip-h"):  # FACTS §1.3
@@ -355,7 +354,7 @@ def test_recipes(name: str, loss: str) -> None:
 
 def test_recipe_trains_in_the_loop(tmp_path: Path) -> None:
     few = ["train.steps=2", "train.batch_size=4", "data.held_out_count=4", "preference.v_prompts=4"]
-    result = fit(read_recipe(RECIPES / "stickers-denscore.yaml", few), tmp_path / "run")
+    result = fit(read_recipe("stickers-denscore", few), tmp_path / "run")
     assert result.step == 2 and 0 <= result.evaluation["accuracy"] <= 1
     assert result.model is not None
     assert PreferenceModel.from_pretrained(result.model, device="cpu").decomposition is not None

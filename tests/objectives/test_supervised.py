@@ -11,9 +11,9 @@ import torch
 from picture_objectives import LENGTH, SIDE_PX, TEXTS, accelerator, batch_of, data, gradients, make
 from torch.nn.functional import mse_loss
 
+from longalign.backbones.latents import encode_pixels
 from longalign.data.cache import CacheBuilder
 from longalign.data.cached import CachedPictures
-from longalign.data.latents import encode_pixels
 from longalign.data.text_states import TextSide
 from longalign.diffusion.pipelines import (
     settings_of,
@@ -28,8 +28,6 @@ from longalign.weights import lora
 from longalign.weights.stack import (
     load_pipeline,
 )
-
-RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def supervised(**options: Any) -> SupervisedObjective:
@@ -249,11 +247,11 @@ def test_bad_rows_are_skipped_counted_and_listed(tmp_path: Path) -> None:
 
 def test_recipes_are_valid() -> None:
     for name in ("sd15-sft", "sdxl-sft", "stickers-sft"):
-        recipe = read_recipe(RECIPES / f"{name}.yaml")
+        recipe = read_recipe(name)
         assert isinstance(recipe.settings, SupervisedSettings) and recipe.settings.rank == 32
         assert isinstance(recipe.data, PictureDataSettings)
     with pytest.raises(LongalignError, match="from 1 to 9"):
-        read_recipe(RECIPES / "stickers-sft.yaml", ["data.objects=[0, 4]"])
+        read_recipe("stickers-sft", ["data.objects=[0, 4]"])
 
 
 @pytest.mark.parametrize("tune", ["lora", "full"])
@@ -266,7 +264,7 @@ def test_the_sticker_recipe_trains(tune: str, tmp_path: Path) -> None:
         "supervised.noisings=1",
         "train.micro_batch_size=4",
     ]
-    result = fit(read_recipe(RECIPES / "stickers-sft.yaml", small), tmp_path / "run")
+    result = fit(read_recipe("stickers-sft", small), tmp_path / "run")
     assert result.step == 2 and result.model is not None and 0 <= result.evaluation["true"] <= 1
     assert result.evaluation["looks"] <= 0 and len(list((result.folder / "samples").rglob("*.png"))) == 1
     if tune == "lora":

@@ -14,7 +14,7 @@ from diffusers import UniPCMultistepScheduler
 from PIL import Image
 from tiny import tiny_sd3
 
-from longalign.cli.study import choose_columns, parse_stage
+from longalign.cli.stickers.study import choose_columns, parse_stage
 from longalign.diffusion.pipelines import (
     SETTINGS_FILE,
     load_tokenizer,

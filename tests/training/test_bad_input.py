@@ -20,7 +20,6 @@ from longalign.training.checkpoint import newest_checkpoint, read_state
 from longalign.training.recipe import Recipe
 from longalign.weights import lora
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 ROWS = 40  # two bad ones are 5 %, three are more
 
 
@@ -165,5 +164,5 @@ def test_a_full_disk_keeps_the_checkpoint_before(model: str, tmp_path: Path) -> 
 def test_unknown_keys_of_the_recipes(name: str, override: str, says: str) -> None:
     """Told with the nearest right one and the recipe's file, before anything is loaded."""
     with pytest.raises(LongalignError) as caught:
-        read_recipe(RECIPES / f"{name}.yaml", [override])
+        read_recipe(name, [override])
     assert says in str(caught.value) and f"{name}.yaml: " in str(caught.value)

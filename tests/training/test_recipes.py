@@ -13,12 +13,12 @@ from longalign.objectives import OBJECTIVES
 from longalign.objectives.contrastive.settings import ContrastiveSettings
 from longalign.objectives.pictures.settings import PictureSettings
 from longalign.objectives.reward.settings import RewardSettings
+from longalign.recipes import recipe_file, recipe_names
 from longalign.stickers import preference_names
 from longalign.training import fit, read_recipe
 from longalign.training.recipe import TrainSettings
 
-ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "recipes").glob("*.yaml"))
+FILES = [recipe_file(name) for name in recipe_names()]
 
 
 def commands(file: Path) -> list[list[str]]:
@@ -33,14 +33,14 @@ def test_every_recipe_is_valid_and_so_is_what_it_says_to_type(file: Path) -> Non
     recipe = read_recipe(file)
     assert recipe.objective in OBJECTIVES and isinstance(recipe.train, TrainSettings)
     given = commands(file)
-    assert any(arguments[0] == f"recipes/{file.name}" for arguments in given), "its header has no command"
+    assert any(arguments[0] == file.stem for arguments in given), "its header has no command"
     folders = []
     for arguments in given:
         if "--out" in arguments:
             at = arguments.index("--out")
             folders.append(arguments[at + 1])
             arguments = arguments[:at] + arguments[at + 2 :]
-        read_recipe(ROOT / arguments[0], arguments[1:])
+        read_recipe(arguments[0], arguments[1:])
     assert len(folders) == len(set(folders))
 
 
@@ -71,7 +71,7 @@ def test_sticker_recipes_name_what_is_embedded() -> None:
 
 def test_the_papers_numbers() -> None:
     """FACTS §1.5, §1.6: what the released models were trained with."""
-    sft, rft, lcm = (read_recipe(ROOT / f"recipes/sd15-{n}.yaml") for n in ("sft", "reward", "lcm-reward"))
+    sft, rft, lcm = (read_recipe(f"sd15-{n}") for n in ("sft", "reward", "lcm-reward"))
     assert (sft.train.lr, sft.train.batch_size, sft.train.steps, sft.train.warmup_steps) == (
         3e-5,
         192,
@@ -93,7 +93,7 @@ def test_the_papers_numbers() -> None:
 def test_the_numbers_of_softrepa() -> None:
     """FACTS §2.1: AdamW 1e-3, restarts every ten validations of 500 steps, floor 1e-5; λ is 10, for SD3 0."""
     for name, weight in (("sd15", 10.0), ("sdxl", 10.0), ("sd3", 0.0)):
-        recipe = read_recipe(ROOT / f"recipes/softrepa-{name}.yaml")
+        recipe = read_recipe(f"softrepa-{name}")
         assert isinstance(recipe.settings, ContrastiveSettings)
         assert (recipe.settings.scale, recipe.settings.temperature) == (4.0, 0.07)
         assert (recipe.settings.matched_weight, recipe.settings.tokens) == (weight, 4)
@@ -113,7 +113,7 @@ SMALL: dict[str, list[str]] = {
 def test_sticker_recipes_take_a_step(name: str, tmp_path: Path) -> None:
     """One step of one row in float32; its evaluation on two captions has all figures, and leaves pictures to show."""
     small = ["train.steps=1", "train.batch_size=1", "train.precision='no'", "data.held_out_count=2"]
-    recipe = read_recipe(ROOT / f"recipes/{name}.yaml", [*small, *SMALL[name]])
+    recipe = read_recipe(name, [*small, *SMALL[name]])
     result = fit(recipe, tmp_path / "run")
     assert result.step == 1 and result.model is not None
     wanted = {"true", "looks"} | (

@@ -1,4 +1,4 @@
-"""`longalign information`: what captions tell of pictures, with and without soft tokens."""
+"""`longalign information`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,21 @@ from typing import Annotated
 
 import typer
 
-from longalign.cli.measuring import Seed, check_out, finish
-from longalign.cli.merge import ForceLora, Loras
-from longalign.cli.terminal import Device, Json, Model, Out, Overwrite, progress
+from longalign.cli.measuring import finish
+from longalign.cli.options import (
+    BootstrapSamples,
+    Device,
+    ForceLora,
+    Json,
+    Loras,
+    Model,
+    Objects,
+    Out,
+    Overwrite,
+    ScenesSeed,
+    Strategy,
+)
+from longalign.cli.terminal import check_out, progress
 from longalign.errors import LongalignError
 
 
@@ -25,16 +37,16 @@ def information(
     data: Annotated[
         str, typer.Option(help="Captioned pictures: stickers, or a file or folder as for training.")
     ] = "stickers",
-    objects: Annotated[str, typer.Option(help="Least and greatest number of stickers of a scene.")] = "1-9",
+    objects: Objects = "1-9",
     rows: Annotated[int, typer.Option(min=4, help="How many pictures.")] = 256,
-    batch: Annotated[int, typer.Option(min=2, help="B: so many pictures and captions at once.")] = 16,
+    batch: Annotated[int, typer.Option(min=2, help="B: pictures and captions compared at once.")] = 16,
     scale: Annotated[float, typer.Option(help="s of logit = s·exp(−E/τ).")] = 4.0,
-    temperature: Annotated[float, typer.Option(help="τ of it.")] = 0.07,
-    strategy: Annotated[str, typer.Option(help="Text encoding, as of longalign generate.")] = "clip-cat",
+    temperature: Annotated[float, typer.Option(help="τ of logit = s·exp(−E/τ).")] = 0.07,
+    strategy: Strategy = "clip-cat",
     size_px: Annotated[int | None, typer.Option(help="Side of the pictures; else the model's.")] = None,
     pairs_at_once: Annotated[int, typer.Option(min=1, help="Pairs in one call of the denoiser.")] = 32,
-    samples: Annotated[int, typer.Option(min=100, help="Bootstrap draws.")] = 2000,
-    seed: Seed = 0,
+    samples: BootstrapSamples = 2000,
+    seed: ScenesSeed = 0,
     device: Device = "auto",
     out: Out = None,
     overwrite: Overwrite = False,
@@ -42,9 +54,9 @@ def information(
 ) -> None:
     """Estimate how much captions tell a denoiser of pictures: the contrastive bound on mutual information, in nats.
 
-    Each of B pictures is noised alike and predicted under each of B captions; the more surely the errors tell the own
-    caption from the others, the more information. This is what soft tokens are trained for, so it says that
-    training worked, not that pictures are better. Examples:
+    Each of B pictures gets the same noise level, and its noise is predicted under each of B captions. The more clearly
+    the error under the picture's own caption is below the others, the higher the bound. Soft tokens are trained for
+    this. So a rise says that training worked, not that pictures are better. Examples:
 
         longalign information --soft-tokens runs/softrepa/model
 
@@ -57,9 +69,7 @@ def information(
         raise LongalignError(f"--rows {rows} is less than two batches of {batch}: take --batch {rows // 2}")
 
     from longalign.data.captioned import CaptionedPictures
-    from longalign.data.sources import (
-        named_source,
-    )
+    from longalign.data.sources import named_source
     from longalign.diffusion.denoiser import Denoiser
     from longalign.diffusion.pipelines import settings_of
     from longalign.evaluation.information import InformationConfig
@@ -67,10 +77,7 @@ def information(
     from longalign.objectives.contrastive.tokens import check_size
     from longalign.soft_tokens.loading import load_tokens
     from longalign.stickers.files import parse_range
-    from longalign.weights.stack import (
-        load_pipeline,
-        t5_branch,
-    )
+    from longalign.weights.stack import load_pipeline, t5_branch
 
     source = named_source(data, split="test", seed=seed, count=rows, objects=(parse_range(objects),))
     tokens = None if soft_tokens is None else load_tokens(soft_tokens)
@@ -113,9 +120,9 @@ def information(
         },
         found.tables(),
         found.to_json(),
-        title="What captions tell of pictures",
-        intro="Each picture is noised, and its noise predicted under its own caption and under those of others; the "
-        "lower the error under the own one, the more it told.",
+        title="Mutual information of captions and pictures",
+        intro="Each picture gets noise, and the denoiser predicts this noise under the picture's own caption and under "
+        "other captions. The lower the error under its own caption, the higher the information.",
         facts={
             "model": model,
             "soft tokens": "none" if tokens is None else str(soft_tokens),

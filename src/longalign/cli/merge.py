@@ -1,27 +1,15 @@
-"""`longalign merge`, and the options by which commands put LoRA stages on a model."""
+"""`longalign merge`."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from longalign.cli.terminal import Json, print_table
+from longalign.cli.options import ForceLora, Json
+from longalign.cli.terminal import print_json, print_table
 from longalign.errors import LongalignError
-
-Loras = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--lora",
-        help="LoRA on the model: a folder that `longalign train` wrote, any in diffusers' layout, or stickers/sft. "
-        "Again for each further stage, in the order of training.",
-    ),
-]
-ForceLora = Annotated[
-    bool, typer.Option("--force-lora", help="Take a LoRA even if it was trained on other weights.")
-]
 
 
 def merge(
@@ -60,7 +48,7 @@ def merge(
     else:
         made = merge_loras(loras, out, rank=rank, base=base, check_base=not force)
     if as_json:
-        print(json.dumps(made.to_json(), ensure_ascii=False))
+        print_json(made.to_json())
         return
     if made.errors:
         print_table(made.table())

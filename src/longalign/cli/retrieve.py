@@ -1,4 +1,4 @@
-"""`longalign retrieve`, and the table of this package's commands."""
+"""`longalign retrieve`."""
 
 from __future__ import annotations
 
@@ -8,36 +8,28 @@ from typing import Annotated, Any
 
 import typer
 
-from longalign.cli.evaluate import curves, evaluate
-from longalign.cli.identify import identify, localise
-from longalign.cli.information import information
-from longalign.cli.measuring import (
-    ModelList,
+from longalign.cli.measuring import finish, open_models, read_v_prompts, v_facts
+from longalign.cli.options import (
+    BootstrapSamples,
+    Device,
+    Dtype,
+    Json,
     Objects,
-    Seed,
+    Out,
+    Overwrite,
+    PreferenceModels,
+    Referring,
+    ScenesSeed,
+    Split,
     VPrompts,
-    check_out,
-    finish,
-    open_models,
-    read_v_prompts,
-    v_facts,
 )
-from longalign.cli.terminal import Device, Dtype, Json, Out, Overwrite, progress
+from longalign.cli.terminal import check_out, progress
 from longalign.errors import LongalignError
-
-
-def register(app: typer.Typer, stickers: typer.Typer) -> None:
-    """Adds the commands of this package to the table of functions."""
-    app.command("retrieve")(retrieve)
-    app.command("evaluate")(evaluate)
-    app.command("curves")(curves)
-    app.command("information")(information)
-    stickers.command("identify")(identify)
-    stickers.command("localise")(localise)
+from longalign.plugins import unknown
 
 
 def retrieve(
-    model: ModelList = None,
+    model: PreferenceModels = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -52,8 +44,8 @@ def retrieve(
             min=1, help="Sticker scenes in families of so many, which differ from one another by one sticker."
         ),
     ] = 1,
-    split: Annotated[str, typer.Option(help="Of the sticker scenes: train, validation or test.")] = "test",
-    referring: Annotated[bool, typer.Option(help="Captions that refer across sentences.")] = False,
+    split: Split = "test",
+    referring: Referring = False,
     sentences: Annotated[
         str, typer.Option(help="Numbers of sentences of Table 4, comma between; 'none' leaves it out.")
     ] = "1,2,3,4,6,8",
@@ -73,8 +65,8 @@ def retrieve(
         typer.Option("--segment-trained", help="Label of a segment-trained model; else the last one's."),
     ] = None,
     v_prompts: VPrompts = None,
-    samples: Annotated[int, typer.Option(min=100, help="Bootstrap draws.")] = 2000,
-    seed: Seed = 0,
+    samples: BootstrapSamples = 2000,
+    seed: ScenesSeed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     out: Out = None,
@@ -90,15 +82,11 @@ def retrieve(
 
         longalign retrieve --model openai/clip-vit-large-patch14 --model runs/mine --data photos.jsonl
     """
-    from longalign.evaluation.pairs import (
-        read_pairs,
-    )
+    from longalign.evaluation.pairs import read_pairs
     from longalign.evaluation.retrieval import retrieval_steps
     from longalign.evaluation.retrieval import retrieve as run
     from longalign.metrics.matching import use_faiss
-    from longalign.stickers.scene_pairs import (
-        sticker_pairs,
-    )
+    from longalign.stickers.scene_pairs import sticker_pairs
     from longalign.studies.claims import claims_table, paper_claims
 
     check_out(out, overwrite)
@@ -151,7 +139,7 @@ def retrieve(
 def _check_labels(labels: Sequence[str], models: Mapping[str, Any]) -> None:
     for label in labels:
         if label not in models:
-            raise LongalignError(f"no model is called {label!r}; there are: {', '.join(models)}")
+            raise LongalignError(unknown("label", label, models))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -1,42 +1,33 @@
-"""What the commands share: options, a progress bar, tables."""
+"""Output of the commands: progress bars, tables, JSON, and the run folder at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from longalign.errors import LongalignError
 
 if TYPE_CHECKING:
     from longalign.report import Table
+    from longalign.weights.convert import Converted
 
-Prompts = Annotated[
-    list[str], typer.Argument(help="Prompts: text, @file (one a line, or JSONL), or - for standard input.")
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        help="'stickers' (embedded; also stickers-sdxl, stickers-sd3), a diffusers folder, or a hub name."
-    ),
-]
-Out = Annotated[Path | None, typer.Option(help="Run folder to write; else runs/<command>-<date>-NNN.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on standard output.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")]
-Language = Annotated[str, typer.Option(help="Language of the prompts, for cutting sentences (ISO 639-1).")]
-SegmentsOption = Annotated[str, typer.Option(help="How to cut prompts: sentence, packed or released.")]
+
+def command_line() -> str:
+    """What the user typed, as it can be typed again. Reports show it."""
+    return shlex.join(["longalign", *sys.argv[1:]])
 
 
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error (none where that is no terminal); yields the function that advances it.
+    """A progress bar on standard error; yields the function that advances it. Nothing is shown outside a terminal.
 
     Args:
-        title: what is going on.
-        total: of how many; None where nobody knows.
+        title: what the program does.
+        total: number of units; None if it is unknown.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -49,14 +40,28 @@ def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def plain_text(text: str) -> Any:
-    """Text for rich as it stands: not as its markup, since a prompt may hold [brackets]."""
+    """Text for rich without markup: a prompt may contain [brackets]."""
     from rich.text import Text
 
     return Text(text)
 
 
+def print_line(text: str) -> None:
+    """A line with rich's markup, which a narrow terminal does not cut: paths stay whole."""
+    from rich.console import Console
+
+    Console().print(text, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One line of strict JSON on standard output; NaN and ±∞ become null."""
+    from longalign.runs import json_line
+
+    print(json_line(value), end="")
+
+
 def print_table(table: Table) -> None:
-    """A report's table on the terminal; estimates with their intervals, below them where the terminal is narrow."""
+    """A report's table. Intervals stand beside their estimates, or below them where the terminal is narrow."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as Shown
@@ -75,3 +80,55 @@ def print_table(table: Table) -> None:
     fits = console.measure(wide, options=unbounded).maximum <= console.width
     narrow = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
     console.print(wide if fits else shown("{}\n{}", **narrow))
+
+
+def show_run(
+    tables: Sequence[Table],
+    report: Path,
+    result: Mapping[str, Any],
+    *,
+    as_json: bool,
+    facts: Mapping[str, str] | None = None,
+) -> None:
+    """The end of a command that measured something: its tables, facts and report, or all of it as JSON.
+
+    Args:
+        tables: for the terminal.
+        report: the page in the run folder.
+        result: for ``--json``, after the paths of folder and report.
+        as_json: print JSON.
+        facts: name → value, below the tables.
+    """
+    if as_json:
+        print_json({"folder": report.parent, "report": report, **result})
+        return
+    for table in tables:
+        print_table(table)
+    for name, value in (facts or {}).items():
+        print(f"{name}: {value}")
+    print(f"report: {report}")
+
+
+def show_files(done: Converted, as_json: bool) -> None:
+    """What an import or an export wrote: its kind, its facts, its files."""
+    if as_json:
+        print_json(done.to_json())
+        return
+    facts = ", ".join(f"{name} {value}" for name, value in done.facts.items() if value is not None)
+    print(f"{done.kind}: {facts}")
+    for file in done.files:
+        print(f"  {file}")
+
+
+def check_out(out: Path | None, overwrite: bool) -> None:
+    """Refuses a folder that the run could not be written to, before minutes of measuring and not after.
+
+    Raises:
+        LongalignError: ``out`` is a file, or holds files and is not to be overwritten.
+    """
+    if out is None or not out.exists():
+        return
+    if not out.is_dir():
+        raise LongalignError(f"{out} is a file; a run needs a folder. Choose another name.")
+    if not overwrite and any(out.iterdir()):
+        raise LongalignError(f"{out} already holds files. Choose another folder, or --overwrite.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longalign.cli.terminal import Json
+from longalign.cli.options import Json
+from longalign.cli.terminal import print_json
 
 if TYPE_CHECKING:
     from longalign.training.costs import Plan
@@ -21,42 +21,45 @@ _SHOWN = ("loss", "accuracy", "lr")  # of a line of metrics, on the bar
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe: a YAML file, as in recipes/.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe: a name of `longalign recipes`, or a YAML file.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Replace values of it: train.lr=1e-4 seed=7."),
+        typer.Argument(metavar="KEY=VALUE", help="Replace values of the recipe: train.lr=1e-4 seed=7."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Run folder, also one to go on in; else the recipe's `out`, else runs/train-<date>-NNN."
+            help="Run folder, new or to be resumed; else the recipe's `out`, else runs/train-<date>-NNN."
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Take one step, say what the run will cost, write nothing.")
+        bool, typer.Option("--dry-run", help="Take one step and show what the run will cost; write nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Train as a recipe says: one loop for every objective.
 
-    The run folder gets metrics.jsonl, checkpoints/, and at the end model/ and report.html. The same command again goes
-    on from the last checkpoint, exactly as if it had not stopped; Ctrl-C stops after the step under way. With
-    train.best the weights of the best evaluation are kept, and patience ends a run that over-fits. Examples:
+    The run folder gets metrics.jsonl, checkpoints/, and at the end model/ and report.html. The same command again
+    resumes from the last checkpoint, and ends with the same weights as an uninterrupted run. Ctrl-C stops after the
+    current step. With train.best the weights of the best evaluation are kept, and patience ends a run that over-fits.
+    Examples:
 
-        longalign train recipes/stickers-denscore.yaml train.steps=200 --out runs/mine
+        longalign train stickers-denscore train.steps=200 --out runs/mine
 
-        accelerate launch --num_processes 2 -m longalign train recipes/clip-h-denscore.yaml
+        longalign train my-recipe.yaml train.lr=1e-5
+
+        accelerate launch --num_processes 2 -m longalign train clip-h-denscore
     """
     from longalign.training.recipe import read_recipe
 
     read = read_recipe(recipe, overrides or ())
-    main = os.environ.get("RANK", "0") == "0"  # the other processes of a launch say nothing
+    main = os.environ.get("RANK", "0") == "0"  # the other processes of a launch print nothing
     if dry_run:
         from longalign.training.costs import plan
 
         made = plan(read)
         if main:
-            print(json.dumps(made.to_json())) if as_json else _print_plan(made)
+            print_json(made.to_json()) if as_json else _print_plan(made)
         return
     from longalign.training.loop import fit
     from longalign.training.processes import leave_group
@@ -67,7 +70,7 @@ def train(
     leave_group()
     if main:
         if as_json:
-            print(json.dumps(result.to_json(), ensure_ascii=False))
+            print_json(result.to_json())
         else:
             if result.skipped:
                 print(f"{result.skipped} steps were skipped: their loss or gradient was not finite")

@@ -12,13 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from longalign import soft_tokens
-from longalign.data.latents import encode_pixels
 from longalign.diffusion.denoiser import Denoiser
 from longalign.diffusion.pipelines import ModelSettings, settings_of
 from longalign.diffusion.sampling import to_images
 from longalign.editing import pictures
 from longalign.editing.methods import OnStep, guided
-from longalign.editing.options import EditOptions
+from longalign.editing.options import EditOptions, EditSettings
 from longalign.editing.schedule import edit_times
 from longalign.encoding import Conditioning, Truncation, encode_groups
 from longalign.errors import LongalignError
@@ -80,7 +79,7 @@ def edit(
         source, target: of any length.
         method: ``flowedit`` (flow models), ``flowedit-x0`` (its idea carried over to all models) or ``ddim`` (inversion
             under the source, then sampling under the target); ``auto`` is flowedit for flow models, else flowedit-x0.
-        steps, start, source_guidance, target_guidance, finish, samples, iterations: see `EditOptions`.
+        steps, start, source_guidance, target_guidance, finish, samples, iterations: see `EditSettings`.
         guidance: the model's own scale for drawing, from which those of the edit follow where they are not given.
         seed: of the noise.
         resize: bring a picture of another size to the model's.
@@ -116,19 +115,22 @@ def own_settings(pipe: Any) -> ModelSettings:
     return settings_of(pipe.name_or_path or os.devnull, pipe)
 
 
-def options_for(pipe: Any, settings: ModelSettings | None = None, **given: Any) -> EditOptions:
-    """`EditOptions.choose` for a pipeline with what is on it.
+def options_for(
+    pipe: Any, settings: ModelSettings | None = None, asked: EditSettings | None = None, **given: Any
+) -> EditOptions:
+    """`EditOptions.choose` for a pipeline and its soft tokens.
 
     Args:
+        pipe: a diffusers pipeline.
         settings: the model's; None is `own_settings`.
-        given: arguments of `EditOptions.choose`.
+        asked, given: as in `EditOptions.choose`.
     """
     denoiser = Denoiser.of(pipe)
     settings = own_settings(pipe) if settings is None else settings
     guidance = _GUIDANCE if settings.guidance is None else settings.guidance
     with_tokens = soft_tokens.attached(denoiser.module) is not None
     return EditOptions.choose(
-        denoiser, guidance, flowedit=settings.flowedit, soft_tokens=with_tokens, **given
+        denoiser, guidance, flowedit=settings.flowedit, soft_tokens=with_tokens, asked=asked, **given
     )
 
 
@@ -236,7 +238,7 @@ def _edit_batch(
     on_step: OnStep,
 ) -> list[Image.Image]:
     """(B, 3, H, W) in [0, 1] → B pictures."""
-    z = encode_pixels(denoiser.vae, pixels).to(denoiser.device)  # (B, C, h, w)
+    z = denoiser.encode_pixels(pixels)  # (B, C, h, w)
     z = options.run(
         denoiser,
         z,

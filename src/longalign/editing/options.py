@@ -1,9 +1,10 @@
-"""The settings of an edit, checked, and what is taken where nothing is said."""
+"""The settings of an edit: as a user asks for them, and as they are completed and checked for a model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -16,11 +17,11 @@ METHODS = ("flowedit", "flowedit-x0", "ddim")
 
 
 @dataclass(frozen=True)
-class EditOptions:
-    """How to edit. Made by `choose`, which fills in what suits the model.
+class EditSettings:
+    """How a user asks for an edit. None stands for what suits the method and the model (`EditOptions.choose`).
 
     Attributes:
-        method: one of `METHODS`.
+        method: one of `METHODS`, or ``auto``: flowedit for flow models, flowedit-x0 for the others.
         steps: N, of the whole schedule from noise.
         start: share of the steps that are taken, the last ones (n_start = round(start · N); FlowEdit's 33 of 50 is
             0.66). 0 leaves the picture as it is, 1 begins with nothing but noise.
@@ -28,6 +29,25 @@ class EditOptions:
         finish: share of the steps at the end that sample the target without the source (n_min; not for ddim).
         samples: noises that are averaged in each step (n_avg; not for ddim).
         iterations: of the inversion's fixed point (ddim only).
+    """
+
+    method: str = "auto"
+    steps: int | None = None
+    start: float | None = None
+    source_guidance: float | None = None
+    target_guidance: float | None = None
+    finish: float = 0.0
+    samples: int = 1
+    iterations: int = 1
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """How an edit is done: `EditSettings` with every value known. Made by `choose`.
+
+    Attributes:
+        method: one of `METHODS`.
+        steps, start, source_guidance, target_guidance, finish, samples, iterations: as in `EditSettings`.
     """
 
     method: str
@@ -82,32 +102,32 @@ class EditOptions:
         *,
         flowedit: Mapping[str, float] | None = None,
         soft_tokens: bool = False,
-        method: str = "auto",
-        steps: int | None = None,
-        start: float | None = None,
-        source_guidance: float | None = None,
-        target_guidance: float | None = None,
-        finish: float = 0.0,
-        samples: int = 1,
-        iterations: int = 1,
+        asked: EditSettings | None = None,
+        **given: Any,
     ) -> EditOptions:
-        """What is said, and for the rest what suits the model.
+        """The settings that were asked for, completed by what suits the model.
 
-        FlowEdit's guidance is the papers' as a multiple of the model's own: 3.5 and 13.5 are for SD3, which draws with
-        4; with soft tokens 9, and 30 steps of 50 in place of 33 (FACTS §2.4). The other two draw the target with the
-        model's own. flowedit-x0 has the same for the source, so that what the texts share cancels; ddim has none there,
-        since an inversion under guidance drifts.
+        FlowEdit's guidance scales are those of its paper (arXiv 2412.08629, for SD3: 3.5 and 13.5, at 33 of 50
+        steps), as a multiple of SD3's usual scale of 4. With soft tokens they are SoftREPA's (arXiv 2503.08250): 9 for
+        the target, at 30 of 50 steps. The other two methods use the model's own scale for the target. flowedit-x0 uses
+        it for the source, too, so that the parts that both texts share cancel. ddim uses no guidance for the source,
+        because an inversion with guidance drifts.
 
         Args:
             denoiser: decides what ``auto`` is: flowedit for flow models, flowedit-x0 for the others.
             guidance: the model's own scale for drawing.
-            flowedit: what a model's folder says of it (`ModelSettings`), in place of the papers'.
-            soft_tokens: there are some on the model.
+            flowedit: settings of FlowEdit in the model's folder (`ModelSettings`). They replace those of the papers.
+            soft_tokens: whether there are soft tokens on the model.
+            asked: the settings that were asked for.
+            given: fields of `EditSettings` that replace those of `asked`.
 
         Raises:
-            LongalignError: something is out of range, unknown or does not belong to the method; flowedit on a model
-                that is none of flows.
+            LongalignError: a setting is out of range, unknown or belongs to another method; or flowedit is asked for,
+                and the model is no flow model.
         """
+        asked = replace(asked or EditSettings(), **given)
+        method, start = asked.method, asked.start
+        source_guidance, target_guidance = asked.source_guidance, asked.target_guidance
         flow = denoiser.parameterisation == "flow"
         if method == "auto":
             method = "flowedit" if flow else "flowedit-x0"
@@ -128,13 +148,13 @@ class EditOptions:
             source, target = flowedit.get("source_guidance", source), flowedit.get("target_guidance", target)
         return cls(
             method=method,
-            steps=50 if steps is None else steps,
+            steps=50 if asked.steps is None else asked.steps,
             start=usual_start if start is None else start,
             source_guidance=source if source_guidance is None else source_guidance,
             target_guidance=target if target_guidance is None else target_guidance,
-            finish=finish,
-            samples=samples,
-            iterations=iterations,
+            finish=asked.finish,
+            samples=asked.samples,
+            iterations=asked.iterations,
         )
 
     def run(
@@ -147,7 +167,7 @@ class EditOptions:
         noise: Callable[[], Tensor],
         on_step: OnStep = lambda pictures: None,
     ) -> Tensor:
-        """The method, on (B, C, h, w) latents; see `methods`."""
+        """Edits (B, C, h, w) latents by the method; for the arguments see `methods`."""
         if self.method == "ddim":
             return inversion(
                 denoiser,

@@ -1,10 +1,8 @@
-"""`longalign edit`: one picture, two texts, a run folder with what changed and what did not."""
+"""One picture edited by two texts, with a run folder and a report: `longalign edit`."""
 
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,94 +12,57 @@ from PIL import Image
 
 from longalign.diffusion.pipelines import settings_of
 from longalign.editing.edit import EditResult, check_texts, edit_many, options_for
-from longalign.editing.options import EditOptions
-from longalign.generation import (
-    GenerateConfig,
-    row_json,
-)
+from longalign.editing.options import EditOptions, EditSettings
+from longalign.generation import row_json
 from longalign.preference.images import load_image
 from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.report.sentences import Sentences, sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
-from longalign.soft_tokens.loading import told
-from longalign.versions import versions
-from longalign.weights.stack import (
-    t5_branch,
-)
+from longalign.versions import provenance
+from longalign.weights.stack import Stack
 
 BEFORE, AFTER, DIFFERENCE = "before", "after", "difference"
 
 
 @dataclass(frozen=True)
-class EditConfig:
-    """The settings of an edit, as they go into its `config.yaml`. None: what suits the model (`EditOptions`).
+class EditConfig(EditSettings, Stack):
+    """The settings of `run_edit`, as they go into `config.yaml`: those of `Stack` and `EditSettings`, and these.
 
-    `scorer`: name of a preference model that scores each sentence against both pictures, where no oracle judges them.
-    The other fields are those of `EditOptions` and `GenerateConfig`.
+    Attributes:
+        seed: of the noise.
+        resize: bring a picture of another size to the model's.
+        scorer: name of a preference model that scores each sentence against both pictures. None: none does.
+        length: text is padded to a multiple of this many tokens; None: the model's usual length.
+        language: of the texts, for cutting sentences (ISO 639-1).
     """
 
-    model: str = "stickers"
-    loras: tuple[str, ...] = ()
-    soft_tokens: str | None = None
-    soft_token_scale: float = 1.0
-    soft_token_branches: str = "both"
-    method: str = "auto"
-    steps: int | None = None
-    start: float | None = None
-    source_guidance: float | None = None
-    target_guidance: float | None = None
-    finish: float = 0.0
-    samples: int = 1
-    iterations: int = 1
     seed: int = 0
     resize: bool = False
     scorer: str | None = None
-    strategy: str = "clip-cat"
     length: int | None = None
     language: str = "en"
-    device: str = "auto"
-    dtype: str = "auto"
-    check_base: bool = True
-
-    def load(self) -> Any:
-        """The pipeline, with all that is to be on it: `GenerateConfig.load`."""
-        return GenerateConfig(
-            model=self.model,
-            loras=self.loras,
-            soft_tokens=self.soft_tokens,
-            soft_token_scale=self.soft_token_scale,
-            soft_token_branches=self.soft_token_branches,
-            device=self.device,
-            dtype=self.dtype,
-            check_base=self.check_base,
-        ).load()
 
     def options(self, pipe: Any) -> EditOptions:
         """How to edit with this pipeline."""
-        return options_for(
-            pipe,
-            settings_of(self.model, pipe),
-            method=self.method,
-            steps=self.steps,
-            start=self.start,
-            source_guidance=self.source_guidance,
-            target_guidance=self.target_guidance,
-            finish=self.finish,
-            samples=self.samples,
-            iterations=self.iterations,
-        )
+        return options_for(pipe, settings_of(self.model, pipe), self)
 
 
 @dataclass(frozen=True)
 class EditRun:
-    """All that `run_edit` made. `rows`: of the target and of the source, with marks for both pictures."""
+    """The result of `run_edit`.
+
+    Attributes:
+        result: the pictures and the options.
+        rows: ``target`` and ``source`` → the sentences of that text, with marks and scores for both pictures.
+        folder: the run folder.
+    """
 
     result: EditResult
     rows: Mapping[str, list[SentenceRow]]
     folder: Path
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`: paths, the settings, sentences with their marks, and what was cut."""
+        """For `--json`: paths, the settings, sentences with their marks, and the text that was cut off."""
         return {
             "folder": str(self.folder),
             "report": str(self.folder / "report.html"),
@@ -129,17 +90,19 @@ def run_edit(
     out: str | Path | None = None,
     overwrite: bool = False,
     pipe: Any = None,
+    command_line: str | None = None,
     on_step: Callable[[int], None] = lambda pictures: None,
 ) -> EditRun:
-    """Edits a picture and writes a run folder: before, after, difference, and what each sentence is worth on both.
+    """Edits a picture and writes a run folder: before, after, difference, and whether each sentence is true of both.
 
     Args:
         image: a PIL picture, or the file of one.
-        source, target: what it shows, and what it should show; of any length.
-        config: the settings.
+        source, target: what the picture shows, and what it should show; of any length.
+        config: the settings; None is `EditConfig()`.
         out: the run folder; None makes `runs/edit-<date>-NNN`.
         overwrite: replace an earlier run in `out`.
-        pipe: a pipeline that is loaded already; what `config` says of the model then only says what it is.
+        pipe: a pipeline that is loaded already. `config.model` then only names it.
+        command_line: what the user typed, for the report.
         on_step: called after each step with 1, `EditOptions.calls` times.
 
     Raises:
@@ -164,7 +127,7 @@ def run_edit(
         strategy=config.strategy,
         length=length,
         language=config.language,
-        t5=t5_branch(config.model, config.strategy, pipe, config.loras),
+        t5=config.t5_branch(pipe),
     )
     shown = {BEFORE: result.before, AFTER: result.image}
     sentences = sentences_of(pipe, [target, source], config.language)
@@ -188,7 +151,9 @@ def run_edit(
     )
     made = EditRun(result, rows, run.path)
     write_report(
-        _report(made, resolved, sentences, window_of(pipe)), run.report, jsonl=run.path / "report.jsonl"
+        _report(made, config, resolved, sentences, window_of(pipe), command_line),
+        run.report,
+        jsonl=run.path / "report.jsonl",
     )
     return made
 
@@ -217,7 +182,14 @@ def _with_scores(row: SentenceRow, scores: Mapping[str, Mapping[str, float]]) ->
     return SentenceRow(row.text, row.beyond, row.marks, scores.get(row.text, {}))
 
 
-def _report(made: EditRun, resolved: Mapping[str, Any], sentences: list[Sentences], window: int) -> Report:
+def _report(
+    made: EditRun,
+    config: EditConfig,
+    resolved: Mapping[str, Any],
+    sentences: list[Sentences],
+    window: int,
+    command_line: str | None,
+) -> Report:
     result = made.result
     pictures = {BEFORE: result.before, AFTER: result.image, DIFFERENCE: result.difference}
     target, source = made.rows["target"], made.rows["source"]
@@ -225,7 +197,7 @@ def _report(made: EditRun, resolved: Mapping[str, Any], sentences: list[Sentence
     gone = [row for row in source if row.text not in new]
 
     def of_target(label: str) -> str:
-        """What the tally of all rows hides: how many of the target's sentences are true."""
+        """How many of the target's sentences are true; the tally of all rows counts the source's, too."""
         marks = [row.marks[label] for row in target if label in row.marks]
         return f"of the target, {marks.count('true')} of {len(marks)}" if marks and gone else ""
 
@@ -240,15 +212,9 @@ def _report(made: EditRun, resolved: Mapping[str, Any], sentences: list[Sentence
     cases = [Case("Before and after", result.target, panels, [*target, *gone], note)]
     shown = ("resized", "model", *asdict(result.options), "seed", "strategy", "length", "scorer")
     facts = {k.replace("_", " "): str(resolved[k]) for k in shown if resolved.get(k) is not None}
-    if resolved["loras"]:
-        facts["LoRA"] = " + ".join(resolved["loras"])
-    if resolved["soft_tokens"]:
-        facts["soft tokens"] = told(
-            resolved["soft_tokens"], resolved["soft_token_scale"], resolved["soft_token_branches"]
-        )
     return Report(
         title="An edited picture",
-        facts={"command": shlex.join(["longalign", *sys.argv[1:]]), **facts, **versions()},
+        facts=provenance({**facts, **config.facts()}, command_line),
         cases=cases,
         truncation=[
             f"The {name}, by {t.where}: {t.text}"

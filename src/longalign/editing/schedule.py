@@ -83,7 +83,7 @@ def step_weights(denoiser: Denoiser, t: float, s: Time) -> StepWeights:
 
 # FlowEdit:  x_tar = z + x_src − z_src,   z ← z + (σ_s − σ_t)(v_tar − v_src)
 def flowedit_coupling(denoiser: Denoiser, t: float, s: Time) -> Coupling:
-    """Of FlowEdit's step (FACTS §2.4; arXiv 2412.08629, Algorithm 1), for flow models alone."""
+    """The coupling of FlowEdit's step (arXiv 2412.08629, Algorithm 1); for flow models only."""
     return Coupling(1.0, 1.0, levels(denoiser, s)[1] - levels(denoiser, t)[1])
 
 

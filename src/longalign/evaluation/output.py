@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from longalign.report import Case, Curve, Report, Table, write_report
 from longalign.runs import RunFolder
-from longalign.versions import versions
+from longalign.versions import provenance
 
 
 def write_run(
@@ -26,8 +24,13 @@ def write_run(
     curves: Sequence[Curve] = (),
     out: Path | None = None,
     overwrite: bool = False,
+    command_line: str | None = None,
 ) -> RunFolder:
     """Writes ``config.yaml``, ``metrics.jsonl`` (the records), ``report.html`` and ``report.jsonl``.
+
+    Args:
+        command: name of the command, for ``config.yaml`` and the names of new folders.
+        command_line: what the user typed, for the report; None where there was no command.
 
     Raises:
         LongalignError: the folder holds files already, or cannot be written.
@@ -39,7 +42,7 @@ def write_run(
     report = Report(
         title=title,
         intro=intro,
-        facts={"command": shlex.join(["longalign", *sys.argv[1:]]), **facts, **versions()},
+        facts=provenance(facts, command_line),
         tables=tables,
         cases=cases,
         curves=curves,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import shlex
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
@@ -26,7 +24,7 @@ from longalign.scoring.data import (
     Pair,
 )
 from longalign.scoring.measure import Measured, measure, plots_of, score_table, separation
-from longalign.versions import versions
+from longalign.versions import provenance
 from longalign.worlds import resolve_model
 
 SAMPLE = 4000  # prompts whose η is plotted
@@ -167,6 +165,7 @@ def decompose(
     out: str | Path | None = None,
     overwrite: bool = False,
     save_beside: bool = False,
+    command_line: str | None = None,
     on_text: Callable[[int], None] = lambda texts: None,
     on_pair: Callable[[int], None] = lambda pairs: None,
 ) -> Decomposed:
@@ -177,6 +176,7 @@ def decompose(
         pairs: pictures for the scores and the galleries.
         name: the model's, for the page and for ``save_beside``.
         gallery: how many pictures of the lowest and of the highest text-irrelevant score to show.
+        command_line: what the user typed, for the page.
 
     Raises:
         LongalignError: no text, fewer than two readable pairs, a run folder that is not ours.
@@ -203,11 +203,11 @@ def decompose(
     table = score_table(measured) if measured is not None else None
     done = Decomposed(decomposition, eta, measured, table, run.path)
     run.log(done.to_json())
-    _write(done, name, gallery, run)
+    _write(done, name, gallery, run, command_line)
     return done
 
 
-def _write(done: Decomposed, name: str, gallery: int, run: RunFolder) -> None:
+def _write(done: Decomposed, name: str, gallery: int, run: RunFolder, command_line: str | None) -> None:
     from longalign.scoring.page import THUMB_PX, picture_of, signed, write_decomposition
 
     galleries = []
@@ -230,14 +230,15 @@ def _write(done: Decomposed, name: str, gallery: int, run: RunFolder) -> None:
         intro=f"V is the mean direction of {decomposition.count:,} prompts' embeddings; η is how much of a prompt's "
         "embedding lies along it. A picture's score along V has nothing to do with the text: it is what the "
         "model likes to see.",
-        facts={
-            "command": shlex.join(["longalign", *sys.argv[1:]]),
-            "model": name,
-            "prompts": f"{decomposition.count:,}",
-            "|E C_P|": f"{decomposition.mean_length:.4f}",
-            "prompt hash": decomposition.source or "(none)",
-            **versions(),
-        },
+        facts=provenance(
+            {
+                "model": name,
+                "prompts": f"{decomposition.count:,}",
+                "|E C_P|": f"{decomposition.mean_length:.4f}",
+                "prompt hash": decomposition.source or "(none)",
+            },
+            command_line,
+        ),
         plots=plots_of(done.eta, done.measured),
         tables=[done.table] if done.table is not None else [],
         galleries=galleries,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
@@ -21,7 +19,7 @@ from longalign.scoring.outcome import Outcome, ScoreConfig
 from longalign.scoring.page import write_scores
 from longalign.scoring.ranking import Lowest, rank, worst_row
 from longalign.scoring.stream import Scored, score_pairs
-from longalign.versions import versions
+from longalign.versions import provenance
 
 FAILURES_KEPT = 1000
 
@@ -48,6 +46,7 @@ def score(
     model: PreferenceModel | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    command_line: str | None = None,
     on_result: Callable[[Scored | Failure], None] = lambda result: None,
 ) -> Outcome:
     """Scores pairs as they come; what cannot be read is skipped, counted and reported.
@@ -58,6 +57,7 @@ def score(
         model: in place of loading ``config.model``.
         out: run folder: ``metrics.jsonl`` has a line a pair as soon as it is scored, ``report.html`` the page,
             ``worst.jsonl`` the lowest sentences.
+        command_line: what the user typed, for the page.
         on_result: called with each result, in order.
 
     Raises:
@@ -100,18 +100,13 @@ def score(
         with suppress(LongalignError):  # different prompts: nothing to rank
             outcome.ranking = rank(outcome.kept)
     if run is not None:
-        _write(outcome, run)
+        _write(outcome, run, command_line)
     return outcome
 
 
-def _write(outcome: Outcome, run: RunFolder) -> None:
+def _write(outcome: Outcome, run: RunFolder, command_line: str | None) -> None:
     if outcome.lowest:
         lines = [json_line(worst_row(item)) for item in outcome.lowest]
         atomic_write_text(run.path / "worst.jsonl", "".join(lines))
-    facts = {
-        "command": shlex.join(["longalign", *sys.argv[1:]]),
-        "model": outcome.config.model,
-        "sentences by": outcome.ranked_by,
-        **versions(),
-    }
+    facts = provenance({"model": outcome.config.model, "sentences by": outcome.ranked_by}, command_line)
     write_scores(outcome, facts, run.report)

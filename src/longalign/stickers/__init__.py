@@ -91,7 +91,7 @@ def lora_folder(name: str) -> Path:
         )
     if name not in lora_names():
         raise LongalignError(
-            f"stickers/{name} is not shipped in this version; train it (longalign train recipes/stickers-{name}.yaml) "
+            f"stickers/{name} is not shipped in this version; train it (longalign train stickers-{name}) "
             "and name the run folder"
         )
     return _weights(name)
@@ -125,7 +125,7 @@ def token_folder(name: str, model: str = "stickers") -> Path:
         there = ", ".join(f"{model}/{n}" for n in names) or f"none for {model}"
         raise LongalignError(
             f"there are no embedded soft tokens {model}/{name}; this version ships {there}. Train some (longalign "
-            f"train recipes/stickers-softrepa.yaml model={model}) and name the run folder; a folder of your own is "
+            f"train stickers-softrepa model={model}) and name the run folder; a folder of your own is "
             f"./{model}/{name}"
         )
     return _weights("tokens") / MODELS[model] / name

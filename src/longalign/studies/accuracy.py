@@ -121,6 +121,11 @@ def table_json(table: Table, head: str = "row") -> list[dict[str, Any]]:
     ]
 
 
+def tables_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """Tables for machines: caption and `table_json` of each."""
+    return [{"caption": t.caption, "rows": table_json(t)} for t in tables]
+
+
 def _difference(sums: np.ndarray) -> np.ndarray:
     """(R, 4) successes and counts of a and of b → (R,); NaN where one has no sentence at all."""
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from longalign.studies.compare import (
     file_name,
     shipped_columns,
 )
-from longalign.versions import versions
+from longalign.versions import provenance
 from longalign.worlds import DEFAULT
 
 REFERENCE = "reference"
@@ -67,6 +65,7 @@ def demo(
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
+    command_line: str | None = None,
     on_step: Callable[[int], None] = lambda pictures: None,
 ) -> Study:
     """Draws held-out scenes of 7–9 stickers in every column of `shipped_columns`; writes a run folder.
@@ -76,6 +75,9 @@ def demo(
         steps: UniPC steps.
         seed: seed of the first scene's noise; all columns start from the same.
         out: the run folder; None makes `runs/demo-<date>-NNN`.
+        overwrite: replace an earlier run in `out`.
+        command_line: what the user typed, for the report.
+        on_step: called after each sampling step with the number of pictures; `demo_steps` is the sum.
     """
     drawer, settings, columns = Drawer(DEFAULT), settings_of(DEFAULT), shipped_columns()
     drawn = [scene(i, objects=OBJECTS, split="test") for i in range(scenes)]
@@ -123,12 +125,14 @@ def demo(
         "stops reading there; segment-level encoding reads every sentence"
         + _of_stages(columns)
         + ". The oracle looks at the pixels and marks each sentence.",
-        facts={
-            "command": shlex.join(["longalign", *sys.argv[1:]]),
-            "model": "the embedded sticker model",
-            "sampling": f"UniPC, {steps} steps, guidance {settings.guidance}, seeds {seed} to {seed + scenes - 1}",
-            **versions(),
-        },
+        facts=provenance(
+            {
+                "model": "the embedded sticker model",
+                "sampling": f"UniPC, {steps} steps, guidance {settings.guidance}, "
+                f"seeds {seed} to {seed + scenes - 1}",
+            },
+            command_line,
+        ),
         tables=[accuracy],
         cases=cases,
         window_tokens=window,

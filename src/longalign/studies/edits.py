@@ -16,15 +16,13 @@ from longalign.diffusion.sampling import (
     set_scheduler,
 )
 from longalign.editing.edit import edit_many
-from longalign.editing.options import METHODS, EditOptions
+from longalign.editing.options import METHODS, EditOptions, EditSettings
 from longalign.errors import LongalignError
-from longalign.generation import (
-    GenerateConfig,
-)
 from longalign.runs import RunFolder
 from longalign.soft_tokens.loading import put_on
 from longalign.stickers.world import render
 from longalign.studies.edit_scenes import EditVerdict, SceneEdit, judge_edit, scene_edits
+from longalign.weights.stack import Stack
 
 COMMAND = "stickers edits"
 NOTHING, REDRAWN = "no edit", "redrawn"
@@ -33,32 +31,30 @@ WITH_TOKENS = " + soft tokens"
 
 
 @dataclass(frozen=True)
-class EditStudyConfig:
-    """What is edited, and how. None: what suits the model.
+class EditStudyConfig(EditSettings, Stack):
+    """What is edited, and how: the settings of `Stack` and `EditSettings` (without `method`), and these.
 
-    `methods`: of `longalign.editing`, each a column, and another one with `soft_tokens` where there are some.
+    Attributes:
+        steps: of the whole schedule.
+        count: how many edits.
+        objects: least and greatest number of stickers of a scene.
+        changes: names in `longalign.studies.edit_scenes.CHANGES`, which take turns.
+        methods: of `longalign.editing`, a column each; with `soft_tokens` each has a second column. None: all methods
+            that fit the model.
+        seed: of the scenes and of the first edit's noise.
     """
+
+    steps: int = 20
 
     count: int = 200
     objects: tuple[int, int] = (2, 5)
     changes: tuple[str, ...] = ("swap", "recolour", "move", "remove")
-    model: str = "stickers"
-    loras: tuple[str, ...] = ()
-    soft_tokens: str | None = None
-    soft_token_scale: float = 1.0
     methods: tuple[str, ...] | None = None
-    steps: int = 20
-    start: float | None = None
-    source_guidance: float | None = None
-    target_guidance: float | None = None
-    samples: int = 1
-    iterations: int = 1
     seed: int = 0
-    device: str = "auto"
 
     def load(self) -> Any:
-        """The pipeline, without soft tokens: they come and go."""
-        return GenerateConfig(model=self.model, loras=self.loras, device=self.device).load()
+        """The pipeline with its LoRAs. Soft tokens are not on it: only some columns have them."""
+        return Stack(model=self.model, loras=self.loras, device=self.device).load()
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,8 @@ def edit_study(
     options = _columns(Denoiser.of(pipe), config, settings)
     if config.soft_tokens is not None:  # wrong ones are refused before anything is drawn
         put_on(pipe, config.soft_tokens).detach()
-    recorded = {"command": COMMAND, **asdict(config), "columns": {k: asdict(o) for k, o in options.items()}}
+    settings_given = {k: v for k, v in asdict(config).items() if k != "method"}  # `columns` have methods
+    recorded = {"command": COMMAND, **settings_given, "columns": {k: asdict(o) for k, o in options.items()}}
     run = RunFolder(out, recorded, overwrite=overwrite) if out else RunFolder.new("stickers-edits", recorded)
     renders = [render(edit.before) for edit in edits]
     seeds = [config.seed + i for i in range(config.count)]
@@ -158,23 +155,17 @@ def _columns(denoiser: Denoiser, config: EditStudyConfig, settings: ModelSetting
     methods = config.methods
     if methods is None:
         methods = tuple(m for m in METHODS if m != "flowedit" or denoiser.parameterisation == "flow")
-    given: dict[str, Any] = {
-        "steps": config.steps,
-        "start": config.start,
-        "source_guidance": config.source_guidance,
-        "target_guidance": config.target_guidance,
-    }
     found = {}
     for with_tokens in (False, True) if config.soft_tokens is not None else (False,):
         for method in methods:
-            own = {"iterations": config.iterations} if method == "ddim" else {"samples": config.samples}
+            own = {"samples": 1} if method == "ddim" else {"iterations": 1}  # each belongs to other methods
             found[method + WITH_TOKENS * with_tokens] = EditOptions.choose(
                 denoiser,
                 settings.guidance or 1.0,
                 flowedit=settings.flowedit,
                 soft_tokens=with_tokens,
+                asked=config,
                 method=method,
-                **given,
                 **own,
             )
     return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,12 +19,11 @@ from longalign.report import (
     write_report,
 )
 from longalign.report.sentences import judge
-from longalign.soft_tokens.loading import told
 from longalign.stickers.world import render
 from longalign.studies.accuracy import mean_estimate, ratio_difference
 from longalign.studies.edit_scenes import EditVerdict
 from longalign.studies.edits import NOTHING, WITH_TOKENS, EditStudy
-from longalign.versions import versions
+from longalign.versions import provenance
 
 BEFORE, WANTED, ALL = "before", "wanted", "all"
 Measure = Callable[[Sequence[EditVerdict]], Estimate]
@@ -110,14 +107,15 @@ def _effect_of_tokens(study: EditStudy) -> list[Table]:
     ]
 
 
-def write_edit_study(study: EditStudy) -> list[Table]:
-    """Writes pictures, `report.html` and `report.jsonl` into the run folder; returns the tables."""
+def write_edit_study(study: EditStudy, command_line: str | None = None) -> list[Table]:
+    """Writes pictures, `report.html` and `report.jsonl` into the run folder; returns the tables.
+
+    Args:
+        command_line: what the user typed, for the report.
+    """
     tables, run, config = tables_of(study), study.run, study.config
-    facts = {"command": shlex.join(["longalign", *sys.argv[1:]]), "model": config.model}
-    if config.loras:
-        facts["LoRA"] = " + ".join(config.loras)
-    if config.soft_tokens:
-        facts["soft tokens"] = told(config.soft_tokens, config.soft_token_scale)
+    facts = {"model": config.model}
+    facts |= config.facts()
     for label, how in study.options.items():
         facts[label] = (
             f"{how.n_start} of {how.steps} steps, guidance {how.source_guidance:g} for the source and "
@@ -127,7 +125,7 @@ def write_edit_study(study: EditStudy) -> list[Table]:
         title="One change, and the rest left alone",
         intro=f"{config.count} held-out scenes of {config.objects[0]} to {config.objects[1]} stickers, each with one "
         "change that two captions state. The oracle reads the pixels: did it happen, and did everything else stay?",
-        facts={**facts, **versions()},
+        facts=provenance(facts, command_line),
         tables=tables,
         cases=_cases(study),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -32,7 +30,7 @@ from longalign.studies.accuracy import (
     parts_of,
     ratio_difference,
     share_table,
-    table_json,
+    tables_json,
 )
 from longalign.studies.compare import file_name
 from longalign.studies.scenes import (
@@ -45,7 +43,7 @@ from longalign.studies.scenes import (
     picture_name,
 )
 from longalign.studies.scenes_objects import objects_tables
-from longalign.versions import versions
+from longalign.versions import provenance
 
 MOST_CASES = 8  # scenes on the page, of each sort of captions
 _MARKS = {letter: mark for mark, letter in LETTERS.items()}
@@ -146,8 +144,12 @@ def looks_table(result: StudyResult) -> Table:
     )
 
 
-def write_study(result: StudyResult) -> list[Table]:
-    """Writes `metrics.jsonl`, `report.html` and `report.jsonl` into the run folder; returns the tables."""
+def write_study(result: StudyResult, command_line: str | None = None) -> list[Table]:
+    """Writes `metrics.jsonl`, `report.html` and `report.jsonl` into the run folder; returns the tables.
+
+    Args:
+        command_line: what the user typed, for the report.
+    """
     tables, run, config = tables_of(result), result.run, result.config
     atomic_write_text(run.metrics, "".join(json_line(table) for table in tables_json(tables)))
     least, most = config.objects
@@ -156,25 +158,21 @@ def write_study(result: StudyResult) -> list[Table]:
         title="Held-out scenes, sentence by sentence",
         intro=f"{config.scenes} scenes of {size} that no model here was trained on. "
         "Every column starts from the same noise, and the oracle reads the pixels.",
-        facts={
-            "command": shlex.join(["longalign", *sys.argv[1:]]),
-            "model": config.model,
-            **{label: str(column) for label, column in result.columns.items()},
-            "sampling": f"{config.scheduler}, {config.steps} steps, seeds {config.seed} to "
-            f"{config.seed + config.scenes - 1}",
-            **versions(),
-        },
+        facts=provenance(
+            {
+                "model": config.model,
+                **{label: str(column) for label, column in result.columns.items()},
+                "sampling": f"{config.scheduler}, {config.steps} steps, seeds {config.seed} to "
+                f"{config.seed + config.scenes - 1}",
+            },
+            command_line,
+        ),
         tables=tables,
         cases=[case for sort in result.series for case in _cases(result, sort)],
         window_tokens=result.window_tokens,
     )
     write_report(report, run.report, jsonl=run.path / "report.jsonl")
     return tables
-
-
-def tables_json(tables: list[Table]) -> list[dict[str, Any]]:
-    """For machines."""
-    return [{"caption": t.caption, "rows": table_json(t)} for t in tables]
 
 
 def _cases(result: StudyResult, sort: str) -> list[Case]:

@@ -2,7 +2,7 @@
 
     from longalign.training import fit, read_recipe
 
-    fit(read_recipe("recipes/stickers-denscore.yaml", ["train.steps=100"]), "runs/mine")
+    fit(read_recipe("stickers-denscore", ["train.steps=100"]), "runs/mine")
 
 Loaded on first use, so that the command line starts without torch.
 """

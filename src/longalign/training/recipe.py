@@ -1,4 +1,4 @@
-"""Recipes: one YAML file says what is trained, on which data and how; see `recipes/README.md`.
+"""Recipes: one YAML file says what is trained, on which data and how; see `longalign/recipes/README.md`.
 
 Everything in a recipe is validated before a model or a row of data is loaded.
 """
@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from longalign.errors import LongalignError
 from longalign.objectives import OBJECTIVES, Objective
 from longalign.plugins import unknown
+from longalign.recipes import find_recipe
 from longalign.training.keys import (
     check_keys,
     keys_of,
-    nearest,
     one_line,
     override,
     validated,
@@ -225,16 +225,17 @@ class Recipe:
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in the YAML file `path`, with ``key=value`` overrides (`train.lr=1e-4`).
+    """A recipe, validated.
+
+    Args:
+        path: a YAML file, or the name of a recipe of this package (`longalign.recipes.recipe_names`).
+        overrides: ``key=value`` strings that replace values of the file, such as ``train.lr=1e-4``.
 
     Raises:
-        LongalignError: no such file, no YAML, or what `Recipe.from_mapping` refuses.
+        LongalignError: no such file or recipe, no YAML, or what `Recipe.from_mapping` refuses.
     """
-    path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise LongalignError(f"{path}: no such recipe; {_recipes_near(path)}") from None
+        text = find_recipe(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LongalignError(f"{path}: cannot be read as a recipe: {one_line(error)}") from error
     try:
@@ -242,7 +243,9 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except yaml.YAMLError as error:
         raise LongalignError(f"{path}: is no YAML: {one_line(error)}") from error
     if not isinstance(values, dict):
-        raise LongalignError(f"{path}: a recipe is a mapping of keys to values; see recipes/README.md")
+        raise LongalignError(
+            f"{path}: a recipe is a mapping of keys to values; `longalign recipes show stickers-sft` shows one"
+        )
     try:
         return Recipe.from_mapping(override(values, overrides))
     except LongalignError as error:
@@ -264,9 +267,3 @@ def objective_class(name: Any) -> type[Objective]:
         if not hasattr(kind, section):
             raise LongalignError(f"objective {name!r}: {kind.__name__} lacks its pydantic model {section}")
     return kind
-
-
-def _recipes_near(path: Path) -> str:
-    folders = dict.fromkeys([path.parent, Path("recipes")])
-    found = sorted(str(file) for folder in folders for file in folder.glob("*.yaml"))
-    return nearest(str(path), found) if found else "and there is no recipe (*.yaml) beside it or in ./recipes"

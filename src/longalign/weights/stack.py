@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,67 @@ from longalign.encoding import T5Branch
 from longalign.encoding.adapter import TextAdapter
 from longalign.errors import LongalignError
 from longalign.runtime import quiet
+from longalign.soft_tokens import loading as of_tokens
 from longalign.weights import lora
 from longalign.weights.factors import without
 from longalign.weights.lora_file import LoraFile, resolve_lora
 from longalign.worlds import DEFAULT, resolve_model
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A model with all that is put on it, and how prompts are encoded for it. Settings of runs extend this.
+
+    Attributes:
+        model: name as of `load_pipeline`.
+        loras: LoRA stages in the order of their training.
+        soft_tokens: trained soft text tokens: a file, the folder that holds one (such as a run folder of
+            `longalign train`), or embedded ones. None: none.
+        soft_token_scale, soft_token_branches: as in `longalign.soft_tokens.SoftTokens`.
+        strategy: how prompts are encoded, as in `longalign.encode`.
+        device, dtype: as in `load_pipeline`.
+        check_base: refuse LoRAs that were trained on other weights.
+    """
+
+    model: str = DEFAULT
+    loras: tuple[str, ...] = ()
+    soft_tokens: str | None = None
+    soft_token_scale: float = 1.0
+    soft_token_branches: str = "both"
+    strategy: str = "clip-cat"
+    device: str = "auto"
+    dtype: str = "auto"
+    check_base: bool = True
+
+    def load(self) -> Any:
+        """The pipeline, with the LoRAs and the soft tokens on it.
+
+        Raises:
+            LongalignError: what `load_pipeline` refuses; soft tokens that are none, or of another backbone.
+        """
+        pipe = load_pipeline(
+            self.model, device=self.device, dtype=self.dtype, loras=self.loras, check_base=self.check_base
+        )
+        if self.soft_tokens is not None:
+            of_tokens.put_on(
+                pipe, self.soft_tokens, scale=self.soft_token_scale, branches=self.soft_token_branches
+            )
+        return pipe
+
+    def t5_branch(self, pipe: Any) -> T5Branch | None:
+        """The T5 branch for `pipe`, where the strategy asks for one."""
+        return t5_branch(self.model, self.strategy, pipe, self.loras)
+
+    def facts(self) -> dict[str, str]:
+        """The LoRAs and the soft tokens in words, for reports; empty where there are none."""
+        facts = {}
+        if self.loras:
+            facts["LoRA"] = " + ".join(self.loras)
+        if self.soft_tokens:
+            facts["soft tokens"] = of_tokens.told(
+                self.soft_tokens, self.soft_token_scale, self.soft_token_branches
+            )
+        return facts
 
 
 def load_pipeline(

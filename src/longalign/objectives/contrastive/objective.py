@@ -39,8 +39,6 @@ from longalign.objectives.pictures.captioned import Batch, CaptionedObjective
 from longalign.objectives.random_draws import Draws, numpy_generator
 from longalign.soft_tokens import SoftTokens
 
-PUBLISHED_WEIGHT = {"sd15": 10.0, "sdxl": 10.0, "sd3": 0.0}  # λ
-
 
 class ContrastiveObjective(CaptionedObjective):
     """Trains soft tokens so that each picture is predicted best under its own caption, among those of the batch.
@@ -74,7 +72,7 @@ class ContrastiveObjective(CaptionedObjective):
             for name in ("positive", "negative"):
                 self.averages[name] = copy.deepcopy(self.tokens).requires_grad_(False)
         weight = settings.matched_weight
-        self.matched_weight = PUBLISHED_WEIGHT[self.tokens.config.backbone] if weight is None else weight
+        self.matched_weight = self.tokens.config.places.matched_weight if weight is None else weight
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The tokens, and those for other captions where the successor's loss is used."""

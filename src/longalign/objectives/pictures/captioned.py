@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from longalign.data.cached import CachedPictures, is_cache
 from longalign.data.captioned import CaptionedPictures, Example, SkipLog
 from longalign.data.entries import Failure
-from longalign.data.latents import encode_pixels
 from longalign.data.sources import named_source
 from longalign.data.text_states import Padding, TextSide, TextStates, join
 from longalign.diffusion.denoiser import Denoiser
@@ -232,7 +231,7 @@ class CaptionedObjective(Objective):
         device, image, texts = self.denoiser.device, batch["image"], batch["texts"]
         if image.dtype == torch.uint8:
             states = self.texts.encode(texts)
-            return encode_pixels(self.pipe.vae, image).to(device), states, self.texts.padding
+            return self.denoiser.encode_pixels(image), states, self.texts.padding
         data = self.data if isinstance(self.data, CachedPictures) else self.held_out
         assert isinstance(data, CachedPictures)
         return image.to(device).float(), [s.to(device) for s in texts], data.padding

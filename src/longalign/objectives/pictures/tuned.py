@@ -64,7 +64,7 @@ class TunedDenoiserObjective(CaptionedObjective):
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The denoiser, and the text adapter where it is trained."""
-        trained = {lora.component_of(self.denoiser.module): self.denoiser.module}
+        trained = {self.denoiser.backbone.component: self.denoiser.module}
         if self.adapter is not None and self.trains_adapter:
             trained["adapter"] = self.adapter
         return trained
@@ -113,7 +113,7 @@ class TunedDenoiserObjective(CaptionedObjective):
         if self.settings.tune == "lora":
             lora.save(module, folder, adapter=self.adapter, base=self.base, base_name=self.model_name)  # type: ignore[arg-type]
             return
-        trained = {lora.component_of(module): module}
+        trained = {self.denoiser.backbone.component: module}
         if self.adapter is not None:
             trained["adapter"] = self.adapter
         save_whole(self.pipe, self.model_name, trained, folder)

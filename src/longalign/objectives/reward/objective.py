@@ -109,7 +109,7 @@ class RewardObjective(RewardSampler, Objective):
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The denoiser, whose LoRA is trained."""
-        return {lora.component_of(self.denoiser.module): self.denoiser.module}
+        return {self.denoiser.backbone.component: self.denoiser.module}
 
     def collate(self, rows: Sequence[str]) -> list[str]:
         """The prompts."""

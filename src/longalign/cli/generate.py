@@ -1,0 +1,104 @@
+"""`longalign generate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from longalign.cli.options import (
+    BatchSize,
+    Device,
+    Dtype,
+    ForceLora,
+    Json,
+    Language,
+    Length,
+    Loras,
+    Model,
+    Out,
+    Overwrite,
+    Prompts,
+    SamplingSteps,
+    Segments,
+    SoftTokenBranches,
+    SoftTokens,
+    SoftTokenScale,
+    Strategy,
+    settings_of,
+    stack_of,
+)
+from longalign.cli.terminal import command_line, print_json, print_line, progress
+
+
+def generate(
+    prompts: Prompts,
+    model: Model = "stickers",
+    lora: Loras = None,
+    soft_tokens: SoftTokens = None,
+    soft_token_scale: SoftTokenScale = 1.0,
+    soft_token_branches: SoftTokenBranches = "both",
+    strategy: Strategy = "clip-cat",
+    steps: SamplingSteps = 25,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale; else the model's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture of each prompt.")] = 0,
+    num: Annotated[
+        int, typer.Option(min=1, help="Pictures of each prompt, from seeds seed, seed + 1, …")
+    ] = 1,
+    scheduler: Annotated[
+        str,
+        typer.Option(help="auto (UniPC; a flow model's own), own, unipc, ddim, dpm++, deis, euler, pndm."),
+    ] = "auto",
+    negative: Annotated[str | None, typer.Option(help="Negative prompt, of any length.")] = None,
+    segments: Segments = "sentence",
+    pooled: Annotated[
+        str, typer.Option(help="Pooled vector of SDXL and SD3: first, mean or whole.")
+    ] = "whole",
+    length: Length = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Cut text after so many tokens; the report shows what was cut.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels; else the model's.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels; else the model's.")] = None,
+    batch_size: BatchSize = 16,
+    language: Language = "en",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    force_lora: ForceLora = False,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Draw pictures of prompts of any length, and report on them sentence by sentence.
+
+    Examples:
+
+        longalign generate "The background is navy. A fox is in the top left. …"
+
+        longalign generate @prompts.txt --model stable-diffusion-v1-5/stable-diffusion-v1-5 --num 4
+
+        longalign generate @prompts.txt --lora stickers/sft --lora stickers/reward
+
+        longalign generate @prompts.txt --soft-tokens runs/softrepa --soft-token-scale 0.7
+    """
+    given = locals()
+    from longalign.data.prompts import read_prompts
+
+    texts = read_prompts(prompts)  # before torch is imported: wrong input is answered at once
+    from longalign.generation import GenerateConfig
+    from longalign.generation import generate as run
+
+    config = settings_of(
+        GenerateConfig, given, **stack_of(lora, force_lora=force_lora), negative_prompt=negative
+    )
+    with progress("drawing", len(texts) * num * steps) as advance:
+        made = run(texts, config, out=out, overwrite=overwrite, command_line=command_line(), on_step=advance)
+    if as_json:
+        print_json(made.to_json())
+        return
+    for i, rows in enumerate(made.rows):
+        files = ", ".join(str(made.folder / p.file) for p in made.pictures if p.prompt_index == i)
+        print_line(f"[bold]prompt {i + 1}[/bold]  {len(rows)} sentences → {files}")
+    print_line(f"report: {made.folder / 'report.html'}")

@@ -1,0 +1,1 @@
+"""The commands `longalign stickers …`, a file each."""
