@@ -1,6 +1,6 @@
-"""Which rows a step sees. It depends on the seed and the step alone, so a run can go on from any step.
+"""The rows of each training step. They depend only on the seed and the step, so a run can resume from any step.
 
-The rows of all steps are one endless row of epochs, each a permutation of the data of its own::
+The rows of all steps form one endless sequence of epochs. Each epoch has its own permutation of the data::
 
     π_0(0) … π_0(n−1)  π_1(0) … π_1(n−1)  π_2(0) …
     └ step 0: B rows ┘└ step 1 ┘ …                    (a step may reach over the end of an epoch)
@@ -27,7 +27,7 @@ from longalign.training.recipe import TrainSettings
 
 @dataclass(frozen=True)
 class Batching:
-    """batch_size = micro_batch_size × num_processes × accumulation."""
+    """How a step's rows are shared out: batch_size = micro_batch_size × num_processes × accumulation."""
 
     batch_size: int
     micro_batch_size: int
@@ -46,12 +46,12 @@ class Batching:
 
     @classmethod
     def of(cls, train: TrainSettings, num_processes: int, rows: int | None = None) -> Batching:
-        """Share out `train.batch_size` in micro-batches of `rows` rows, else as the recipe says.
+        """Share out `train.batch_size` in micro-batches of `rows` rows; without `rows` as the recipe says.
 
-        `auto` is a process's whole share at first.
+        For `auto` this gives a process's whole share, where the search begins.
 
         Raises:
-            LongalignError: it cannot be shared out evenly; the nearest sizes that can be are named.
+            LongalignError: it cannot be shared out evenly; the message names the nearest sizes that can.
         """
         whole = train.batch_size
         if rows is None and train.micro_batch_size != "auto":
@@ -68,7 +68,7 @@ class Batching:
         return cls(whole, micro, num_processes, whole // (micro * num_processes))
 
     def smaller(self) -> Batching | None:
-        """The same batch in micro-batches of at most half as many rows; None where they are of one row already."""
+        """The same batch in micro-batches of at most half as many rows; None if they have one row already."""
         share = self.batch_size // self.num_processes
         for rows in range(self.micro_batch_size // 2, 0, -1):
             if share % rows == 0:
@@ -76,7 +76,7 @@ class Batching:
         return None
 
     def first_row(self, micro_batch: int, process_index: int) -> int:
-        """Where in a step's rows a process's micro-batch begins."""
+        """The place in a step's rows where a micro-batch of a process begins."""
         return (micro_batch * self.num_processes + process_index) * self.micro_batch_size
 
 
@@ -107,7 +107,7 @@ class RowOrder:
 
 
 class MicroBatches(Sampler[list[int]]):
-    """The micro-batches of one process, from step `start` to before step `stop`, as a `DataLoader` wants them."""
+    """The micro-batches of one process, from step `start` to before step `stop`, for a `DataLoader`."""
 
     def __init__(
         self, order: RowOrder, batching: Batching, process_index: int, start: int, stop: int

@@ -32,9 +32,9 @@ _MARK = {"command": "train"}
 
 
 class TrainFolder(RunFolder):
-    """A run folder that may exist already, if a training run made it.
+    """The run folder of a training run, new or existing.
 
-    Beside what every run folder holds: `checkpoints/`, sample pictures, and `model/` once the run is complete.
+    Besides the content of every run folder it has `checkpoints/`, sample pictures, and, once complete, `model/`.
     """
 
     def __init__(self, path: Path, recipe: Recipe, *, resume: bool) -> None:
@@ -54,17 +54,20 @@ class TrainFolder(RunFolder):
         return self.path / "model"
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; a last one that was cut off is left out."""
+        """The lines of `metrics.jsonl`, without an incomplete last line."""
         return read_lines(self.metrics)
 
     def forget_after(self, step: int) -> None:
-        """Drop lines and pictures of steps after `step`, which a resumed run takes again."""
+        """Drop lines and pictures of steps after `step`; a resumed run repeats these steps."""
         drop_lines(self.metrics, step)
         forget_samples(self.path, step)
 
 
 def check_folder(path: Path, recipe: Recipe) -> Path | None:
-    """May this recipe run in `path`? The checkpoint to go on from, if there is one. Writes nothing.
+    """Check that this recipe may run in `path`. Writes nothing.
+
+    Returns:
+        the checkpoint to resume from, or None.
 
     Raises:
         LongalignError: the folder holds something else, or a run of another recipe that has checkpoints.
@@ -88,7 +91,7 @@ def check_folder(path: Path, recipe: Recipe) -> Path | None:
 
 
 def open_folder(path: Path | None, recipe: Recipe) -> TrainFolder:
-    """The folder `path`, made or taken up again; without a path a new ``runs/train-<date>-NNN``."""
+    """Make or reopen the folder `path`; without a path make a new ``runs/train-<date>-NNN``."""
     if path is None:
         path = RunFolder.new("train").path
     return TrainFolder(path, recipe, resume=path.is_dir() and any(path.iterdir()))
@@ -99,7 +102,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def _completed(earlier: dict[str, Any]) -> dict[str, Any]:
-    """An earlier recipe with the defaults of keys that came into the program after it."""
+    """An earlier recipe, completed with the defaults of keys that were added to the program since."""
     try:
         return _plain(Recipe.from_mapping(earlier))
     except LongalignError:
@@ -118,7 +121,7 @@ def _earlier(path: Path) -> dict[str, Any] | None:
 
 
 def save_samples(folder: Path, step: int, samples: Sequence[tuple[str, Image]]) -> None:
-    """Write pictures with their captions into the run folder; the line that names them comes when all are there.
+    """Write pictures with their captions into the run folder, and then the line that names them.
 
     Raises:
         LongalignError: they cannot be written.
@@ -181,7 +184,7 @@ def _index(folder: Path) -> Path:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects in `path`, where there is such a file; a line that was cut off is left out."""
+    """The JSON objects in `path`; empty if there is no such file. Incomplete lines are left out."""
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:

@@ -52,12 +52,12 @@ def fit(
     cpu: bool = False,
     on_step: Callable[[int, Mapping[str, Any]], None] = lambda step, row: None,
 ) -> FitResult:
-    """Train as `recipe` says, in the run folder `out` (else the recipe's, else a new one under ``runs/``).
+    """Train a recipe in the run folder `out` (default: the recipe's ``out``, else a new folder under ``runs/``).
 
-    In a folder with checkpoints of the same recipe the run goes on from the newest whole one, and ends with the same
-    weights, bit for bit on the CPU, as if it had not been interrupted: the rows and the random state of a step
-    depend on the seed and the step alone. SIGINT, SIGTERM and `train.stop_after_s` end it with a checkpoint after
-    the step under way; `train.best.patience` ends it for good.
+    In a folder with checkpoints of the same recipe the run resumes from the newest complete one. It ends with the same
+    weights as an uninterrupted run, bit for bit on the CPU, since the rows and the random state of a step depend only
+    on the seed and the step. SIGINT, SIGTERM and `train.stop_after_s` stop a run after the current step, with a
+    checkpoint. `train.best.patience` ends it for good.
 
     Under `accelerate launch` every process calls this with the same arguments.
 
@@ -65,7 +65,8 @@ def fit(
         recipe: what to train, on which data and how.
         out: the run folder.
         cpu: train on the CPU, also where there is a GPU.
-        on_step: called after every step with the number of steps done and the last line of metrics, and once before.
+        on_step: called before the first step and after every step, with the number of steps done and the last line of
+            metrics.
 
     Raises:
         LongalignError: the batch cannot be shared out or does not fit into memory, the folder holds something else, the
@@ -109,7 +110,7 @@ def fit(
 
 
 def _resume(checkpoint: Path, objective: Objective, weights: Weights, accelerator: Accelerator) -> Progress:
-    """Everything as it was when `checkpoint` was written. Every process reads it."""
+    """Restore the state of `checkpoint`. Every process reads it."""
     state, parts = read_state(checkpoint), read_parts(checkpoint)
     weights.load_parts(parts)
     share(weights, accelerator)
@@ -120,7 +121,7 @@ def _resume(checkpoint: Path, objective: Objective, weights: Weights, accelerato
 
 
 class Run:
-    """One call of `fit`, with everything in it in place."""
+    """The state of one call of `fit`, and its steps."""
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class Run:
         self.seconds_before, self.logged_step = progress.seconds, progress.step
 
     def train(self, data: Any, on_step: Callable[[int, Mapping[str, Any]], None]) -> Stopped:
-        """All steps that are left, unless something ends them earlier."""
+        """Take the remaining steps; returns why training stopped early, or an empty string."""
         train, progress = self.recipe.train, self.progress
         loader = make_loader(
             data,
@@ -237,7 +238,7 @@ class Run:
         return said + "lower train.micro_batch_size (accumulation makes up for it), or let auto find it"
 
     def _log(self) -> None:
-        """One line of means since the last one."""
+        """Write one line with the means since the last line."""
         progress, now = self.progress, time.monotonic()
         progress.seconds = self.seconds_before + now - self.began_s
         means = {
@@ -258,7 +259,7 @@ class Run:
         self._write(self.row, {**means, "lr": self.row["lr"]})
 
     def _evaluate(self) -> None:
-        """Figures and sample pictures of the model as it would be saved now, always from the same random state."""
+        """Evaluate the weights that would be saved now, and draw sample pictures, always from the same random state."""
         progress, accelerator, seed = self.progress, self.accelerator, self.recipe.seed
         if progress.evaluated_step == progress.step:
             return
@@ -277,7 +278,7 @@ class Run:
         on_main(accelerator, lambda: self._show(pictures))
 
     def _compare(self, found: Mapping[str, float]) -> None:
-        """Keep the weights where this evaluation is the best so far."""
+        """Keep the weights if this evaluation is the best so far."""
         wanted, progress = self.recipe.train.best, self.progress
         if wanted is None:
             return
@@ -288,8 +289,8 @@ class Run:
                 nearest(wanted.metric, list(found)) if found else "there is no held-out data to evaluate on"
             )
             raise LongalignError(
-                f"train.best.metric: the evaluation gives no {wanted.metric!r}; {there}. The same command with that "
-                "put right goes on."
+                f"train.best.metric: the evaluation gives no {wanted.metric!r}; {there}. Correct it, and the same "
+                "command resumes the run."
             )
         if progress.compare(float(found[wanted.metric]), wanted):
             parts = {"modules": self.weights.judged(), "objective": self.objective.state_dict()}
@@ -326,7 +327,7 @@ class Run:
         self.saved_s = time.monotonic()
 
     def save(self) -> Path:
-        """`model/` from the weights of the best evaluation, or the last ones. The main process calls it, at the end."""
+        """Write `model/` from the weights of the best evaluation, or the last ones. Only the main process calls it."""
         best = self.progress.best
         with self.weights.averaged():
             if best is not None:
@@ -338,7 +339,7 @@ class Run:
             return save_model(self.objective, self.folder.model)
 
     def last(self, kind: str) -> dict[str, float]:
-        """The numbers of the last line of a kind, its bookkeeping apart."""
+        """The metrics of the last line of a kind."""
 
         def find() -> dict[str, float]:
             rows = [row for row in self.folder.rows() if row.get("kind") == kind]
@@ -356,7 +357,7 @@ def _due(step: int, every: int) -> bool:
 
 
 class Interrupts:
-    """While it is entered, the first SIGINT or SIGTERM only sets `caught`; the second one acts as it always does.
+    """Inside this context the first SIGINT or SIGTERM only sets `caught`; a second one has its usual effect.
 
     Python allows signal handlers in the main thread alone; in another thread signals stay as they are.
     """

@@ -36,7 +36,7 @@ BUILDING, STEPPING, EVALUATING, SAMPLING = 0, 1, 2, 5
 
 
 def set_random_state(*key: int) -> None:
-    """Python's, numpy's and torch's random state as a function of `key` alone.
+    """Set the random state of Python, numpy and torch from `key`.
 
     Each step has its own, so there is none to save: a resumed run, and one that is evaluated more often, draws the
     same numbers.
@@ -49,7 +49,7 @@ def set_random_state(*key: int) -> None:
 
 @contextmanager
 def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Python's, numpy's and torch's random state are afterwards as they were before."""
+    """Restore the random state of Python, numpy and torch afterwards."""
     ours, numpys = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -76,13 +76,13 @@ def build_task(recipe: Recipe, accelerator: Accelerator) -> tuple[Task, Weights]
 
 
 def share(weights: Weights, accelerator: Accelerator) -> None:
-    """The main process's weights for all."""
+    """Copy the main process's weights to all processes."""
     same_everywhere([*weights.parameters.values(), *weights.buffers.values(), *weights.average], accelerator)
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """How a step went: its metrics, and the gradient's norm before clipping (not finite where it was skipped).
+    """Result of a step: its metrics, and the gradient's norm before clipping (not finite if the step was skipped).
 
     `rescaled`: it was skipped, as happens in fp16 until the factor before the loss is small enough, and that factor
     was lowered.
@@ -107,7 +107,7 @@ def take_step(
     recipe: Recipe,
     updates: int,
 ) -> Stepped:
-    """Step number `step`, after `updates` updates. Where loss or gradient are not finite no weight changes."""
+    """Take step number `step`, after `updates` updates. If loss or gradient is not finite, no weight changes."""
     train, scaler = recipe.train, accelerator.scaler
     set_random_state(recipe.seed, STEPPING, step, accelerator.process_index)
     weights.set_learning_rate(learning_rate(step, train))
@@ -141,7 +141,7 @@ def take_step(
 # 0·L = 0 for a finite loss L, and NaN for NaN and ±∞
 @torch.no_grad()
 def _spoil_if_lost(gradients: list[Tensor], metrics: Means) -> None:
-    """A `loss` that is not finite makes the gradient so, whatever the objective made of it, and so in every process."""
+    """If the `loss` is not finite, make the gradient not finite too, which all processes see after averaging."""
     if gradients and "loss" in metrics.sums:
         gradients[0].add_(0 * metrics.sums["loss"][0])
 
@@ -160,8 +160,8 @@ def take_micro_batch(
 def settle_batching(
     recipe: Recipe, task: Task, weights: Weights, accelerator: Accelerator, noted: int | None = None
 ) -> Batching:
-    """How the batch is shared out. With `auto`: in micro-batches of `noted` rows, if they come out
-    even, else by trying.
+    """How the batch is shared out. With `auto`: in micro-batches of `noted` rows if they divide the
+    batch, else found by trying.
 
     Raises:
         LongalignError: it cannot be shared out evenly, or not even one row fits.
@@ -185,13 +185,13 @@ def settle_batching(
 
 
 def record(folder: Path, batching: Batching) -> None:
-    """Note what was found, so that a resumed run does the same."""
+    """Write the size of the micro-batches into the run folder, for a resumed run."""
     noted = {"micro_batch_size": batching.micro_batch_size, "processes": batching.num_processes}
     atomic_write_text(folder / RECORD, json_line(noted))
 
 
 def recorded(folder: Path) -> int | None:
-    """The micro-batch size that was noted in a run folder."""
+    """The micro-batch size that `record` wrote into a run folder; None if there is none."""
     try:
         return int(json.loads((folder / RECORD).read_text(encoding="utf-8"))["micro_batch_size"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -199,16 +199,16 @@ def recorded(folder: Path) -> int | None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Of the accelerator or of the CPU, as far as the latter is told before it is too late."""
+    """Does the error mean that the accelerator or the CPU has run out of memory?"""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and should_reduce_batch_size(error)
     )
 
 
 class Alone:
-    """An accelerator whose messages to other processes stay where they are.
+    """An accelerator that does not communicate with other processes.
 
-    A process that runs out of memory in a trial would leave the others waiting for its part of a sum.
+    In a trial a process may run out of memory, and the others would wait for its part of a sum.
     """
 
     num_processes = 1
@@ -230,7 +230,7 @@ class Alone:
 
 
 def _fits(batching: Batching, recipe: Recipe, task: Task, weights: Weights, accelerator: Accelerator) -> bool:
-    """Does the first micro-batch of step 0 fit, beside all that a later one will find in memory?
+    """Does the first micro-batch of step 0 fit into memory, with everything that later ones will need?
 
     Weights, buffers, gradients, the objective's state and every random state are as before afterwards.
     """
