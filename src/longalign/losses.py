@@ -2,7 +2,7 @@
 soft tokens (SoftREPA and its successor).
 
 Of preferences the paper prints the probability σ(Δ) as the loss. What is minimised is −log σ(s·Δ), with s the CLIP
-logit scale, as PickScore is trained (FACTS §1.3). Everywhere
+logit scale, as in the training of PickScore. Everywhere
 
 * ``image_a``, ``image_b`` (B, D) are the unit embeddings C_X of the two images of each pair,
 * ``preferred`` (B,) is the share of raters who prefer a: 1, 0, or ½ for a tie,
@@ -97,7 +97,7 @@ def seg_o_loss(
     return seg_a_loss(image_a, image_b, text, perp_a, perp_b, preferred, scale)
 
 
-# logit_ij = s · exp(−E_ij / τ)                                                        SoftREPA; FACTS §2.1
+# logit_ij = s · exp(−E_ij / τ)                                                        SoftREPA
 def contrastive_logits(errors: Tensor, scale: float = 4.0, temperature: float = 0.07) -> Tensor:
     """How well captions explain pictures: in (0, s], of the shape of the errors.
 
@@ -106,7 +106,7 @@ def contrastive_logits(errors: Tensor, scale: float = 4.0, temperature: float = 
     return scale * (-errors / temperature).exp()
 
 
-# L = −(1/B) Σ_i log softmax_j(logit_ij)_i + λ (1/B) Σ_i E_ii                          SoftREPA; FACTS §2.1
+# L = −(1/B) Σ_i log softmax_j(logit_ij)_i + λ (1/B) Σ_i E_ii                          SoftREPA
 def contrastive_loss(
     errors: Tensor,
     masked: Tensor | None = None,
@@ -137,7 +137,7 @@ def contrastive_loss(
     return loss + matched_weight * errors.diagonal().mean()
 
 
-# r_k = −(A/2) |f̂_k − f*|²,  w = softmax_k(r / T),  Δ_k = f̂_k − Σ_l w_l f̂_l            FACTS §2.6
+# r_k = −(A/2) |f̂_k − f*|²,  w = softmax_k(r / T),  Δ_k = f̂_k − Σ_l w_l f̂_l            arXiv 2605.30038
 def alignment_directions(
     predictions: Tensor, target: Tensor, temperature: float = 0.1, weight: float = 1.0
 ) -> Tensor:

@@ -25,12 +25,8 @@ from longalign.data.pairs import (
 )
 from longalign.errors import LongalignError
 from longalign.objectives import BuildContext
-from longalign.objectives.preference.objective import (
-    PreferenceDataSettings,
-    PreferenceObjective,
-    PreferenceSettings,
-)
-from longalign.objectives.preference.text_mean import TextMean
+from longalign.objectives.preference.objective import PreferenceObjective, TextMean
+from longalign.objectives.preference.settings import PreferenceDataSettings, PreferenceSettings
 from longalign.preference import PreferenceModel
 from longalign.preference.decomposition import FILE_NAME, Decomposition, fit_prompts
 from longalign.stickers.raters import RaterPairs

@@ -158,7 +158,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(model: str, tmp_path: Path) -> 
         ("stickers-sft", "caption_dropout=0", "did you mean supervised.caption_dropout?"),
         ("sd15-lcm", "supervised.rank=3", "supervised: no such key"),
         ("sd15-lcm", "consistency.huber=1", "did you mean consistency.huber_c?"),
-        ("sd15-lcm", "objective=consistent", "did you mean consistency?"),
+        ("sd15-lcm", "objective=consistent", "did you mean 'consistency'?"),
     ],
 )
 def test_unknown_keys_of_the_recipes(name: str, override: str, says: str) -> None:

@@ -7,27 +7,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from longalign.data.pairs import (
-    Pair,
-    PreferenceData,
-)
-from longalign.data.preferences import (
-    load_pairs,
-)
+from longalign.data.pairs import Pair, PreferenceData
+from longalign.data.preferences import load_pairs
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.losses import margin, pair_loss, seg_a_loss, seg_loss, seg_o_loss
-from longalign.objectives import BuildContext, Task
+from longalign.objectives import BuildContext, Objective, Task
 from longalign.objectives.preference.late_losses import LateParts, late_losses
 from longalign.objectives.preference.pair_batches import Batch, collate_pairs
-from longalign.objectives.preference.text_mean import TextMean
+from longalign.objectives.preference.settings import PreferenceDataSettings, PreferenceSettings
 from longalign.preference import Calibration, LateHead, PreferenceModel, segment_mean
 from longalign.preference.decomposition import fit_prompts
 from longalign.preference.late import late_scores
@@ -38,72 +32,89 @@ MAX_LOGIT_SCALE = 100.0  # CLIP's own bound; unbounded, a model that is always r
 _EVALUATED_AT_ONCE = 32  # pairs
 
 
-class PreferenceSettings(BaseModel):
-    """The section `preference` of a recipe.
+class TextMean:
+    """The text-irrelevant direction V in training: a running mean of text embeddings over all processes.
 
-    `loss`: single (Eq. 4), seg (Eq. 6), seg-a (Eq. 9) or seg-o (Eq. 10). `v`: the direction that seg-o takes out of the
-    segments. running: of a running mean of this training's text embeddings (`TextMean`); batch: of the micro-batch
-    at hand in all processes; stored: the one beside the model that training starts from. `prompt`: what L(p) of
-    Eq. 9 and 10 reads. whole: the prompt's first tokens, as in the paper, whose prompts are short; segments: the mean
-    of its segments, which is how the trained model will score it, and the same for a prompt of one sentence. `head`:
-    pooled: C_X·C_P alone; late: also S by late interaction (`longalign.preference.late`), which learns from the same
-    pairs, with `late_weight`, and from sentences that are true or false of a picture, with `truth_weight`. With both
-    towers left as they are (train_vision, train_text) the late head alone is trained.
-    """
+    Eq. 10 needs V, and the paper does not say how it is estimated in training. Here every batch counts with its number
+    of texts, and the weight of earlier texts falls by e^(−n/h) after n more::
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+        S ← e^(−n/h) S + Σ c,   N ← e^(−n/h) N + n,   E[C_P] = S / N
 
-    loss: Literal["single", "seg", "seg-a", "seg-o"] = "seg-o"
-    v: Literal["running", "batch", "stored"] = "running"
-    prompt: Literal["whole", "segments"] = "whole"
-    v_horizon_texts: int = Field(8192, gt=0, description="how many texts the running mean looks back on")
-    v_prompts: int = Field(1024, gt=0, description="texts from which V is made when the model is saved")
-    head: Literal["pooled", "late"] = "pooled"
-    late_width: int = Field(
-        64, gt=0, description="of patch and token embeddings, where the model has none yet"
-    )
-    late_weight: float = Field(0.5, ge=0, description="of the pair losses of S")
-    truth_weight: float = Field(1.0, ge=0, description="of calling sentences true or false")
-    train_vision: bool = True
-    train_text: bool = True
-    train_logit_scale: bool = True
-    gradient_checkpointing: bool = Field(False, description="less memory, a third more time")
-
-    @model_validator(mode="after")
-    def _single_reads_whole_prompts(self) -> PreferenceSettings:
-        if self.loss == "single" and self.prompt == "segments":
-            raise ValueError(
-                "the single-value loss (Eq. 4) reads whole prompts: leave `prompt` out, or take seg-a or seg-o"
-            )
-        return self
-
-
-class PreferenceDataSettings(BaseModel):
-    """The section `data` of a recipe: names of sources as `longalign.data.preferences.load_pairs` takes them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    pairs: str = Field("stickers", description="to train on")
-    count: int = Field(100_000, gt=0, description="how many sticker pairs; files are taken whole")
-    held_out: str | None = Field(None, description="to evaluate on; null: nothing")
-    held_out_count: int = Field(512, gt=0, description="at most so many of them")
-
-
-class PreferenceObjective:
-    """Makes a CLIP prefer the pictures that people prefer.
+    The current batch is included, so the first estimate is the mean of the first batch. Since the decay counts texts
+    and not steps, it depends little on the batch size. There is no gradient.
 
     Args:
-        model: what is trained, with weights in float32.
-        data: what it is trained on; V is made from its texts when the model is saved.
-        held_out: what `evaluate` measures on, at most ``held_out_count`` pairs of it.
-        context: which process this is, and the seed that draws those texts; None is one process.
-
-    Raises:
-        LongalignError: nothing is to be trained, long captions are missing, or V is.
+        width: D, width of the embeddings.
+        device: where the sums are kept.
+        horizon_texts: h. 0 forgets all but the current batch, as the released reward code does.
     """
 
-    Settings: ClassVar[type] = PreferenceSettings
-    DataSettings: ClassVar[type] = PreferenceDataSettings
+    def __init__(self, width: int, device: Any, horizon_texts: float) -> None:
+        self.horizon_texts = horizon_texts
+        self.total = torch.zeros(width, device=device)  # S, (D,)
+        self.weight = torch.zeros((), device=device)  # N
+
+    def update(self, embeddings: Tensor, accelerator: Any) -> None:
+        """Add (N, D) embeddings of this process and those of all others, which may differ in number."""
+        c = embeddings.detach()
+        added = torch.cat([c.sum(0), c.new_full((1,), len(c))])  # (D + 1,): one call, not two
+        added = accelerator.reduce(added, reduction="sum")
+        total, number = added[:-1], added[-1]
+        kept = (-number / self.horizon_texts).exp() if self.horizon_texts else torch.zeros_like(number)
+        self.total = kept * self.total.to(total) + total
+        self.weight = kept * self.weight.to(total) + number
+
+    @property
+    def mean(self) -> Tensor:
+        """E[C_P], (D,); its length is the mean η."""
+        return self.total / self.weight
+
+    # V = E[C_P] / |E[C_P]|
+    @property
+    def v(self) -> Tensor:
+        """(D,), unit length."""
+        return torch.nn.functional.normalize(self.total, dim=0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """S and N, for checkpoints."""
+        return {"text_sum": self.total, "text_weight": self.weight}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` gave.
+
+        Raises:
+            LongalignError: the state has no running mean, or one of another width.
+        """
+        if "text_sum" not in state:
+            raise LongalignError(
+                "the checkpoint holds no running mean of text embeddings: it was written with another loss"
+            )
+        total = state["text_sum"]
+        if total.shape != self.total.shape:
+            raise LongalignError(
+                f"the saved V has width {len(total)}, but the model's embeddings have width {len(self.total)}: "
+                "the checkpoint is of another model"
+            )
+        device = self.total.device
+        self.total, self.weight = total.clone().to(device), state["text_weight"].clone().to(device)
+
+
+class PreferenceObjective(Objective):
+    """Trains a CLIP to score the pictures higher that people prefer.
+
+    Args:
+        model: the model to train, with weights in float32.
+        settings: the section ``preference`` of a recipe.
+        data: the training pairs; V is computed from their texts when the model is saved.
+        held_out: the pairs that `evaluate` measures on, at most ``held_out_count`` of them.
+        context: processes, and the seed that draws the texts of V; None is one process.
+
+    Raises:
+        LongalignError: both towers are frozen, long captions are missing, or V is missing.
+    """
+
+    Settings = PreferenceSettings
+    DataSettings = PreferenceDataSettings
 
     def __init__(
         self,
@@ -144,23 +155,23 @@ class PreferenceObjective:
     def build(
         cls, model: str, settings: PreferenceSettings, data: PreferenceDataSettings, context: BuildContext
     ) -> Task:
-        """See `longalign.objectives.Objective`.
+        """See `longalign.objectives.Objective.build`.
 
         Raises:
-            LongalignError: no such model or data; data without labels, captions or anything but ties; a V that is
-                missing or of another width.
+            LongalignError: no such model or data; data without labels, without captions, or with ties only; a V that
+                is missing or of another width.
         """
         pairs = load_pairs(data.pairs, split="train", seed=context.seed, count=data.count)
         held_out = None
         if data.held_out is not None:  # the same for every seed, so that runs can be compared
             held_out = load_pairs(data.held_out, split="validation", count=data.held_out_count)
-        # Weights in float32, whatever they are stored in: half precision is autocast's affair.
+        # Weights in float32, whatever they are stored in: autocast takes care of half precision.
         loaded = PreferenceModel.from_pretrained(model, device=str(context.device), dtype="float32")
         objective = cls(loaded, settings, pairs, held_out, data.held_out_count, context)
         return Task(objective, pairs)
 
     def _free(self, clip: Any) -> None:
-        """Says which weights are trained."""
+        """Freeze the weights that are not trained."""
         wanted = self.settings
         if wanted.head == "pooled" and not (wanted.train_vision or wanted.train_text):
             raise LongalignError("preference: train_vision and train_text are both off: nothing to train")
@@ -171,7 +182,7 @@ class PreferenceObjective:
         clip.logit_scale.requires_grad_(wanted.train_logit_scale)
         clip.train()
         if wanted.gradient_checkpointing:
-            # transformers 5 renamed it on the way
+            # the name in transformers 5, and before
             enable = (
                 getattr(clip, "activation_checkpointing_enable", None) or clip.gradient_checkpointing_enable
             )
@@ -180,9 +191,11 @@ class PreferenceObjective:
             clip.set_attn_implementation("eager")
 
     def modules(self) -> Mapping[str, nn.Module]:
+        """The CLIP, and the late head where there is one."""
         return {"clip": self.model.clip, **({} if self.model.late is None else {"late": self.model.late})}
 
     def collate(self, rows: Sequence[Pair]) -> Batch:
+        """See `collate_pairs`."""
         return collate_pairs(
             rows,
             self.model,
@@ -192,12 +205,12 @@ class PreferenceObjective:
         )
 
     def backward(self, batch: Batch, accelerator: Any) -> dict[str, float | Tensor]:
-        """See `longalign.objectives.Objective`.
+        """See `longalign.objectives.Objective.backward`.
 
         Returns:
-            the loss; the logit scale s; how often the preferred picture scores higher, on the prompt (`accuracy`) and
-            on its own caption (`accuracy_caption`); and |E C_P| (`v_length`). With a late head also its two losses
-            (`late`, `truth`) and the share of sentences that it calls rightly (`sentences_right`).
+            `loss`; `logit_scale` s; `accuracy` and `accuracy_caption`, how often the preferred picture scores higher on
+            the prompt and on its own caption; `v_length`, the norm of E[C_P]. With a late head also its two losses
+            (`late`, `truth`), and `sentences_right`, the share of sentences that it judges rightly.
         """
         self._bound_scale()
         with accelerator.autocast():
@@ -283,9 +296,11 @@ class PreferenceObjective:
         return image, prompt, caption, late
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The running mean behind V, where the loss uses one."""
         return self._text_mean.state_dict() if self._remembers else {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the running mean; see `TextMean.load_state_dict`."""
         if self._remembers:
             self._text_mean.load_state_dict(state)
 
@@ -296,13 +311,16 @@ class PreferenceObjective:
     def evaluate(self, accelerator: Any) -> dict[str, float]:
         """How often the model agrees with held-out preferences, by the score of each picture against the prompt.
 
-        A prompt is read as the loss reads texts: its first tokens (single), or its segments (the others). `accuracy`
-        counts ties of either kind ½. Where the factors are known, `accuracy_truth`: of the pairs alike in looks,
-        how often the truer scores higher; `accuracy_looks`: of those alike in truth, the better-looking one.
+        A prompt is read as the loss reads texts: its first tokens (single), or its segments (other losses).
+
+        Returns:
+            `accuracy`, where ties of either kind count ½. Where the factors are known: `accuracy_truth`, how often the
+            picture with more true sentences scores higher among pairs of equal looks; `accuracy_looks`, how often the
+            better-looking picture scores higher among pairs of equal truth.
         """
         if self.held_out is None:
             return {}
-        mine = range(self.context.process_index, self.held_out_count, self.context.num_processes)
+        mine = self.context.share(self.held_out_count)
         sums = torch.zeros(6, device=self.model.device)  # agreement and number of pairs, three times
         for first in range(0, len(mine), _EVALUATED_AT_ONCE):
             rows = [self.held_out[i] for i in mine[first : first + _EVALUATED_AT_ONCE]]
@@ -354,9 +372,9 @@ class PreferenceObjective:
         return margin(a, b, text).float().cpu(), batch["factors"]
 
     def save(self, folder: Path) -> None:
-        """A `CLIPModel` folder that `PreferenceModel.from_pretrained` reads, with tokenizer and preprocessing.
+        """A `CLIPModel` folder for `PreferenceModel.from_pretrained`, with tokenizer, preprocessing and V.
 
-        Beside it is V, from a seeded draw of the data's texts; and the late head, calibrated on the held-out pairs.
+        V is computed from texts of the data, drawn by the run's seed. The late head is calibrated on held-out pairs.
         """
         self._bound_scale()
         rng = np.random.default_rng([self.context.seed, 1])

@@ -1,11 +1,12 @@
 """The embedded preference model as a part of `longalign stickers train`: a judge on pairs that are drawn as tensors.
 
-It is what `longalign train recipes/stickers-denscore.yaml preference.head=late` does, with pairs a hundred times as
+It is what `longalign train stickers-denscore preference.head=late` does, with pairs a hundred times as
 fast and some pictures that have gone through the VAE, whose look models' pictures have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from longalign.preference import PreferenceModel, Preprocess
 from longalign.preference.decomposition import Decomposition
-from longalign.stickers import folder
+from longalign.stickers import folder as model_folder
 from longalign.stickers.making import tensors
 from longalign.stickers.making.judge import Judge
+from longalign.stickers.making.parts import Part
 from longalign.stickers.making.rated_tensors import draw_pairs
 from longalign.stickers.tokenizers import make_clip_tokenizer
 from longalign.stickers.world import CELL_PX, DISC_NAMES, KIND_NAMES, SCENE_PX, cell_table
@@ -30,14 +32,14 @@ JITTERS = (
 )  # noise on the latents, in their deviations: one version of all cells for each
 
 
-class Denscore:
+class Denscore(Part):
     """Starts from the embedded CLIP. Held out are the raters' other splits."""
 
     batch_size = 192
     learning_rate = 5e-4
     asked = 6
 
-    def __init__(self, device: torch.device, out: Path, steps: int) -> None:
+    def __init__(self, device: torch.device, folder: Path) -> None:
         base = PreferenceModel.from_pretrained("stickers/clip", device=str(device), dtype="float32")
         self.tokenizer = make_clip_tokenizer()
         ids = self.tokenizer(tensors.table()).input_ids
@@ -47,16 +49,20 @@ class Denscore:
         self.module: Any = Judge(clip, padded, torch.tensor([len(row) for row in ids])).to(device)
         self.cells = torch.from_numpy(np.stack([cell_table(), *decoded_cells()])).to(device)
 
-    def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """See `longalign.stickers.parts.Part`; the loop has seeded torch, whose numbers are used."""
+    def loss(
+        self, numbers: Sequence[int], share: float, rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """See `Part`. Pairs are drawn by torch, seeded from the step's random numbers."""
+        torch.manual_seed(int(rng.integers(2**62)))
         loss, logged = self.module.loss(draw_pairs(self.batch_size, self.cells, asked=self.asked))
         return loss, {name: float(value.detach()) for name, value in logged.items()}
 
-    def save(self, module: Any, out: Path) -> None:
-        """A preference model's folder, with V as the running mean has it; `longalign calibrate` does the rest."""
+    def save(self, folder: Path) -> None:
+        """A preference model's folder, with V of the running mean; `longalign calibrate` adds the calibration."""
+        module = self.module
         v = Decomposition(module.total.detach().cpu().double(), 1, "")
         whole = PreferenceModel(module.clip, self.tokenizer, Preprocess(SCENE_PX), v, module.head)
-        whole.save_pretrained(out / "denscore")
+        whole.save_pretrained(folder / "denscore")
 
 
 @torch.no_grad()
@@ -64,7 +70,7 @@ def decoded_cells(seed: int = 0) -> list[np.ndarray]:
     """`world.cell_table` as the VAE draws it, once for each of `JITTERS`: what a model's pictures look like."""
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(folder() / "vae").float().eval()
+    vae = AutoencoderKL.from_pretrained(model_folder() / "vae").float().eval()
     generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     clean = cell_table()
     nothing = (len(KIND_NAMES), len(DISC_NAMES))

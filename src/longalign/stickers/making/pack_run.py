@@ -1,4 +1,4 @@
-"""What `longalign train` made of the sticker world, among the embedded weights: fp16, with recipe and curve."""
+"""Packs a run of `longalign train` as embedded weights: fp16, with recipe and learning curve."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from longalign.runs import atomic_write_text
 
 
 def pack_run(run: Path, out: Path, *, after: Sequence[str] = (), rank: int | None = None) -> int:
-    """Packs a finished run, a preference model, a LoRA or soft tokens; returns the size in bytes.
+    """Pack a complete run (a preference model, a LoRA or soft tokens); returns the size in bytes.
 
     Recipe and learning curve go along as `recipe.yaml` and `curve.jsonl`.
 
@@ -120,7 +120,7 @@ def _started_from(recipe: dict[str, Any]) -> list[str]:
 
 
 def _keep_recipe(run: Path, out: Path, after: Sequence[str]) -> None:
-    """As it could be trained again, anywhere."""
+    """The recipe without paths of this machine."""
     recipe = _recipe(run)
     if after:
         recipe[recipe["objective"]]["start_from"] = list(after)
