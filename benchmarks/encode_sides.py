@@ -14,7 +14,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from longalign.encoding import TextParts
 from longalign.encoding.segments import Segmenter
-from longalign.encoding.text_parts import Family
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
 from clip_vocab import real_clip_tokenizer
@@ -94,7 +93,7 @@ def big_g(layers: int) -> CLIPTextModelWithProjection:
     return CLIPTextModelWithProjection(config).eval()
 
 
-def make_parts(family: Family, quick: bool) -> TextParts:
+def make_parts(family: str, quick: bool) -> TextParts:
     tokenizer = real_clip_tokenizer()
     torch.manual_seed(0)
     encoders = [clip_l(2 if quick else 12)] + ([big_g(2 if quick else 32)] if family == "sdxl" else [])

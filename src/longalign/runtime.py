@@ -11,6 +11,7 @@ from longalign.errors import LongalignError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -65,3 +66,19 @@ def quiet() -> Iterator[None]:
         of_transformers.enable_progress_bar()
         of_diffusers.set_verbosity(before[0])
         of_transformers.set_verbosity(before[1])
+
+
+@contextmanager
+def inference(*modules: nn.Module) -> Iterator[None]:
+    """No gradients and no dropout; each submodule's training mode is put back afterwards."""
+    import torch
+
+    training = [m for module in modules for m in module.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for m in training:
+            m.training = True

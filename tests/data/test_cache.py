@@ -13,12 +13,12 @@ import torch
 from captioned_files import Some, imagefolder_jsonl
 from typer.testing import CliRunner
 
+from longalign.backbones.latents import encode_pixels
 from longalign.cli.main import app
 from longalign.data.cache import CacheBuilder, CacheReport
 from longalign.data.cached import CachedPictures
 from longalign.data.captioned import CaptionedPictures
 from longalign.data.entries import Entry
-from longalign.data.latents import encode_pixels
 from longalign.data.text_states import TextSide, join
 from longalign.diffusion.denoiser import Denoiser
 from longalign.errors import LongalignError

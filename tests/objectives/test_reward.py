@@ -296,7 +296,7 @@ def test_distances_from_what_the_prompts_are_captions_of(tmp_path: Path) -> None
 
 def test_the_base_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objective = make()
-    monkeypatch.delattr("longalign.weights.lora_folders.fingerprint")
+    monkeypatch.delattr("longalign.weights.lora.fingerprint")
     objective.save(tmp_path)
     assert LoraFile.read(tmp_path).base == objective.base
 

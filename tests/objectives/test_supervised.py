@@ -11,9 +11,9 @@ import torch
 from picture_objectives import LENGTH, SIDE_PX, TEXTS, accelerator, batch_of, data, gradients, make
 from torch.nn.functional import mse_loss
 
+from longalign.backbones.latents import encode_pixels
 from longalign.data.cache import CacheBuilder
 from longalign.data.cached import CachedPictures
-from longalign.data.latents import encode_pixels
 from longalign.data.text_states import TextSide
 from longalign.diffusion.pipelines import (
     settings_of,

@@ -163,7 +163,7 @@ def test_another_models_tokens_are_refused_by_name() -> None:
         tokens_for(sd3, token_width=9)
     with pytest.raises(LongalignError, match="the mid stage, which has no cross-attention in this UNet"):
         tokens_for(tiny_denoiser().module, stages=("down", "mid"))
-    with pytest.raises(LongalignError, match="not into Linear"):
+    with pytest.raises(LongalignError, match="Linear is not the model of a known backbone"):
         tokens.attach(nn.Linear(2, 2))
     with torch.no_grad():
         tokens.tokens[0, 1, 2] = torch.nan

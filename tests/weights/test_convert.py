@@ -44,7 +44,7 @@ def matrices(unet: nn.Module, rank: int = 2, seed: int = 0) -> list[Tensor]:
 
 @pytest.fixture(scope="module")
 def sd15() -> nn.Module:
-    return longsd.sd15_unet()
+    return longsd.empty_unet()
 
 
 @pytest.fixture(scope="module")

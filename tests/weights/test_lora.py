@@ -28,8 +28,8 @@ from longalign.stickers import folder as stickers_folder
 from longalign.weights import lora
 from longalign.weights.factors import change
 from longalign.weights.fingerprint import difference, fingerprint
+from longalign.weights.lora import pair_of, wrapped
 from longalign.weights.lora_file import FILE_NAME, LoraFile
-from longalign.weights.lora_layers import pair_of, wrapped
 
 
 def embedded() -> Any:
@@ -309,7 +309,7 @@ def test_names_and_sizes_that_do_not_do() -> None:
         lora.save(_unet(WIDTH), "never")
     with pytest.raises(LongalignError, match="rank ≥ 1"):
         lora.attach(_unet(WIDTH), 0)
-    with pytest.raises(LongalignError, match="Linear has no layers for a LoRA"):
+    with pytest.raises(LongalignError, match="Linear is not the model of a known backbone"):
         lora.attach(torch.nn.Linear(2, 2), 4)
 
 

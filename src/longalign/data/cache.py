@@ -28,10 +28,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from longalign.backbones import backbone_of
 from longalign.data.cached import PADDING, ROW, ROWS, SETTINGS, read_padding
 from longalign.data.captioned import SkipLog, pixels_of, usable
 from longalign.data.entries import Entry, Failure, Source
-from longalign.data.latents import encode_pixels
 from longalign.data.store import Store
 from longalign.data.text_states import TextSide, TextStates
 from longalign.errors import LongalignError
@@ -174,7 +174,8 @@ class CacheBuilder:
     def _store_latents(self, rows: Sequence[_Prepared]) -> int:
         new = {p.key: p.pixels for p in rows if p.pixels is not None}
         if new:
-            latents = encode_pixels(self.pipe.vae, torch.stack(list(new.values())), self.batch_size)
+            pixels = torch.stack(list(new.values()))
+            latents = backbone_of(self.pipe).encode_pixels(self.pipe.vae, pixels, self.batch_size)
             self.latent_store.write(
                 {key: ({"latent": z.to(self.dtype)}, None) for key, z in zip(new, latents, strict=True)}
             )

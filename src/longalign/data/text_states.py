@@ -103,8 +103,8 @@ class TextSide:
         plain, self._keeps_own = self.strategy.kind == "plain", self.strategy.kind != "t5-mlp"
         self._own = Strategy("plain" if plain else "clip-cat", self.strategy.rule)
         self.padding = Padding(self.parts.family, self.parts.zero_negative)
-        # Plain rows do not end in pad*, and those of SD3 in T5's states.
-        if self._keeps_own and not plain and self.parts.family != "sd3":
+        # Plain rows do not end in pad*, and those of a model with its own T5 end in T5's states.
+        if self._keeps_own and not plain and self.parts.backbone.t5 is None:
             towers = Tower.all_of(self.parts)
             with inference(*self.modules):
                 stars = [t.pad_star(self.strategy.rule.pad_star).to(towers[0].device) for t in towers]
@@ -133,7 +133,7 @@ class TextSide:
 
     @property
     def _reads_own(self) -> bool:
-        return self._keeps_own or self.parts.family != "sd15"
+        return self._keeps_own or bool(self.parts.backbone.pooled_clips)
 
     def _encode_own(self, texts: Sequence[str]) -> list[TextStates]:
         device = self.parts.text_encoders[0].device

@@ -1,4 +1,4 @@
-"""One call for every backbone: the UNet of SD 1.x/2.x, that of SDXL, the transformer of SD3 (DESIGN, "Denoiser").
+"""`Denoiser`: one call for every backbone, with noise levels, guidance and conversions of predictions.
 
 With α_t, σ_t the signal and the noise left at time t, t from 0 to 1000::
 
@@ -12,19 +12,18 @@ With α_t, σ_t the signal and the noise left at time t, t from 0 to 1000::
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from longalign import soft_tokens
+from longalign.backbones import backbone_named, backbone_of, denoising_module
+from longalign.backbones.base import Parameterisation
 from longalign.encoding.conditioning import Conditioning
 from longalign.errors import LongalignError
 
-Parameterisation = Literal["epsilon", "v", "flow"]
 Times = float | int | Tensor  # one for all, or (B,)
-
-_PREDICTIONS: dict[str, Parameterisation] = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
 class Denoiser:
@@ -41,7 +40,8 @@ class Denoiser:
         vae: for `decode`.
 
     Raises:
-        LongalignError: a schedule is missing, or the module wants the guidance scale as an input.
+        LongalignError: the family is unknown, a schedule is missing, or the module takes the guidance scale as an
+            input.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Denoiser:
                 "this UNet takes the guidance scale as an input (a distilled LCM); use a base model with an LCM-LoRA"
             )
         self.module: Any = module
-        self.family = family
+        self.family, self.backbone = family, backbone_named(family)
         self.parameterisation = parameterisation
         self.alphas_cumprod = None if alphas_cumprod is None else alphas_cumprod.double().cpu()
         self.vae = vae
@@ -75,23 +75,9 @@ class Denoiser:
         Raises:
             LongalignError: a pipeline of another kind, or one that predicts x_0.
         """
-        if getattr(pipe, "transformer", None) is not None:
-            if type(pipe.transformer).__name__ != "SD3Transformer2DModel":
-                raise LongalignError(f"{type(pipe.transformer).__name__} is no backbone that is known here")
-            return cls(pipe.transformer, "sd3", "flow", vae=pipe.vae)
-        if getattr(pipe, "unet", None) is None:
-            raise LongalignError(
-                f"{type(pipe).__name__}: has neither a UNet nor a transformer, so nothing to train"
-            )
-        config = pipe.scheduler.config
-        kind = config.get("prediction_type", "epsilon")
-        if kind not in _PREDICTIONS or not hasattr(pipe.scheduler, "alphas_cumprod"):
-            raise LongalignError(
-                f"a scheduler of kind {type(pipe.scheduler).__name__} with prediction type {kind!r} does not go with "
-                f"a UNet here; prediction types are {', '.join(_PREDICTIONS)}"
-            )
-        family = "sdxl" if pipe.unet.config.addition_embed_type == "text_time" else "sd15"
-        return cls(pipe.unet, family, _PREDICTIONS[kind], pipe.scheduler.alphas_cumprod, pipe.vae)
+        backbone = backbone_of(pipe)
+        parameterisation, alphas_cumprod = backbone.schedule(pipe.scheduler)
+        return cls(denoising_module(pipe), backbone.family, parameterisation, alphas_cumprod, pipe.vae)
 
     @property
     def device(self) -> torch.device:
@@ -217,23 +203,17 @@ class Denoiser:
         p, q = self.x0_weights(t, x_t)
         return p * x_t + q * f
 
+    def encode_pixels(self, pixels: Tensor, batch_size: int = 16) -> Tensor:
+        """(B, 3, H, W) pixels, uint8 or in [0, 1] → (B, C, h, w) float32 latents on the denoiser's device.
+
+        Args:
+            batch_size: most pictures in one call of the VAE.
+        """
+        return self.backbone.encode_pixels(self.vae, pixels, batch_size).to(self.device)
+
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, h, w) latents → (B, 3, H, W) pixels in [0, 1], differentiable; cut off where they lie outside."""
-        config, vae = self.vae.config, self.vae
-        mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
-        if mean is not None and std is not None:
-            mean, std = latents.new_tensor(mean).view(-1, 1, 1), latents.new_tensor(std).view(-1, 1, 1)
-            z = latents * std / config.scaling_factor + mean
-        else:
-            z = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-        if self.family == "sdxl" and config.force_upcast:  # SDXL's VAE overflows in float16
-            if vae.dtype != torch.float32:
-                vae.to(torch.float32)
-            with torch.autocast(z.device.type, enabled=False):
-                pixels = vae.decode(z.float(), return_dict=False)[0]
-        else:
-            pixels = vae.decode(z.to(vae.dtype), return_dict=False)[0]
-        return (pixels / 2 + 0.5).clamp(0, 1)
+        """(B, C, h, w) latents → (B, 3, H, W) pixels in [0, 1]; differentiable. Values outside are clamped."""
+        return self.backbone.decode(self.vae, latents)
 
     def _check(self, conditioning: Conditioning, rows: int) -> Conditioning:
         if conditioning.family != self.family:
@@ -246,24 +226,11 @@ class Denoiser:
         kind = self.module.dtype
         times = torch.as_tensor(t, device=x_t.device).expand(len(x_t))  # (B,)
         x, embeds = x_t.to(kind), embeds.to(kind)
-        if self.family == "sd3":
-            assert pooled is not None
-            f = self.module(
-                hidden_states=x,
-                timestep=times,
-                encoder_hidden_states=embeds,
-                pooled_projections=pooled.to(kind),
-                return_dict=False,
-            )[0]
-            return f.to(x_t.dtype)
-        added = {}
-        if self.family == "sdxl":
-            assert pooled is not None
-            added["added_cond_kwargs"] = {"text_embeds": pooled.to(kind), "time_ids": self._time_ids(x)}
-        f = self.module(x, times, encoder_hidden_states=embeds, return_dict=False, **added)[0]
+        f = self.backbone.predict(
+            self.module, x, times, embeds, None if pooled is None else pooled.to(kind), self._size_px(x)
+        )
         return f.to(x_t.dtype)
 
-    def _time_ids(self, x: Tensor) -> Tensor:
-        """(B, 6) original height and width, top and left of the crop, target height and width: an uncropped picture."""
-        height, width = (side * self.vae_factor for side in x.shape[-2:])
-        return x.new_tensor([height, width, 0, 0, height, width]).expand(len(x), -1)
+    def _size_px(self, latents: Tensor) -> tuple[int, int]:
+        height, width = latents.shape[-2:]
+        return height * self.vae_factor, width * self.vae_factor

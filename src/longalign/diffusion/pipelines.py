@@ -6,14 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from longalign.backbones import find_backbone
 from longalign.errors import LongalignError
 from longalign.runtime import pick_device, pick_dtype, quiet
 from longalign.worlds import DEFAULT, resolve_model
-
-if TYPE_CHECKING:
-    pass
 
 SETTINGS_FILE = "longalign.json"  # what a model folder may say about itself
 
@@ -35,27 +33,20 @@ class ModelSettings:
     flowedit: Mapping[str, float] | None = None
 
 
-# FACTS §1.7, §2.2: what the papers sample with.
-_FAMILY_GUIDANCE = {
-    "StableDiffusionPipeline": 7.5,
-    "StableDiffusionXLPipeline": 7.0,
-    "StableDiffusion3Pipeline": 4.0,
-}
-
-
 def settings_of(name: str, pipe: Any = None) -> ModelSettings:
     """The defaults of a model, from its folder or its family."""
     path = Path(resolve_model(name)) / SETTINGS_FILE
     if path.is_file():
         return ModelSettings(**json.loads(path.read_text()))
-    return ModelSettings(guidance=_FAMILY_GUIDANCE.get(type(pipe).__name__))
+    backbone = None if pipe is None else find_backbone(pipe)
+    return ModelSettings() if backbone is None else ModelSettings(backbone.guidance, backbone.length)
 
 
 def open_pipeline(name: str = DEFAULT, *, device: str = "auto", dtype: str = "auto") -> Any:
     """A diffusers pipeline without LoRAs, on its device, quiet, with weights from safetensors only.
 
     Args:
-        name: an embedded model (``stickers``, ``stickers-sdxl``, ``stickers-sd3``), a folder, or a hub name.
+        name: an embedded model such as ``stickers``, a folder, or a hub name.
 
     Raises:
         LongalignError: the folder is no pipeline, or lacks a part (which is named), or the hub has no such model.

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from longalign import soft_tokens
-from longalign.data.latents import encode_pixels
 from longalign.diffusion.denoiser import Denoiser
 from longalign.diffusion.pipelines import ModelSettings, settings_of
 from longalign.diffusion.sampling import to_images
@@ -239,7 +238,7 @@ def _edit_batch(
     on_step: OnStep,
 ) -> list[Image.Image]:
     """(B, 3, H, W) in [0, 1] → B pictures."""
-    z = encode_pixels(denoiser.vae, pixels).to(denoiser.device)  # (B, C, h, w)
+    z = denoiser.encode_pixels(pixels)  # (B, C, h, w)
     z = options.run(
         denoiser,
         z,

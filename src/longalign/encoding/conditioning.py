@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from longalign.backbones import backbone_named
 from longalign.encoding.segments import Segment
 
 _SHOWN_CHARACTERS = 300  # of one cut, in the warning; `Conditioning.truncation` has all of it
@@ -41,14 +42,14 @@ class Conditioning:
 
     Attributes:
         embeds: (B, L, D) token states for cross-attention (SD, SDXL) or joint attention (SD3).
-        pooled: (B, P) pooled text vectors; None for the family ``sd15``.
+        pooled: (B, P) pooled text vectors; None for a backbone that takes none (Stable Diffusion 1 and 2).
         segment_of: (B, L) int64, which of the prompt's ``segments`` each position encodes. −1 where it
             encodes none: pads, T5's end token, and the start and end tokens of ``plain``, which belong to the
             prompt as a whole.
         negative_embeds, negative_pooled, negative_segment_of: the same for the negative prompts.
         truncation: one tuple a prompt, empty when nothing of it or of its negative prompt was cut.
         segments: one tuple of segments a prompt.
-        family: ``sd15`` (any pipeline with one CLIP), ``sdxl`` or ``sd3``.
+        family: name of the backbone in `longalign.backbones.BACKBONES`.
     """
 
     embeds: torch.Tensor
@@ -67,11 +68,7 @@ class Conditioning:
         Several pictures of a prompt: ``conditioning[[0] * 4].pipeline_kwargs()``. (``num_images_per_prompt``
         does it for SD and SDXL, but SD3's pipeline repeats only what it has encoded itself.)
         """
-        kwargs = {"prompt_embeds": self.embeds, "negative_prompt_embeds": self.negative_embeds}
-        if self.pooled is not None and self.negative_pooled is not None:
-            kwargs["pooled_prompt_embeds"] = self.pooled
-            kwargs["negative_pooled_prompt_embeds"] = self.negative_pooled
-        return kwargs
+        return backbone_named(self.family).pipeline_kwargs(self)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
         """The same on another device, or with the floating-point tensors in another precision."""

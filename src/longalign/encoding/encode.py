@@ -77,7 +77,14 @@ def encode_groups(
     """`encode` for prompts of any mixture of lengths: one `Conditioning` for each padded length.
 
     Each comes with the places of its prompts in ``prompts``, in order; the group of the first prompt is the
-    first. The text encoders still run once over all of them. Arguments and errors are those of `encode`.
+    first. The text encoders still run once over all of them.
+
+    Args:
+        pipe_or_parts, prompts, negative_prompt: as in `encode`. So are the options: strategy, length, max_length,
+            segments, pooled, language, t5, batch_size, cache.
+
+    Raises:
+        LongalignError: as in `encode`.
     """
     job = Job(pipe_or_parts, prompts, negative_prompt, Options(**options))
     groups = job.groups()

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import pad
 
 from longalign.encoding.conditioning import Conditioning, Truncation
 from longalign.encoding.encoder_outputs import ClipBank, T5Bank
 from longalign.encoding.layout import segment_row
 from longalign.encoding.options import Options, check_texts
-from longalign.encoding.plain import SD3_T5_LENGTH, encode_plain
+from longalign.encoding.plain import encode_plain
 from longalign.encoding.reading import Reading, lengths, read
 from longalign.encoding.segments import Segmenter
 from longalign.encoding.t5 import T5Encoder
@@ -22,6 +21,7 @@ from longalign.encoding.towers import Tower, inference
 from longalign.errors import LongalignError
 
 Shape = tuple[int, int]  # padded lengths of the CLIP part and of the T5 part
+_T5_SEGMENT = 512  # tokens of a segment for a model whose only encoder is a T5
 
 
 class Job:
@@ -46,8 +46,8 @@ class Job:
         self.strategy = options.strategy_for(parts)
         self.negatives = self._negatives(negative_prompt)
         self.towers = Tower.all_of(parts)
-        # SDXL pools with its last CLIP, SD3 with both.
-        self.pooling = {"sd15": [], "sdxl": self.towers[-1:], "sd3": self.towers}[parts.family]
+        self.backbone = parts.backbone
+        self.pooling = [self.towers[i] for i in self.backbone.pooled_clips]
         self.branch = options.t5 if self.strategy.t5 else None
         if self.branch is None:
             self.t5 = T5Encoder.of(parts)
@@ -61,14 +61,24 @@ class Job:
             device = run_device(self.branch.encoder, parts.device)
             self.t5 = T5Encoder("t5", self.branch.tokenizer, self.branch.encoder, device)
 
-        self.window = min(tower.window for tower in self.towers)
+        self.has_clip = (self.strategy.clip or self.strategy.kind == "plain") and self.backbone.clip_tokens
+        # A model without a CLIP reads its T5 alone, which has no window.
+        self.encoders: Sequence[Tower | T5Encoder] = self.towers or [t5 for t5 in [self.t5] if t5 is not None]
+        self.window = min((tower.window for tower in self.towers), default=_T5_SEGMENT)
         segmenter = options.segments
         if not isinstance(segmenter, Segmenter):
-            segmenter = Segmenter(segmenter, self.towers[0].tokenizer, self.window, options.language)
+            segmenter = Segmenter(segmenter, self.encoders[0].tokenizer, self.window, options.language)
         want_whole = self.strategy.kind == "plain" or (options.pooled == "whole" and bool(self.pooling))
         texts = [*self.prompts, *(self.negatives or [])]
         self.readings = read(
-            texts, self.towers, self.t5, self.strategy, segmenter, want_whole, options.max_length
+            texts,
+            self.towers,
+            self.t5,
+            self.strategy,
+            self.backbone,
+            segmenter,
+            want_whole,
+            options.max_length,
         )
 
     def _negatives(self, given: str | Sequence[str] | None) -> list[str] | None:
@@ -93,9 +103,9 @@ class Job:
 
     def _shape(self, i: int) -> Shape:
         if self.strategy.kind == "plain":
-            return self.window, SD3_T5_LENGTH if self.parts.family == "sd3" else 0
+            return (self.window if self.has_clip else 0), self.backbone.t5_length
         pair = [self.readings[texts[i]] for texts in (self.prompts, self.negatives) if texts is not None]
-        return lengths(pair, self.parts, self.strategy, self.options.length, self.options.max_length)
+        return lengths(pair, self.backbone, self.strategy, self.options.length, self.options.max_length)
 
     def truncation(self, indices: Iterable[int]) -> tuple[tuple[Truncation, ...], ...]:
         """What was cut of these prompts and of their negatives."""
@@ -159,10 +169,10 @@ class Job:
         starts = [segment.start for segment in reading.segments]
         clip_length, t5_length = shape
         row: list[int] = []
-        if self.strategy.kind == "plain":
+        if self.strategy.kind == "plain" and self.has_clip:
             row = segments_of(reading.whole[0], starts)
             row += [-1] * (clip_length - len(row))
-        elif self.strategy.clip:
+        elif self.has_clip:
             row = segment_row(reading.row, reading.joint, clip_length)
         if reading.t5 is not None:
             row += segments_of(reading.t5, starts)
@@ -173,9 +183,9 @@ class Banks:
     """All encoders' states for a job, and how a family joins them."""
 
     def __init__(self, job: Job, groups: Mapping[Shape, Sequence[int]]) -> None:
-        self.parts = job.parts
-        self.has_clip = job.strategy.clip
-        rule = job.strategy.rule if job.strategy.clip else None
+        self.parts, self.backbone = job.parts, job.backbone
+        self.has_clip = job.has_clip
+        rule = job.strategy.rule if job.has_clip else None
         size, cache = job.options.batch_size, job.options.cache
         readings = list(job.readings.values())
         self.clips = []
@@ -192,8 +202,8 @@ class Banks:
                 for i in indices
             ]
             self.t5 = T5Bank(job.t5, wanted, job.branch.adapter if job.branch else None, size, cache)
-        self.dtype = job.towers[-1].model.dtype
-        self.device = job.towers[0].device
+        first, last = job.encoders[0], job.encoders[-1]
+        self.dtype, self.device = last.model.dtype, first.device
 
     def join(self, readings: Sequence[Reading], shape: Shape) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, L, D) embeddings and (B, P) pooled vectors, joined as the family's pipeline joins them."""
@@ -208,11 +218,7 @@ class Banks:
             along.append(torch.cat(states, dim=-1).to(self.dtype))  # (B, Lc, D1 + D2)
         if self.t5 is not None:
             along.append(self.t5.embeds(readings, t5_length).to(self.device))  # (B, Lt, D)
-        elif self.parts.family == "sd3":
-            assert self.parts.joint_width is not None  # TextParts sees to it
+        elif self.backbone.t5 is not None:
+            assert self.parts.joint_width is not None  # TextParts checks this
             along.append(along[0].new_zeros(len(readings), t5_length, self.parts.joint_width))
-        if self.parts.family == "sd3":
-            along[0] = pad(along[0], (0, along[1].shape[-1] - along[0].shape[-1]))
-        else:
-            along = [states.to(self.dtype) for states in along]
-        return torch.cat(along, dim=1), pooled
+        return self.backbone.join(along, self.dtype), pooled

@@ -63,9 +63,10 @@ class Options:
     def strategy_for(self, parts: TextParts) -> Strategy:
         """The strategy, checked against what the model has."""
         strategy = Strategy.of(self.strategy)
-        if strategy.t5 and parts.family == "sd3":
+        if strategy.t5 and parts.backbone.t5 is not None:
             raise LongalignError(
-                f"strategy {strategy.kind!r} is for SD1.5 and SDXL; SD3 has T5 of its own: use 'clip-cat'"
+                f"strategy {strategy.kind!r} adds a T5 to models without one, and {parts.backbone.abbreviation} has T5 "
+                "of its own: use 'clip-cat'"
             )
         if strategy.t5 and self.t5 is None:
             raise LongalignError(

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch.nn.functional import pad
 
 from longalign.encoding.t5 import T5Encoder
 from longalign.encoding.text_parts import TextParts
 from longalign.encoding.tokens import Ids, pad_ids
 from longalign.encoding.towers import Tower
-
-SD3_T5_LENGTH = 256  # `max_sequence_length` of StableDiffusion3Pipeline
+from longalign.errors import LongalignError
 
 
 def encode_plain(
@@ -35,21 +33,21 @@ def encode_plain(
     Returns:
         (B, L, D) embeddings and, for SDXL and SD3, (B, P) pooled vectors. L is the window, for SD3 256 more.
     """
-    states, pooled = [], []
+    backbone = parts.backbone
+    states, vectors = [], []
     for tower, of_prompts in zip(towers, texts, strict=True):
         ids, mask = pad_ids(of_prompts, tower.window, tower.tokenizer.pad_token_id)
-        hidden, vectors = tower.call(ids, mask)
+        hidden, vector = tower.call(ids, mask)
         states.append(hidden)
-        pooled += [vectors] if vectors is not None else []
-    if parts.family == "sd15":
-        return states[0], None
-    embeds = torch.cat(states, dim=-1)  # (B, 77, D1 + D2)
-    if parts.family == "sdxl":
-        return embeds.to(towers[-1].model.dtype), pooled[0]
+        vectors.append(vector)
+    pooled = [vector for i in backbone.pooled_clips if (vector := vectors[i]) is not None]
+    if len(pooled) < len(backbone.pooled_clips):
+        raise LongalignError(f"{backbone.title} needs CLIPs with a projection, which give pooled vectors")
+    along = [torch.cat(states, dim=-1)] if backbone.clip_tokens else []  # (B, 77, D1 + D2)
     if t5 is not None:
-        rest = t5.call(t5_texts, SD3_T5_LENGTH)  # (B, 256, D3)
-    else:
-        assert parts.joint_width is not None  # TextParts sees to it
-        rest = embeds.new_zeros(len(embeds), SD3_T5_LENGTH, parts.joint_width)
-    embeds = pad(embeds, (0, rest.shape[-1] - embeds.shape[-1]))  # (B, 77, D3)
-    return torch.cat([embeds, rest], dim=-2), torch.cat(pooled, dim=-1)
+        along.append(t5.call(t5_texts, backbone.t5_length))  # (B, 256, D3)
+    elif backbone.t5 is not None:
+        assert parts.joint_width is not None  # TextParts checks this
+        along.append(along[0].new_zeros(len(along[0]), backbone.t5_length, parts.joint_width))
+    dtype = towers[-1].model.dtype if towers else along[-1].dtype
+    return backbone.join(along, dtype), torch.cat(pooled, dim=-1) if pooled else None

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from longalign.backbones.base import Backbone
 from longalign.encoding.conditioning import Truncation
 from longalign.encoding.layout import Cell, lay_out, padded
-from longalign.encoding.plain import SD3_T5_LENGTH
 from longalign.encoding.segments import Segment, Segmenter
 from longalign.encoding.strategy import Strategy
 from longalign.encoding.t5 import T5Encoder
-from longalign.encoding.text_parts import TextParts
 from longalign.encoding.tokens import Tokens
 from longalign.encoding.towers import Tower
 
@@ -63,6 +62,7 @@ def read(
     towers: Sequence[Tower],
     t5: T5Encoder | None,
     strategy: Strategy,
+    backbone: Backbone,
     segmenter: Segmenter,
     want_whole: bool,
     max_length: int | None,
@@ -83,12 +83,12 @@ def read(
         if not plain:
             tokens_of = tower.tokenise([segment.text for r in readings.values() for segment in r.segments])
             for text, reading in readings.items():
-                _add_pieces(reading, text, tokens_of, tower, report=strategy.clip)
-    if strategy.clip:
+                _add_pieces(reading, text, tokens_of, tower, report=strategy.clip and backbone.clip_tokens)
+    if strategy.clip and backbone.clip_tokens:
         for text, reading in readings.items():
             _lay_out(reading, text, strategy, min(tower.window for tower in towers), max_length)
     if t5 is not None:
-        limit = SD3_T5_LENGTH if plain else t5.limit(max_length)
+        limit = backbone.t5_length if plain else t5.limit(max_length)
         for text, tokens in t5.tokenise(list(readings)).items():
             _cut_whole(readings[text], text, tokens, limit, t5.name)
             readings[text].t5 = tokens if limit is None else tokens.fit(limit)
@@ -147,15 +147,15 @@ def _cut(reading: Reading, text: str, start: int, end: int, where: str) -> None:
 
 
 def lengths(
-    pair: Sequence[Reading], parts: TextParts, strategy: Strategy, length: int, max_length: int | None
+    pair: Sequence[Reading], backbone: Backbone, strategy: Strategy, length: int, max_length: int | None
 ) -> tuple[int, int]:
     """Padded lengths of the CLIP part and the T5 part that hold a prompt and its negative (0: no such part).
 
     They depend on these two alone, never on other prompts of the batch.
     """
     clip = t5 = 0
-    if strategy.clip:
+    if strategy.clip and backbone.clip_tokens:
         clip = padded(max(len(reading.row) for reading in pair), length, max_length)
-    if strategy.t5 or parts.family == "sd3":  # SD3 without its T5 has zeros there, of the least length
+    if strategy.t5 or backbone.t5 is not None:  # without its T5 the model gets zeros, of the least length
         t5 = padded(max(len(reading.t5) if reading.t5 else 0 for reading in pair), length, max_length)
     return clip, t5

@@ -48,7 +48,7 @@ _WIDE_BLANK = re.compile(r"[^\S\x00-\x7F]")
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One piece of a prompt. ``start`` and ``end`` are its place in the prompt, in characters."""
+    """One piece of a prompt: its text, and its place in the prompt in characters, from ``start`` to ``end``."""
 
     text: str
     start: int

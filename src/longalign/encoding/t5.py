@@ -31,14 +31,15 @@ class T5Encoder:
 
     @classmethod
     def of(cls, parts: TextParts) -> T5Encoder | None:
-        """SD3's; None where it has none."""
-        if parts.family != "sd3" or "text_encoder_3" not in parts.names:
+        """The model's own, such as SD3's; None where it has none."""
+        name = parts.backbone.t5
+        if name is None or name not in parts.names:
             return None
-        at = parts.names.index("text_encoder_3")
+        at = parts.names.index(name)
         model = parts.text_encoders[at]
         if model is None:
             return None
-        return cls("text_encoder_3", parts.tokenizers[at], model, run_device(model, parts.device))
+        return cls(name, parts.tokenizers[at], model, run_device(model, parts.device))
 
     def tokenise(self, texts: list[str]) -> dict[str, Tokens]:
         return tokenise(self.tokenizer, texts, before=0)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
+from longalign.backbones import BACKBONES, backbone_named, find_backbone
+from longalign.backbones.base import Backbone, tokenizer_name
 from longalign.encoding.adapter import TextAdapter
 from longalign.errors import LongalignError
 
-Family = Literal["sd15", "sdxl", "sd3"]
-_CLIP_SLOTS = {"sd15": 1, "sdxl": 2, "sd3": 2}
+_SLOTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,7 @@ class TextParts:
         LongalignError: a part is missing, or is not what the family has.
     """
 
-    family: Family
+    family: str
     tokenizers: tuple[Any, ...]
     text_encoders: tuple[Any, ...]
     names: tuple[str, ...] = ()
@@ -43,41 +45,43 @@ class TextParts:
     device: torch.device | None = None
 
     def __post_init__(self) -> None:
-        if self.family not in get_args(Family):
-            raise LongalignError(
-                f"unknown family {self.family!r}: choose one of {', '.join(get_args(Family))}"
-            )
+        if self.family not in BACKBONES:
+            raise LongalignError(f"unknown family {self.family!r}: choose one of {', '.join(BACKBONES)}")
+        backbone = self.backbone
         if not self.text_encoders or len(self.tokenizers) != len(self.text_encoders):
             raise LongalignError(
                 f"{len(self.tokenizers)} tokenizers do not go with {len(self.text_encoders)} text encoders"
             )
         if not self.names:
-            names = ("text_encoder", "text_encoder_2", "text_encoder_3")[: len(self.text_encoders)]
-            object.__setattr__(self, "names", names)
+            object.__setattr__(self, "names", backbone.text_encoders[: len(self.text_encoders)])
         for name, tokenizer, encoder in zip(self.names, self.tokenizers, self.text_encoders, strict=True):
-            if name == "text_encoder_3" and encoder is None:
+            if name == backbone.t5 and encoder is None and backbone.t5_optional:
                 if self.joint_width is None:
                     raise LongalignError(
-                        "SD3 without its T5 needs joint_width (the transformer's joint_attention_dim)"
+                        f"{backbone.title} without its T5 needs joint_width (the transformer's joint_attention_dim)"
                     )
                 continue
-            missing = name if encoder is None else name.replace("text_encoder", "tokenizer")
+            missing = name if encoder is None else tokenizer_name(name)
             if encoder is None or tokenizer is None:
                 raise LongalignError(
                     f"the model has no {missing}: load it, or the folder is missing that part"
                 )
             model_type = getattr(encoder.config, "model_type", "")
-            if name != "text_encoder_3" and model_type != "clip_text_model":
+            if name != backbone.t5 and model_type != "clip_text_model":
+                titles = ", ".join(backbone_named(family).title for family in BACKBONES)
                 raise LongalignError(
-                    f"{name} is a {type(encoder).__name__}, not a CLIP text model: longalign encodes for "
-                    "Stable Diffusion 1.x, 2.x, XL and 3"
+                    f"{name} is a {type(encoder).__name__}, not a CLIP text model: longalign encodes for {titles}"
                 )
-        clips = len(self.text_encoders) - ("text_encoder_3" in self.names)
-        refiner = self.family == "sdxl" and self.names == ("text_encoder_2",)
-        if clips != _CLIP_SLOTS[self.family] and not refiner:
+        clips = [name for name in self.names if name != backbone.t5]
+        if not backbone.accepts_clips(clips):
             raise LongalignError(
-                f"family {self.family!r} has {_CLIP_SLOTS[self.family]} CLIP encoders, not {clips}"
+                f"family {self.family!r} has {len(backbone.clips)} CLIP encoders, not {len(clips)}"
             )
+
+    @property
+    def backbone(self) -> Backbone:
+        """The object that knows how the parts are joined."""
+        return backbone_named(self.family)
 
     @classmethod
     def of(cls, pipe_or_parts: Any) -> TextParts:
@@ -89,33 +93,35 @@ class TextParts:
             raise LongalignError(
                 f"cannot encode with a {type(pipe_or_parts).__name__}: give a diffusers pipeline or TextParts"
             )
-        names = [name for name in ("text_encoder", "text_encoder_2", "text_encoder_3") if name in components]
-        if not names:
+        backbone = find_backbone(pipe_or_parts) or _of_encoders(components)
+        names = [] if backbone is None else backbone.text_names(components)
+        if backbone is None or not names:
             raise LongalignError(f"{type(pipe_or_parts).__name__} has no text_encoder")
-        family: Family = (
-            "sd3" if "text_encoder_3" in names else "sdxl" if "text_encoder_2" in names else "sd15"
-        )
-        tokenizer_of = {name: components.get(name.replace("text_encoder", "tokenizer")) for name in names}
-        if family == "sdxl" and components["text_encoder"] is None and tokenizer_of["text_encoder"] is None:
-            names.remove("text_encoder")  # the refiner has never had the first
-        transformer = components.get("transformer")
         return cls(
-            family,
-            tuple(tokenizer_of[name] for name in names),
+            backbone.family,
+            tuple(components.get(tokenizer_name(name)) for name in names),
             tuple(components[name] for name in names),
             tuple(names),
-            zero_negative=family == "sdxl"
-            and bool(pipe_or_parts.config.get("force_zeros_for_empty_prompt", True)),
-            joint_width=getattr(getattr(transformer, "config", None), "joint_attention_dim", None),
+            zero_negative=backbone.zero_negative(pipe_or_parts),
+            joint_width=backbone.joint_width(components),
             device=pipe_or_parts._execution_device,
         )
+
+
+def _of_encoders(components: Mapping[str, Any]) -> Backbone | None:
+    """The first backbone with as many text encoders as a pipeline has, where its denoising module says nothing."""
+    count = sum(name in components for name in _SLOTS)
+    return next((b for b in map(backbone_named, BACKBONES) if len(b.text_encoders) == count), None)
 
 
 @dataclass(frozen=True, eq=False)
 class T5Branch:
     """T5 encoder and adapter beside the CLIP of SD1.5 or SDXL (LongAlign, §5.1).
 
-    The adapter takes T5's width to the UNet's: 1024 → 896 → 768 for T5-large and SD1.5.
+    Attributes:
+        tokenizer: T5's, a fast one.
+        encoder: the `T5EncoderModel`.
+        adapter: maps T5's width to the UNet's: 1024 → 896 → 768 for T5-large and SD1.5.
     """
 
     tokenizer: Any

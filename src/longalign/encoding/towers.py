@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from longalign.backbones.base import Backbone
 from longalign.encoding.batching import batches, call_cost_tokens
 from longalign.encoding.cache import EncodingCache, States, fingerprint
 from longalign.encoding.packing import Row, pack, row_tensors, tree_mask
@@ -19,6 +19,7 @@ from longalign.encoding.strategy import PadStar
 from longalign.encoding.text_parts import TextParts, run_device
 from longalign.encoding.tokens import Ids, Tokens, pad_ids, tokenise
 from longalign.errors import LongalignError
+from longalign.runtime import inference as inference  # other rooms import it from here
 
 _RELEASED_PADS = 60  # the published weights were trained with the mean of the last 60 of the 77 positions
 
@@ -40,8 +41,7 @@ class Tower:
 
     Attributes:
         window: most tokens it takes, special tokens counted.
-        penultimate: its states are those before the last layer (SDXL, SD3), not the last ones behind the
-            final norm (SD1.5).
+        backbone: of the model; it says which of the encoder's outputs are read.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Tower:
     model: Any
     device: torch.device
     window: int
-    penultimate: bool
+    backbone: Backbone
 
     @classmethod
     def all_of(cls, parts: TextParts) -> list[Tower]:
         """The CLIP encoders of a model."""
         towers = []
         for name, tokenizer, model in zip(parts.names, parts.tokenizers, parts.text_encoders, strict=True):
-            if name == "text_encoder_3":
+            if name == parts.backbone.t5:
                 continue
             if len(tokenizer("")["input_ids"]) != 2:
                 raise LongalignError(
@@ -64,7 +64,7 @@ class Tower:
                 )
             window = min(tokenizer.model_max_length, model.config.max_position_embeddings)
             device = run_device(model, parts.device)
-            towers.append(cls(name, tokenizer, model, device, window, penultimate=parts.family != "sd15"))
+            towers.append(cls(name, tokenizer, model, device, window, parts.backbone))
         return towers
 
     def tokenise(self, texts: list[str]) -> dict[str, Tokens]:
@@ -85,9 +85,8 @@ class Tower:
         kwargs = {} if places is None else {"position_ids": places.to(self.device)}
         if places is not None or getattr(self.model.config, "use_attention_mask", False):
             kwargs["attention_mask"] = mask.to(self.device)
-        output = self.model(ids.to(self.device), output_hidden_states=self.penultimate, **kwargs)
-        states = output.hidden_states[-2] if self.penultimate else output[0]
-        return states, output[0] if output[0].ndim == 2 else None
+        output = self.model(ids.to(self.device), output_hidden_states=self.backbone.penultimate, **kwargs)
+        return self.backbone.clip_states(output)
 
     def encode(
         self, needs: Mapping[Ids, Need], batch_size: int, cache: EncodingCache | None = None
@@ -99,7 +98,7 @@ class Tower:
                 that nobody needs is not computed: nothing to its left depends on it.
         """
         found: dict[Ids, States] = {}
-        key = (fingerprint(self.model), self.penultimate) if cache is not None and needs else None
+        key = (fingerprint(self.model), self.backbone.penultimate) if cache is not None and needs else None
         if cache is not None:
             for ids, need in needs.items():
                 if states := cache.get((key, ids), need.tokens, need.pooled, self.device):
@@ -166,7 +165,8 @@ class Tower:
         Remembered on the CPU for as long as the encoder lives and its weights stay.
         """
         remembered = _PADS.setdefault(self.model, {})
-        key = (fingerprint(self.model), self.penultimate, self.window, self.tokenizer.pad_token_id, variant)
+        penultimate = self.backbone.penultimate
+        key = (fingerprint(self.model), penultimate, self.window, self.tokenizer.pad_token_id, variant)
         if key not in remembered:
             if len(remembered) >= 8:  # of an encoder in training, whose weights change again and again
                 remembered.clear()
@@ -189,17 +189,3 @@ class Tower:
 
 
 _PADS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], torch.Tensor]] = WeakKeyDictionary()
-
-
-@contextmanager
-def inference(*modules: nn.Module) -> Iterator[None]:
-    """No gradients and no dropout; each submodule's training mode is put back afterwards."""
-    training = [m for module in modules for m in module.modules() if m.training]
-    for m in training:
-        m.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for m in training:
-            m.training = True

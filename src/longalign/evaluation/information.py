@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from longalign.data.captioned import CaptionedPictures
-from longalign.data.latents import encode_pixels
 from longalign.data.text_states import TextSide
 from longalign.diffusion.denoiser import Denoiser
 from longalign.encoding import T5Branch
@@ -183,7 +182,7 @@ def information(
     try:
         for g, numbers in enumerate(batches):
             rows = [data[i] for i in numbers]
-            x0 = encode_pixels(pipe.vae, torch.stack([row.image for row in rows])).to(denoiser.device)
+            x0 = denoiser.encode_pixels(torch.stack([row.image for row in rows]))
             captions = [row.text for row in rows]
             states = [Caption.of(s, c) for s, c in zip(texts.encode(captions), captions, strict=True)]
             t = _time(denoiser, fixed_place(g, len(batches)))

@@ -23,6 +23,9 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
 
     CMYK is converted by Pillow, without colour profiles. Of an animation it is the first frame.
 
+    Args:
+        path: the picture file.
+
     Raises:
         LongalignError: no such file, no picture, a damaged or an empty one (the file is named).
     """
@@ -64,6 +67,6 @@ def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
 
 
 def to_pixels(image: ImageLike) -> Tensor:
-    """A picture, or the file of one → (3, H, W) float32 in [0, 1]."""
+    """An image, or the file of one → (3, H, W) float32 in [0, 1]."""
     rgb = to_rgb(image) if isinstance(image, Image.Image) else load_image(image)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float().div_(255)

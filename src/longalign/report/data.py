@@ -71,7 +71,14 @@ class SentenceRow:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture. ``file`` is its path in the run folder, for the JSONL; the page carries the pixels."""
+    """One picture.
+
+    Attributes:
+        column: name of the column that it stands in.
+        image: its pixels, which the page carries.
+        note: a remark below it.
+        file: its path in the run folder, for the JSONL.
+    """
 
     column: str
     image: Image
@@ -81,7 +88,15 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One prompt: its pictures and its sentences. ``note`` says what was cut, or whatever should be known."""
+    """One prompt with its pictures and its sentences.
+
+    Attributes:
+        title: heading of the case.
+        prompt: the whole text.
+        panels: the pictures.
+        sentences: the rows of the table of sentences.
+        note: what was cut, or another remark.
+    """
 
     title: str
     prompt: str
@@ -124,7 +139,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Points (x, y) in order of x. Where y is NaN or infinite the line is broken. ``faint``: in the background."""
+    """Points (x, y) in order of x. Where y is NaN or infinite the line is broken.
+
+    Attributes:
+        name: in the legend.
+        faint: True draws it in the background.
+    """
 
     name: str
     x: Sequence[float]
@@ -138,9 +158,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One plot: its caption, what x is, and its lines. Only finite points are drawn; there may be none.
+    """One plot. Only finite points are drawn; there may be none.
 
-    ``mark``: an x at which a line stands across the plot, and what is written over it.
+    Attributes:
+        caption: its title.
+        x_label: what x is.
+        lines: what is drawn.
+        note: a remark below it.
+        mark: an x at which a line stands across the plot, and the text over it.
     """
 
     caption: str

@@ -18,6 +18,11 @@ def wilson(successes: int, n: int, level: float = 0.95, *, format: str = ".1%") 
     is one. Without trials nothing is known: the value is NaN and the interval [0, 1]. Sentences about one
     picture are not independent; `bootstrap_ratio` takes whole pictures.
 
+    Args:
+        successes, n: counts.
+        level: of the interval.
+        format: how the numbers are written.
+
     Raises:
         ValueError: `successes` outside 0…n, or `level` outside (0, 1).
     """
@@ -56,7 +61,9 @@ def bootstrap_ratio(
 
     Args:
         successes_per_scene, counts_per_scene: (S,), true sentences and all sentences of each scene.
-        seed: of the draws; the same seed gives the same interval.
+        seed, samples: of the draws; the same seed gives the same interval.
+        level: of the interval.
+        format: how the numbers are written.
 
     Raises:
         ValueError: lengths differ, a scene has more successes than sentences, or `level` is outside (0, 1).

@@ -9,7 +9,7 @@ a UNet or a transformer by hooks.
 """
 
 from longalign.soft_tokens.attachment import Attachment, attached, branch
-from longalign.soft_tokens.config import SoftTokenConfig, backbone_of
+from longalign.soft_tokens.config import SoftTokenConfig
 from longalign.soft_tokens.tokens import FILE_NAME, SoftTokens
 
-__all__ = ["FILE_NAME", "Attachment", "SoftTokenConfig", "SoftTokens", "attached", "backbone_of", "branch"]
+__all__ = ["FILE_NAME", "Attachment", "SoftTokenConfig", "SoftTokens", "attached", "branch"]

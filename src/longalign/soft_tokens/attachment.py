@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -22,8 +22,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from longalign.backbones import backbone_of
 from longalign.errors import LongalignError
-from longalign.soft_tokens.config import Rows, Stage, unet_blocks
+from longalign.soft_tokens.config import Rows, Stage
 
 _KEY = "longalign_soft_tokens"  # in the attention arguments
 _PLACE = "_longalign_soft_tokens"  # attribute of the model
@@ -50,7 +51,12 @@ class _Call:
 
 
 class Attachment:
-    """Tokens on a model; ends by `detach` or with a ``with`` block. Made by `SoftTokens.attach`."""
+    """Tokens on a model; ends by `detach` or with a ``with`` block. Made by `SoftTokens.attach`.
+
+    Args:
+        tokens: the `SoftTokens`.
+        module: the UNet or SD3 transformer.
+    """
 
     def __init__(self, tokens: Any, module: Any) -> None:
         module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper
@@ -60,21 +66,19 @@ class Attachment:
             raise LongalignError("this model has soft tokens already: detach those first")
         self.tokens = tokens
         self.module = module
-        sd3 = config.backbone == "sd3"
-        # The dictionary that goes down to the blocks, and what the model calls its latents.
-        self._carrier = "joint_attention_kwargs" if sd3 else "cross_attention_kwargs"
-        self._latents = "hidden_states" if sd3 else "sample"
+        backbone, places = backbone_of(module), config.places
+        self._carrier, self._latents = places.attention_arguments, places.latents
         if module.device.type != "meta":
             tokens.to(module.device)
         self._handles: list[Any] = [
             module.register_forward_pre_hook(self._before(_named(module)), with_kwargs=True),
             module.register_forward_hook(self._after, with_kwargs=True),
         ]
-        if sd3:
-            self._hook_transformer(config.layers)
+        if places.joint:
+            self._hook_transformer(backbone.token_blocks(module), config.layers)
         else:
             for stage in get_args(Stage):
-                for block in unet_blocks(module, stage):
+                for block in backbone.token_blocks(module, stage):
                     self._hook_unet_block(block, stage in config.stages)
         setattr(module, _PLACE, self)
         _forget_compiled()
@@ -154,8 +158,8 @@ class Attachment:
 
         self._handles.append(block.register_forward_pre_hook(insert, with_kwargs=True))
 
-    def _hook_transformer(self, layers: int) -> None:
-        for k, block in enumerate(self.module.transformer_blocks):
+    def _hook_transformer(self, blocks: Sequence[Any], layers: int) -> None:
+        for k, block in enumerate(blocks):
             if k < layers:
                 prepend, remove = self._around_block(k, _named(block))
                 self._handles += [
@@ -193,13 +197,18 @@ class Attachment:
 
 
 def attached(module: Any) -> Any:
-    """The soft tokens that are on a model."""
+    """The `SoftTokens` on a module (a UNet or transformer), or None."""
     attachment = getattr(module, _PLACE, None)
     return None if attachment is None else attachment.tokens
 
 
 def branch(module: Any, rows: Rows) -> AbstractContextManager[None]:
-    """`SoftTokens.branch` of the tokens on a model; nothing where there are none."""
+    """`SoftTokens.branch` of the tokens on a module; nothing where there are none.
+
+    Args:
+        module: the UNet or transformer.
+        rows: which rows of a batch are conditional, as in `SoftTokens.branch`.
+    """
     tokens = attached(module)
     return nullcontext() if tokens is None else tokens.branch(rows)
 

@@ -1,4 +1,4 @@
-"""What soft tokens are for and of which shapes (SoftREPA; FACTS 2.2).
+"""The architecture of soft tokens: their backbone and their shapes (SoftREPA; published sizes in the table).
 
                   tokens              time table        parameters
 SD1.5             4 × 768             100 × 768             79,872
@@ -16,13 +16,12 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
+from longalign.backbones import BACKBONES, backbone_named, backbone_of
+from longalign.backbones.base import Backbone, TokenPlaces
 from longalign.errors import LongalignError
 
 Rows = Literal["cond", "uncond", "cfg"] | Tensor
-Backbone = Literal["sd15", "sdxl", "sd3"]
 Stage = Literal["down", "mid", "up"]
-
-NAMES: dict[Backbone, str] = {"sd15": "Stable Diffusion 1 or 2", "sdxl": "SDXL", "sd3": "Stable Diffusion 3"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class SoftTokenConfig:
     """The architecture of soft tokens, saved with them.
 
     Attributes:
-        backbone: ``sd15`` (any UNet with text of one encoder), ``sdxl`` or ``sd3``.
+        backbone: family name in `longalign.backbones.BACKBONES`.
         width: D, of the text states where the tokens stand: what a UNet's cross-attention reads, or the text stream
             of SD3's blocks.
         count: n, how many stand at one place.
@@ -46,7 +45,7 @@ class SoftTokenConfig:
         LongalignError: values that do not go together.
     """
 
-    backbone: Backbone
+    backbone: str
     width: int
     count: int = 4
     stages: tuple[Stage, ...] = ()
@@ -56,8 +55,7 @@ class SoftTokenConfig:
     base: str = ""
 
     def __post_init__(self) -> None:
-        if self.backbone not in NAMES:
-            raise LongalignError(f"soft tokens are for one of {', '.join(NAMES)}, not {self.backbone!r}")
+        places = self.places
         sizes = (self.width, self.count, self.layers, self.buckets, self.token_width)
         if not all(size is None or (isinstance(size, int) and size >= 1) for size in sizes):
             raise LongalignError(
@@ -68,35 +66,53 @@ class SoftTokenConfig:
             raise LongalignError(
                 f"stages of a UNet are {', '.join(get_args(Stage))}, each once, not {self.stages}"
             )
-        if self.backbone == "sd3" and self.stages:
-            raise LongalignError("SD3 has no stages: say how many layers get soft tokens")
-        if self.backbone != "sd3" and (not self.stages or self.layers != 1 or self.token_width is not None):
+        if places.joint and self.stages:
+            short = backbone_named(self.backbone).abbreviation
+            raise LongalignError(f"{short} has no stages: say how many layers get soft tokens")
+        if not places.joint and (not self.stages or self.layers != 1 or self.token_width is not None):
             raise LongalignError(
                 "soft tokens of a UNet need a stage (down, mid, up), and have neither layers nor another width"
             )
 
+    @property
+    def places(self) -> TokenPlaces:
+        """Where the tokens stand in the backbone.
+
+        Raises:
+            LongalignError: soft tokens are not known for this backbone.
+        """
+        known = [family for family in BACKBONES if backbone_named(family).token_places is not None]
+        if self.backbone not in known:
+            raise LongalignError(f"soft tokens are for one of {', '.join(known)}, not {self.backbone!r}")
+        places = backbone_named(self.backbone).token_places
+        assert places is not None
+        return places
+
     @classmethod
-    def published(cls, backbone: Backbone, **changes: Any) -> SoftTokenConfig:
-        """The paper's for a backbone, with changes: SD1.5 down; SDXL down and mid, no time; SD3 5 blocks."""
-        known: dict[str, dict[str, Any]] = {
-            "sd15": {"width": 768, "stages": ("down",)},
-            "sdxl": {"width": 2048, "stages": ("down", "mid"), "buckets": None},
-            "sd3": {"width": 1536, "layers": 5},
-        }
-        return cls(backbone, **{**known.get(backbone, {"width": 1}), **changes})
+    def published(cls, backbone: str, **changes: Any) -> SoftTokenConfig:
+        """The paper's configuration for a backbone, with changes.
+
+        Raises:
+            LongalignError: soft tokens are not known for this backbone, or the values do not go together.
+        """
+        places = backbone_named(backbone).token_places if backbone in BACKBONES else None
+        return cls(backbone, **{**(places.published if places else {"width": 1}), **changes})
 
     @classmethod
     def of(cls, module: nn.Module, **changes: Any) -> SoftTokenConfig:
-        """The paper's for a model, of the model's own width. SD3: its first five blocks, or all if it has fewer.
+        """The paper's configuration for a model, in the model's own width, with changes.
+
+        A model with fewer blocks than the paper's gets tokens in all of them.
 
         Raises:
-            LongalignError: soft tokens do not know such a model, or the changes do not fit it.
+            LongalignError: soft tokens are not known for such a model, or the changes do not fit it.
         """
         backbone = backbone_of(module)
-        own: dict[str, Any] = {"width": width_of(module), "base": name_of(module)}
-        if backbone == "sd3":
-            own["layers"] = min(5, len(module.transformer_blocks))  # type: ignore[arg-type]
-        config = cls.published(backbone, **{**own, **changes})
+        own: dict[str, Any] = {"width": backbone.text_width(module), "base": name_of(module)}
+        places = backbone.token_places
+        if places is not None and places.joint:
+            own["layers"] = min(places.published["layers"], len(backbone.token_blocks(module)))
+        config = cls.published(backbone.family, **{**own, **changes})
         config.check(module)
         return config
 
@@ -117,14 +133,16 @@ class SoftTokenConfig:
             LongalignError: another backbone or width, or fewer blocks; what they are for and what the model is are
                 both said.
         """
-        backbone, width = backbone_of(module), width_of(module)
-        if (backbone, width) != (self.backbone, self.width):
+        backbone = backbone_of(module)
+        width = backbone.text_width(module)
+        if (backbone.family, width) != (self.backbone, self.width):
+            own = backbone_named(self.backbone)
             raise LongalignError(
-                f"these soft tokens are for {_told(self.backbone, self.width, self.base)}, and the model is "
-                f"{_told(backbone, width, name_of(module))}"
+                f"these soft tokens are for {_described(own, self.width, self.base)}, and the model is "
+                f"{_described(backbone, width, name_of(module))}"
             )
-        if backbone == "sd3":
-            blocks = len(module.transformer_blocks)  # type: ignore[arg-type]
+        if self.places.joint:
+            blocks = len(backbone.token_blocks(module))
             if self.layers > blocks:
                 raise LongalignError(f"soft tokens for {self.layers} blocks, and this model has {blocks}")
             text = module.config.joint_attention_dim  # type: ignore[union-attr]
@@ -134,7 +152,7 @@ class SoftTokenConfig:
                 )
             return
         for stage in self.stages:
-            if not unet_blocks(module, stage):
+            if not backbone.token_blocks(module, stage):
                 raise LongalignError(
                     f"soft tokens for the {stage} stage, which has no cross-attention in this UNet"
                 )
@@ -152,42 +170,10 @@ class SoftTokenConfig:
             raise LongalignError(f"no configuration of soft tokens: {error}") from error
 
 
-def backbone_of(module: nn.Module) -> Backbone:
-    """Which backbone a model is. Raises LongalignError: none that soft tokens know."""
-    kinds = {kind.__name__ for kind in type(module).__mro__}
-    if "SD3Transformer2DModel" in kinds:
-        return "sd3"
-    if "UNet2DConditionModel" in kinds:
-        return "sdxl" if module.config.addition_embed_type == "text_time" else "sd15"  # type: ignore[union-attr]
-    raise LongalignError(
-        f"soft tokens go into a UNet2DConditionModel or an SD3Transformer2DModel, not into {type(module).__name__}"
-    )
-
-
-def width_of(module: nn.Module) -> int:
-    """D, of the text states where tokens stand. Raises LongalignError: it differs from block to block."""
-    config: Any = module.config
-    width = config.caption_projection_dim if backbone_of(module) == "sd3" else config.cross_attention_dim
-    if isinstance(width, int):
-        return width
-    widths = set(width or ())
-    if len(widths) != 1:
-        raise LongalignError(
-            f"the text of this UNet's blocks has several widths, {width}: no soft tokens fit"
-        )
-    return widths.pop()
-
-
 def name_of(module: nn.Module) -> str:
     """The hub's name or the folder that a model was loaded from, if any."""
     return getattr(module.config, "_name_or_path", None) or ""
 
 
-def unet_blocks(module: Any, stage: Stage) -> list[nn.Module]:
-    """The blocks of a UNet's stage that have cross-attention."""
-    blocks = [module.mid_block] if stage == "mid" else getattr(module, f"{stage}_blocks")
-    return [block for block in blocks if getattr(block, "has_cross_attention", False)]
-
-
-def _told(backbone: Backbone, width: int, name: str) -> str:
-    return f"{NAMES[backbone]} with text of width {width}{f' ({name})' if name else ''}"
+def _described(backbone: Backbone, width: int, name: str) -> str:
+    return f"{backbone.title} with text of width {width}{f' ({name})' if name else ''}"

@@ -65,8 +65,7 @@ def guided_rows(pipe: Any, guidance: float | None) -> AbstractContextManager[Non
     Args:
         guidance: of the pipeline. More than 1 doubles the batch; None is its default, which does, too.
     """
-    module = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    return branch(module, "cfg" if guidance is None or guidance > 1 else "cond")
+    return branch(denoising_module(pipe), "cfg" if guidance is None or guidance > 1 else "cond")
 
 
 def told(name: str, scale: float, branches: str = "both") -> str:

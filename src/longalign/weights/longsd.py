@@ -15,21 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from longalign.backbones.sd import empty_unet
 from longalign.errors import LongalignError
 from longalign.runtime import quiet
 from longalign.safe_files import read_pickle, write_pickle
 from longalign.weights.lora import target_layers
 from longalign.weights.lora_file import LoraFile, Pair, check_pairs
 from longalign.worlds import resolve_model
-
-
-def sd15_unet() -> nn.Module:
-    """A UNet of SD1.5's shapes on the meta device: it holds no weights, and takes a fraction of a second."""
-    with torch.device("meta"):
-        return UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
 
 
 def unet_shapes(base: str | None = None) -> nn.Module:
@@ -39,11 +33,10 @@ def unet_shapes(base: str | None = None) -> nn.Module:
         LongalignError: there is no such model, or it has no UNet.
     """
     if base is None:
-        return sd15_unet()
+        return empty_unet()
     try:
-        with quiet(), torch.device("meta"):
-            config = UNet2DConditionModel.load_config(resolve_model(base), subfolder="unet")
-            return UNet2DConditionModel.from_config(config)
+        with quiet():
+            return empty_unet(resolve_model(base))
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LongalignError(f"base {base!r}: its UNet's configuration cannot be read: {reason}") from error

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from longalign.backbones import components
 from longalign.errors import LongalignError
 from longalign.safe_files import read_tensors, write_tensors
 from longalign.weights.fingerprint import Fingerprint
 from longalign.worlds import owner
 
 FILE_NAME = "pytorch_lora_weights.safetensors"  # diffusers' name
-COMPONENTS = ("unet", "transformer")
 _DIFFUSERS_KEY, _OUR_KEY = "lora_adapter_metadata", "longalign"
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
@@ -47,7 +47,7 @@ class LoraFile:
 
     Attributes:
         layers: module name → factors.
-        component: of the pipeline, ``unet`` or ``transformer``.
+        component: name of the denoising module in pipelines: ``unet``, ``transformer`` or another backbone's.
         alpha: the change is scaled by alpha / rank; None stands for alpha = rank.
         base: of the weights that it was trained on; None where nobody said.
         stacked_on: names of LoRAs that were on the model besides, when it was trained.
@@ -115,10 +115,10 @@ class LoraFile:
 
 def _layers(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, dict[str, Pair]]:
     """Component and factors, with their shapes checked against each other."""
-    known = {key.partition(".")[0] for key in tensors if key.endswith((_DOWN, _UP))} & set(COMPONENTS)
+    known = {key.partition(".")[0] for key in tensors if key.endswith((_DOWN, _UP))} & set(components())
     if len(known) != 1:
         raise LongalignError(
-            f"{path}: is no LoRA in the layout of diffusers and peft for one of {', '.join(COMPONENTS)} "
+            f"{path}: is no LoRA in the layout of diffusers and peft for one of {', '.join(components())} "
             "(keys such as unet.….lora_A.weight)"
         )
     [component] = known

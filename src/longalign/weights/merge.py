@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 
-from longalign.backbones import (
-    denoising_module,
-)
+from longalign.backbones import backbone_of, denoising_module
 from longalign.errors import LongalignError
 from longalign.report import Table
 from longalign.weights import lora
@@ -144,7 +142,7 @@ def merge_into(
     """
     pipe = load_pipeline(model, device="cpu", dtype="float32", loras=names, check_base=check_base, fuse=True)
     pipe.to(dtype=getattr(torch, dtype))
-    trained = {lora.component_of(denoising_module(pipe)): denoising_module(pipe)}
+    trained = {backbone_of(pipe).component: denoising_module(pipe)}
     if (adapter := text_adapter(names)) is not None:
         trained[lora.ADAPTER_FOLDER] = adapter
     with new_folder(Path(out)) as folder:

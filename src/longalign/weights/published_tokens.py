@@ -14,19 +14,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from longalign.backbones import BACKBONES, backbone_named
 from longalign.errors import LongalignError
 from longalign.safe_files import check_shapes, read_pickle
 from longalign.soft_tokens import SoftTokenConfig, SoftTokens
-from longalign.soft_tokens.config import Backbone
 
 TOKENS, TIME = "dc_tokens.pth", "dc_t_tokens.pth"
-# number of dimensions, width → backbone
-_BACKBONES: dict[tuple[int, int], Backbone] = {
-    (2, 768): "sd15",
-    (2, 2048): "sdxl",
-    (3, 1536): "sd3",
-    (3, 4096): "sd3",
-}
 
 
 def read_published(folder: str | os.PathLike[str]) -> SoftTokens:
@@ -40,22 +33,28 @@ def read_published(folder: str | os.PathLike[str]) -> SoftTokens:
     if not isinstance(tokens, Tensor) or tokens.ndim not in (2, 3):
         raise LongalignError(f"{folder / TOKENS}: holds no tokens (n, D) or (layers, n, D)")
     width = tokens.shape[-1]
-    backbone = _BACKBONES.get((tokens.ndim, width))
-    if backbone is None:
+    families = [
+        (family, places)
+        for family in BACKBONES
+        if (places := backbone_named(family).token_places) is not None
+        and (tokens.ndim, width) in places.released
+    ]
+    if not families:
         raise LongalignError(
             f"{folder / TOKENS}: tokens of shape {tuple(tokens.shape)} are for no backbone that is known; the "
             "last size is 768 for SD1.5, 2048 for SDXL, and 1536 or 4096 for SD3, with its layers first"
         )
-    layers = tokens.shape[0] if backbone == "sd3" else 1
+    [(family, places), *_] = families
+    layers = tokens.shape[0] if places.joint else 1
     values = {"tokens": tokens.detach().reshape(layers, *tokens.shape[-2:])}
     changes: dict[str, Any] = {"count": tokens.shape[-2], "layers": layers, "buckets": None}
-    if width == 4096:
+    if width != places.published["width"]:  # before the context embedder
         changes["token_width"] = width
-    config = SoftTokenConfig.published(backbone, **changes)
+    config = SoftTokenConfig.published(family, **changes)
     if (folder / TIME).is_file():
         time = _read_time(folder / TIME)  # (buckets, layers·D)
         changes["buckets"] = len(time)
-        config = SoftTokenConfig.published(backbone, **changes)
+        config = SoftTokenConfig.published(family, **changes)
         check_shapes(
             {"table": time.shape},
             {"table": (len(time), layers * config.width)},

@@ -46,8 +46,6 @@ from longalign.objectives.pictures.data import Batch
 from longalign.objectives.random_draws import Draws
 from longalign.soft_tokens import SoftTokens
 
-PUBLISHED_WEIGHT = {"sd15": 10.0, "sdxl": 10.0, "sd3": 0.0}  # λ
-
 
 class ContrastiveObjective(FromPictures):
     """Each picture of a batch should be predicted best under its own caption, among those of the whole batch.
@@ -84,7 +82,7 @@ class ContrastiveObjective(FromPictures):
             for name in ("positive", "negative"):
                 self.averages[name] = copy.deepcopy(self.tokens).requires_grad_(False)
         weight = settings.matched_weight
-        self.matched_weight = PUBLISHED_WEIGHT[self.tokens.config.backbone] if weight is None else weight
+        self.matched_weight = self.tokens.config.places.matched_weight if weight is None else weight
         live = isinstance(self.data, CaptionedPictures) or isinstance(self.held_out, CaptionedPictures)
         if not live and not self.prompts:
             for part in self.texts.modules:

@@ -32,12 +32,12 @@ def new_tokens(
     if settings.time_tokens is not None:
         changes["buckets"] = 100 if settings.time_tokens else None
     config = SoftTokenConfig.of(denoiser.module, **changes)
-    if (settings.start or ("empty" if config.backbone == "sd15" else "random")) == "random":
+    if (settings.start or config.places.start) == "random":
         return SoftTokens(config).to(denoiser.device)
-    if config.backbone == "sd3":
+    if config.places.joint:
         raise LongalignError(
-            "contrastive.start empty: SD3's tokens stand after its context embedder, and the empty prompt's states "
-            "before it; take random"
+            f"contrastive.start empty: {denoiser.backbone.abbreviation}'s tokens stand after its context embedder, "
+            "and the empty prompt's states before it; take random"
         )
     with torch.no_grad():
         [(_, empty)] = join(texts.encode([""]), texts.padding, adapter)
@@ -51,10 +51,7 @@ def check_size(denoiser: Denoiser, size_px: int) -> None:
     Raises:
         LongalignError: no; what it can take is named.
     """
-    config = denoiser.module.config
-    flow = denoiser.family == "sd3"
-    unit = denoiser.vae_factor * (config.patch_size if flow else 2 ** (len(config.block_out_channels) - 1))
-    most = config.pos_embed_max_size * unit if flow else None
+    unit, most = denoiser.backbone.sizes_px(denoiser.module, denoiser.vae_factor)
     if size_px % unit or (most is not None and size_px > most):
         limit = "" if most is None else f", at most {most}"
         raise LongalignError(

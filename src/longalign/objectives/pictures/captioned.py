@@ -15,7 +15,6 @@ from typing_extensions import Self
 
 from longalign.data.cached import CachedPictures
 from longalign.data.captioned import CaptionedPictures, Example, SkipLog
-from longalign.data.latents import encode_pixels
 from longalign.data.text_states import Padding, TextSide, TextStates, join
 from longalign.diffusion.denoiser import Denoiser
 from longalign.diffusion.pipelines import ModelSettings, settings_of
@@ -175,7 +174,7 @@ class FromPictures(Drawing, ABC):
         return None if self.t5 is None else self.t5.adapter
 
     def modules(self) -> Mapping[str, nn.Module]:
-        found = {lora.component_of(self.denoiser.module): self.denoiser.module}
+        found = {self.denoiser.backbone.component: self.denoiser.module}
         if self.adapter is not None and self.trains_adapter:
             found["adapter"] = self.adapter
         return found
@@ -220,7 +219,7 @@ class FromPictures(Drawing, ABC):
         device, image, texts = self.denoiser.device, batch["image"], batch["texts"]
         if image.dtype == torch.uint8:
             states = self.texts.encode(texts)
-            return encode_pixels(self.pipe.vae, image).to(device), states, self.texts.padding
+            return self.denoiser.encode_pixels(image), states, self.texts.padding
         data = self.data if isinstance(self.data, CachedPictures) else self.held_out
         assert isinstance(data, CachedPictures)
         return image.to(device).float(), [s.to(device) for s in texts], data.padding
@@ -296,7 +295,7 @@ class FromPictures(Drawing, ABC):
             adapter = self.t5.adapter if self.t5 is not None else None
             lora.save(module, folder, adapter=adapter, base=self.base, base_name=self.model_name)
             return
-        trained = {lora.component_of(module): module}
+        trained = {self.denoiser.backbone.component: module}
         if self.t5 is not None:
             trained["adapter"] = self.t5.adapter
         save_whole(self.pipe, self.model_name, trained, folder)

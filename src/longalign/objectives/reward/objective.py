@@ -135,7 +135,7 @@ class RewardObjective(Drawing):
             self.denoiser.module.enable_gradient_checkpointing()
 
     def modules(self) -> Mapping[str, nn.Module]:
-        return {lora.component_of(self.denoiser.module): self.denoiser.module}
+        return {self.denoiser.backbone.component: self.denoiser.module}
 
     def collate(self, rows: Sequence[str]) -> list[str]:
         return list(rows)
