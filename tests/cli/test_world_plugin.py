@@ -110,6 +110,7 @@ def longalign(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_its_judge_marks_what_generate_draws(site: Path) -> None:
     """It knows the first sentence, and not the second; the sticker world's oracle is not asked."""
     prompt = "The die shows five. A fox is in the top left."
@@ -119,13 +120,14 @@ def test_its_judge_marks_what_generate_draws(site: Path) -> None:
     assert marks[0] in ("true", "false") and marks[1] == "unjudged"
 
 
+@pytest.mark.slow
 def test_its_pictures_are_scored_by_name(site: Path) -> None:
     """Six throws, two sentences each."""
     done = longalign(site, "score", "--data", "dice", "--json")
     assert done.returncode == 0, done.stderr
     pairs = json.loads(done.stdout)["pairs"]
     assert [pair["image"] for pair in pairs] == [f"throw {i}" for i in range(6)]
-    assert all(len(pair["sentences"]) == 2 for pair in pairs)
+    assert all(len(pair["segments"]) == 2 for pair in pairs)
 
 
 @pytest.mark.slow
