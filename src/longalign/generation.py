@@ -26,6 +26,8 @@ class GenerateConfig(Stack):
     """The settings of `generate`, as they go into `config.yaml`. None stands for what suits the model.
 
     Attributes:
+        model, loras, soft_tokens, soft_token_scale, soft_token_branches, strategy, device, dtype, check_base: as in
+            `Stack`.
         segments: how prompts are cut: ``sentence``, ``packed`` or ``released``.
         pooled: pooled vector of SDXL and SD3: ``first``, ``mean`` or ``whole``.
         negative_prompt: of any length.

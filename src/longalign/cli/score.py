@@ -37,7 +37,8 @@ def score(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="JSONL of {image, caption}, or a folder with metadata.jsonl or with .txt beside pictures."
+            help="JSONL of {image, caption}, a folder with metadata.jsonl or with .txt beside pictures, or a world: "
+            "stickers."
         ),
     ] = None,
     worst: Annotated[

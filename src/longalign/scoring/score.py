@@ -56,11 +56,14 @@ def score(
     """Scores pairs as they come; what cannot be read is skipped, counted and reported.
 
     Args:
+        pairs: pictures and texts, streamed.
+        config: the settings.
         keep: hold every result, rank the pictures of one prompt, show all of them on the page. For a data set:
             False, which holds the lowest alone.
         model: in place of loading ``config.model``.
         out: run folder: ``metrics.jsonl`` has a line a pair as soon as it is scored, ``report.html`` the page,
             ``worst.jsonl`` the lowest sentences.
+        overwrite: replace an earlier run in `out`.
         command_line: what the user typed, for the page.
         on_result: called with each result, in order.
 

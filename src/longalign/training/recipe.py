@@ -176,7 +176,17 @@ class _Head(BaseModel):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A validated recipe. `settings` is the section named as the objective; it and `data` are the objective's own."""
+    """A validated recipe.
+
+    Attributes:
+        objective: name in `longalign.objectives.OBJECTIVES`.
+        model: what is trained: an embedded name, a folder or a hub name.
+        train: the settings that all objectives share.
+        data: the section ``data``, the objective's own `DataSettings`.
+        settings: the section that is named as the objective, its own `Settings`.
+        seed: of all random draws.
+        out: the run folder; None: a new one under ``runs/``.
+    """
 
     objective: str
     model: str

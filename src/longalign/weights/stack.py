@@ -91,8 +91,10 @@ def load_pipeline(
 
     Args:
         name: ``stickers``, ``stickers-sdxl``, ``stickers-sd3``, a folder, or a hub name.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        dtype: ``auto`` (float16 on CUDA, else float32), ``float32``, ``float16`` or ``bfloat16``.
         loras: LoRA stages in the order of their training: folders that `longalign train` wrote, other LoRAs in
-            diffusers' layout, ``stickers/…``. Text adapters in them are `t5_branch`'s affair.
+            diffusers' layout, ``stickers/…``. `t5_branch` loads text adapters in them.
         check_base: refuse a LoRA that was trained on other weights.
         fuse: add the LoRAs to the weights, which makes them cost nothing at sampling, or leave them on as they are. By
             default they are added, except in bfloat16, whose weights are too coarse for small changes.
