@@ -21,7 +21,7 @@ class PreferenceSettings(BaseModel):
     sentence both are the same.
 
     `head`: ``pooled`` is C_X·C_P alone. ``late`` also trains S by late interaction (`longalign.preference.late`): from
-    the same pairs, with `late_weight`, and from sentences that are true or false of a picture, with `truth_weight`. With
+    the same pairs, with `late_weight`, and from true and false sentences, with `truth_weight`. With
     both towers frozen (train_vision, train_text) the late head alone is trained.
     """
 
