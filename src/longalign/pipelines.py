@@ -159,7 +159,9 @@ def load_pipeline(
 
         put_on(pipe, [os.fspath(f) for f in loras], check_base=check_base, base_name=name)
         if fuse if fuse is not None else kind != torch.bfloat16:
-            lora.merge(backbone(pipe))
+            for module in (backbone(pipe), *lora.clips_of(pipe).values()):
+                if lora.attached(module):
+                    lora.merge(module)
     return pipe
 
 

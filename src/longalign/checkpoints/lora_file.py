@@ -2,6 +2,7 @@
 
 folder/
     pytorch_lora_weights.safetensors   <component>.<layer>.lora_A.weight (down), .lora_B.weight (up)
+    text_encoder/                      a LoRA of the (first) text encoder, likewise; text_encoder_2/ of the second
     adapter/                           the T5 → UNet text adapter, where one was trained beside it
 
 The file's metadata holds diffusers' own entry (rank and alpha, without which alpha ≠ rank would be read wrongly)
@@ -25,7 +26,7 @@ from longalign.checkpoints.safe import read_tensors, write_tensors
 from longalign.errors import LongalignError
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
-COMPONENTS = ("unet", "transformer")
+COMPONENTS = ("unet", "transformer", "text_encoder")
 _DIFFUSERS_KEY, _OUR_KEY = "lora_adapter_metadata", "longalign"
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
@@ -46,7 +47,7 @@ class LoraFile:
 
     Attributes:
         layers: module name → factors.
-        component: of the pipeline, ``unet`` or ``transformer``.
+        component: of the pipeline, ``unet``, ``transformer`` or ``text_encoder`` (of any CLIP).
         alpha: the change is scaled by alpha / rank; None stands for alpha = rank.
         base: of the weights that it was trained on; None where nobody said.
         stacked_on: names of LoRAs that were on the model besides, when it was trained.

@@ -12,13 +12,11 @@ from collections.abc import Sequence
 from longalign.encoding.strategy import Context
 
 _PRONOUNS = (
-    "it its itself they them their theirs themselves he him his himself she her hers herself "
-    "this these those both former latter"
-).split()
-# "that" stands within most sentences that refer to nothing, so it counts at the beginning alone, as "such" does.
-_REFERS = re.compile(
-    rf"\b(?:{'|'.join(_PRONOUNS)})\b|^\W*(?:that|such|one|another|the other)\b", re.IGNORECASE
+    r"its?|itself|they|them|theirs?|themselves|he|him|his|himself|she|hers?|herself|"
+    r"this|these|those|both|former|latter"
 )
+# "that" stands within most sentences that refer to nothing, so it counts at the beginning alone, as "such" does.
+_REFERS = re.compile(rf"\b(?:{_PRONOUNS})\b|^\W*(?:that|such|one|another|the other)\b", re.IGNORECASE)
 
 
 def refers_back(text: str, language: str = "en") -> bool:

@@ -11,6 +11,7 @@ The released models had their dropout after `up`, peft has it before `down`; wit
 |---|---|
 | `layers.py` | LoRAs on a model: put on, stacked, merged |
 | `folders.py` | LoRAs in folders, which know the base that they belong to |
+| `text.py` | LoRAs of text encoders, beside the backbone's |
 """
 
 from longalign.lora.folders import (
@@ -30,19 +31,24 @@ from longalign.lora.layers import (
     merge,
     target_layers,
 )
+from longalign.lora.text import clips_of, load_text, save_text, text_loras
 
 __all__ = [
     "ADAPTER_FOLDER",
     "TARGETS",
     "attach",
     "attached",
+    "clips_of",
     "combined",
     "component_of",
     "load",
+    "load_text",
     "load_text_adapter",
     "merge",
     "put",
     "refuse_other_base",
     "save",
+    "save_text",
     "target_layers",
+    "text_loras",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.utils import recurse_remove_peft_layers
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -19,11 +20,14 @@ from longalign.stages.factors import change, concatenated
 TARGETS = {
     "unet": ("ResnetBlock2D", "Attention", "GEGLU"),
     "transformer": ("Attention", "FeedForward"),
+    "text_encoder": ("CLIPAttention", "CLIPMLP"),
 }
 
 
 def component_of(model: nn.Module) -> str:
-    """What diffusers' pipelines call such a model: ``unet`` or ``transformer``."""
+    """What diffusers' pipelines call such a model: ``unet``, ``transformer`` or, of any CLIP, ``text_encoder``."""
+    if getattr(model.config, "model_type", None) == "clip_text_model":
+        return "text_encoder"
     return "unet" if isinstance(model, UNet2DConditionModel) else "transformer"
 
 
@@ -54,7 +58,7 @@ def attach(
     name: str = "default",
     layers: Iterable[str] | None = None,
 ) -> list[nn.Parameter]:
-    """Put a LoRA on a UNet or an SD3 transformer, and make it all that is trainable there.
+    """Put a LoRA on a UNet, an SD3 transformer or a CLIP text encoder, and make it all that is trainable there.
 
     LoRAs that are on it stay active and are frozen: stages stack. Its weights are float32 whatever the model's are,
     and so is its part of the computation, unless autocast says otherwise.
@@ -125,7 +129,11 @@ def merge(model: Any, names: Sequence[str] | None = None) -> None:
         if changes:
             weight.copy_(weight.float() + torch.stack(changes).sum(0).to(weight.device))
     if len(names) == len(attached(model)):
-        model.unload_lora()
+        recurse_remove_peft_layers(
+            model
+        )  # what diffusers' `unload_lora` does; transformers' models have none
+        del model.peft_config
+        model._hf_peft_config_loaded = False
     else:
         model.delete_adapters(list(names))
 

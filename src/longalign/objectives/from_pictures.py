@@ -18,7 +18,7 @@ from longalign.checkpoints.base import fingerprint
 from longalign.data.cached import CachedPictures
 from longalign.data.captioned import CaptionedPictures, Example, SkipLog
 from longalign.data.latents import encode_pixels
-from longalign.data.texts import Padding, TextSide, TextStates, join
+from longalign.data.texts import Padding, TextSide, TextStates, cut_off, join
 from longalign.denoiser import Denoiser
 from longalign.encoding import Conditioning, T5Branch
 from longalign.errors import LongalignError
@@ -78,7 +78,14 @@ class FromPictures(Drawing, ABC):
         self.context = context or BuildContext(self.denoiser.device)
         self.base = fingerprint(self.denoiser.module, model_name) if settings.tune == "lora" else None
         length = settings.length if settings.length is not None else self.model.length
-        self.texts = TextSide(pipe, settings.strategy, length, t5)
+        tune_text = getattr(settings, "tune_text", "none")
+        self.clips = {} if tune_text == "none" else lora.clips_of(pipe)  # those that are trained
+        if self.clips and isinstance(data, CachedPictures):
+            raise LongalignError(
+                f"{self.name}: tune_text changes what captions are encoded to, so a cache cannot hold that: name the "
+                "pictures that it was made of"
+            )
+        self.texts = TextSide(pipe, settings.strategy, length, t5, training=bool(self.clips))
         self.t5, self.prompts = t5, list(prompts)
         for part in (data, held_out):
             if isinstance(part, CachedPictures):
@@ -110,6 +117,7 @@ class FromPictures(Drawing, ABC):
                 prompts = captions_of(held_out, settings.oracle_scenes)
         for number, folder in enumerate(settings.start_from):
             lora.load(denoiser.module, folder, name=f"stage_{number}", base_name=model)
+            lora.load_text(pipe, folder, name=f"stage_{number}", base_name=model)
             adapter = lora.load_text_adapter(folder)
             if t5 is not None and adapter is not None:
                 t5 = T5Branch(t5.tokenizer, t5.encoder, adapter.to(context.device, torch.float32))
@@ -136,6 +144,8 @@ class FromPictures(Drawing, ABC):
         """Says which weights are trained, and moves parts that nothing needs off the device."""
         settings, module = self.settings, self.denoiser.module
         if settings.tune == "full":
+            if self.clips:
+                raise LongalignError(f"{self.name}: tune_text goes with tune 'lora', not 'full'")
             if settings.start_from:
                 raise LongalignError(
                     f"{self.name}: tune 'full' starts from a whole model: merge the LoRAs of start_from"
@@ -148,6 +158,8 @@ class FromPictures(Drawing, ABC):
         for part in self.pipe.components.values():
             if isinstance(part, nn.Module) and part is not module:
                 part.requires_grad_(False).eval()
+        for clip in self.clips.values():
+            lora.attach(clip, settings.text_rank, name=self.name)
         if self.t5 is not None:
             self.t5.encoder.requires_grad_(False).eval()
             self.t5.adapter.requires_grad_(self.trains_adapter)
@@ -175,7 +187,7 @@ class FromPictures(Drawing, ABC):
         found = {lora.component_of(self.denoiser.module): self.denoiser.module}
         if self.adapter is not None and self.trains_adapter:
             found["adapter"] = self.adapter
-        return found
+        return found | self.clips
 
     def collate(self, rows: Sequence[Example]) -> Batch:
         return {
@@ -192,7 +204,9 @@ class FromPictures(Drawing, ABC):
         """
         self.skip_log.add(batch["skipped"], len(batch["texts"]))
         x0, states, padding = self.encode(batch)
+        states, hand_on = cut_off(states)
         found = self.learn(x0, states, padding, accelerator)
+        hand_on()
         found["cut"] = sum(s.cut for s in states) / len(states)
         if len(self.skip_log):
             found["rows_skipped"] = float(len(self.skip_log))
@@ -292,6 +306,7 @@ class FromPictures(Drawing, ABC):
         if self.settings.tune == "lora":
             adapter = self.t5.adapter if self.t5 is not None else None
             lora.save(module, folder, adapter=adapter, base=self.base, base_name=self.model_name)
+            lora.save_text(lora.clips_of(self.pipe), folder, self.model_name)
             return
         trained = {lora.component_of(module): module}
         if self.t5 is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -20,13 +20,16 @@ class SupervisedSettings(PictureSettings):
 
     `noisings`: how often each row is noised, at different times: encoding pictures and captions is shared by them, and
     the denoiser sees as many times the batch. `time_power` p: t = 1000 u^p for u uniform; below 1 it prefers high
-    noise, where what stands where is decided.
+    noise, where what stands where is decided. `tune_text`: lora trains one on each CLIP besides, so that with
+    ``clip-cat:context=before`` or ``context=referent`` it learns whom "it" means.
     """
 
     caption_dropout: float = Field(0.1, ge=0, le=1, description="share of captions replaced by the empty one")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the LoRA's inputs; the released models had 0.1")
     noisings: int = Field(1, gt=0)
     time_power: float = Field(1.0, gt=0)
+    tune_text: Literal["none", "lora"] = "none"
+    text_rank: int = Field(8, gt=0, description="of the text encoders' LoRAs")
 
 
 class SupervisedObjective(FromPictures):

@@ -48,6 +48,7 @@ def put_on(pipe: Any, names: Sequence[str], *, check_base: bool = True, base_nam
             _check_place(name, file, files, names)
             _check_base(name, replace(file, stacked_on=()), module, base_name)
         lora.put(module, file, name, name=f"stage_{number}", check_base=False)
+        lora.load_text(pipe, name, name=f"stage_{number}", check_base=check_base, base_name=base_name)
         files.append(file)
 
 
