@@ -114,9 +114,10 @@ def generate(
         str,
         typer.Option(
             help="clip-cat: segment by segment (LongAlign); plain: the pipeline's own, first 77 tokens; "
-            "t5-mlp; clip+t5; clip-cat:sot=first,eot=keep and the like."
+            "t5-mlp; clip+t5; clip-cat:sot=first,eot=keep and the like; clip-cat:context=before or referent: each "
+            "sentence behind earlier ones; auto: what the LoRA was trained with, else clip-cat."
         ),
-    ] = "clip-cat",
+    ] = "auto",
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 25,
     guidance: Annotated[
         float | None, typer.Option(help="Classifier-free guidance scale; else the model's.")

@@ -53,7 +53,11 @@ def shipped_columns(model: str = STICKERS) -> dict[str, Column]:
     columns = base_columns()
     if "softrepa" in token_names(model):
         columns[SOFT] = Column(soft_tokens=f"{model}/softrepa")
-    there = [f"{STICKERS}/{name}" for name in lora_names()] if model == STICKERS else []
+    there = (
+        [f"{STICKERS}/{name}" for name in ("sft", "reward") if name in lora_names()]
+        if model == STICKERS
+        else []
+    )
     stages = [SFT, RFT][: len(there)]
     return columns | {label: Column("clip-cat", tuple(there[: n + 1])) for n, label in enumerate(stages)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from longalign.encoding import T5Branch, Truncation, encode_groups
 from longalign.judging import sentence_rows, sentences_of, window_of
-from longalign.pipelines import ModelSettings, load_pipeline, quiet, resolve, settings_of
+from longalign.pipelines import ModelSettings, load_pipeline, quiet, resolve, settings_of, strategy_for
 from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.runs import RunFolder
 from longalign.sampling import sample_groups, set_scheduler
@@ -28,6 +28,7 @@ class GenerateConfig:
     """The settings of a run, as they go into its `config.yaml`. None: what suits the model.
 
     `loras`: stages on the model, in the order of their training; `check_base`: refuse those of other weights.
+    `strategy`: of `longalign.encode`; auto is what the last LoRA that says so was trained with, else clip-cat.
     `soft_tokens`: file of trained soft text tokens, or the folder that they are in, such as a run folder of
     `longalign train`; `soft_token_scale` and `soft_token_branches`: as in `longalign.soft_tokens.SoftTokens`.
     """
@@ -37,7 +38,7 @@ class GenerateConfig:
     soft_tokens: str | None = None
     soft_token_scale: float = 1.0
     soft_token_branches: str = "both"
-    strategy: str = "clip-cat"
+    strategy: str = "auto"
     segments: str = "sentence"
     pooled: str = "whole"
     negative_prompt: str | None = None
@@ -175,6 +176,7 @@ def generate(
         on_step: called after each sampling step with the number of pictures in the batch.
     """
     config = config or GenerateConfig()
+    config = replace(config, strategy=strategy_for(config.strategy, config.loras))
     pipe = pipe or config.load()
     settings = settings_of(config.model, pipe)
     guidance = settings.guidance if config.guidance is None else config.guidance

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 STICKERS = "stickers"
-SETTINGS_FILE = "longalign.json"  # what a model folder may say about itself
+SETTINGS_FILE = "longalign.json"  # what a model folder or a LoRA's may say about itself
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -84,6 +84,20 @@ def settings_of(name: str, pipe: Any = None) -> ModelSettings:
     if path.is_file():
         return ModelSettings(**json.loads(path.read_text()))
     return ModelSettings(guidance=_FAMILY_GUIDANCE.get(type(pipe).__name__))
+
+
+def strategy_for(strategy: str, loras: Sequence[str | os.PathLike[str]] = ()) -> str:
+    """A text encoding's name; for ``auto`` what the last LoRA that says so was trained with, else ``clip-cat``.
+
+    Args:
+        loras: stages on the model, as for `load_pipeline`.
+    """
+    if strategy != "auto":
+        return strategy
+    said = (resolve_lora(name) / SETTINGS_FILE for name in reversed(loras))
+    return next(
+        (str(json.loads(file.read_text())["strategy"]) for file in said if file.is_file()), "clip-cat"
+    )
 
 
 def pick_device(device: str = "auto") -> str:

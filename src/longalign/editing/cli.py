@@ -74,7 +74,7 @@ def edit(
             help="Preference model that scores each sentence: stickers/denscore, a folder, a hub name."
         ),
     ] = None,
-    strategy: Annotated[str, typer.Option(help="Text encoding, as for `longalign generate`.")] = "clip-cat",
+    strategy: Annotated[str, typer.Option(help="Text encoding, as for `longalign generate`.")] = "auto",
     length: Annotated[
         int | None, typer.Option(help="Pad text to a multiple of this many tokens; else the model's.")
     ] = None,

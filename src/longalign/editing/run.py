@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from longalign.editing.edit import EditResult, check_texts, edit_many, options_f
 from longalign.editing.options import EditOptions
 from longalign.generate import GenerateConfig, row_json, t5_branch
 from longalign.judging import Sentences, sentence_rows, sentences_of, window_of
-from longalign.pipelines import settings_of
+from longalign.pipelines import settings_of, strategy_for
 from longalign.preference.images import load_image
 from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.runs import RunFolder
@@ -50,7 +50,7 @@ class EditConfig:
     seed: int = 0
     resize: bool = False
     scorer: str | None = None
-    strategy: str = "clip-cat"
+    strategy: str = "auto"
     length: int | None = None
     language: str = "en"
     device: str = "auto"
@@ -140,6 +140,7 @@ def run_edit(
         LongalignError: what `longalign.editing.edit.edit` refuses.
     """
     config = config or EditConfig()
+    config = replace(config, strategy=strategy_for(config.strategy, config.loras))
     check_texts(source, target)
     size_px = (image if isinstance(image, Image.Image) else load_image(image)).size
     pipe = pipe or config.load()

@@ -42,9 +42,9 @@ class ClipBank:
         for reading in readings:
             wanted = [(ids, Need(0, pooled=True)) for ids in self._pooled_from(reading)]
             if rule is not None:
-                for segment, tokens in enumerate(reading.pieces[k]):
+                for segment, own in enumerate(reading.pieces[k]):
                     ids, ahead = reading.in_row(k, segment)
-                    wanted.append((ids, Need(ahead + tokens_needed(tokens, rule, tower.window))))
+                    wanted.append((ids, Need(ahead + tokens_needed(own, rule, tower.window))))
             for ids, need in wanted:
                 needs[ids] = needs.get(ids, Need(0)) | need
         found = tower.encode(needs, batch_size, cache)

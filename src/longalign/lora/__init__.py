@@ -18,6 +18,7 @@ from longalign.lora.folders import (
     ADAPTER_FOLDER,
     load,
     load_text_adapter,
+    note_strategy,
     put,
     refuse_other_base,
     save,
@@ -31,11 +32,12 @@ from longalign.lora.layers import (
     merge,
     target_layers,
 )
-from longalign.lora.text import clips_of, load_text, save_text, text_loras
+from longalign.lora.text import TEXT_ENCODERS, clips_of, load_text, save_text, text_loras
 
 __all__ = [
     "ADAPTER_FOLDER",
     "TARGETS",
+    "TEXT_ENCODERS",
     "attach",
     "attached",
     "clips_of",
@@ -45,6 +47,7 @@ __all__ = [
     "load_text",
     "load_text_adapter",
     "merge",
+    "note_strategy",
     "put",
     "refuse_other_base",
     "save",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from longalign.checkpoints.lora_file import LoraFile, Pair, check_layers
 from longalign.checkpoints.text_adapter import read_text_adapter, write_text_adapter
 from longalign.errors import LongalignError
 from longalign.lora.layers import attach, attached, combined, component_of, existing, pair_of, wrapped
-from longalign.pipelines import resolve_lora
+from longalign.pipelines import SETTINGS_FILE, resolve_lora
+from longalign.runs import atomic_write_text
 
 ADAPTER_FOLDER = "adapter"
 
@@ -31,6 +33,7 @@ def save(
     adapter: TextAdapter | None = None,
     base: Fingerprint | None = None,
     base_name: str = "",
+    strategy: str = "clip-cat",
 ) -> Path:
     """Write the LoRAs of a model as one that ``pipe.load_lora_weights(folder)`` reads.
 
@@ -42,6 +45,7 @@ def save(
         adapter: the text adapter that was trained with it, saved in ``folder/adapter``.
         base: ``fingerprint(model)``, where it is known: of a big model it takes seconds.
         base_name: what to call the base in messages.
+        strategy: how texts were encoded in training, for `longalign.pipelines.strategy_for`.
 
     Returns:
         the path of the LoRA file.
@@ -64,7 +68,14 @@ def save(
     path = file.write(folder)
     if adapter is not None:
         write_text_adapter(adapter, Path(folder) / ADAPTER_FOLDER)
+    note_strategy(folder, strategy)
     return path
+
+
+def note_strategy(folder: str | os.PathLike[str], strategy: str) -> None:
+    """Say beside a LoRA how texts were encoded in its training, unless it was ``clip-cat``."""
+    if strategy != "clip-cat":
+        atomic_write_text(Path(folder) / SETTINGS_FILE, json.dumps({"strategy": strategy}) + "\n")
 
 
 def load(

@@ -16,12 +16,12 @@ from longalign.lora.folders import load, save
 from longalign.lora.layers import attached
 from longalign.pipelines import resolve_lora
 
-NAMES = ("text_encoder", "text_encoder_2")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 def clips_of(pipe: Any) -> dict[str, Any]:
     """Name → CLIP text encoder of a pipeline."""
-    return {name: clip for name in NAMES if (clip := getattr(pipe, name, None)) is not None}
+    return {name: clip for name in TEXT_ENCODERS if (clip := getattr(pipe, name, None)) is not None}
 
 
 def save_text(clips: Mapping[str, Any], folder: str | os.PathLike[str], base_name: str = "") -> None:
@@ -38,7 +38,7 @@ def save_text(clips: Mapping[str, Any], folder: str | os.PathLike[str], base_nam
 def text_loras(folder: str | os.PathLike[str]) -> dict[str, Path]:
     """Name → folder of the text encoders' LoRAs that lie beside a backbone's."""
     where = resolve_lora(folder)
-    return {name: where / name for name in NAMES if (where / name / FILE_NAME).is_file()}
+    return {name: where / name for name in TEXT_ENCODERS if (where / name / FILE_NAME).is_file()}
 
 
 def load_text(

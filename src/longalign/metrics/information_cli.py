@@ -30,7 +30,7 @@ def information(
     batch: Annotated[int, typer.Option(min=2, help="B: so many pictures and captions at once.")] = 16,
     scale: Annotated[float, typer.Option(help="s of logit = s·exp(−E/τ).")] = 4.0,
     temperature: Annotated[float, typer.Option(help="τ of it.")] = 0.07,
-    strategy: Annotated[str, typer.Option(help="Text encoding, as of longalign generate.")] = "clip-cat",
+    strategy: Annotated[str, typer.Option(help="Text encoding, as of longalign generate.")] = "auto",
     size_px: Annotated[int | None, typer.Option(help="Side of the pictures; else the model's.")] = None,
     pairs_at_once: Annotated[int, typer.Option(min=1, help="Pairs in one call of the denoiser.")] = 32,
     samples: Annotated[int, typer.Option(min=100, help="Bootstrap draws.")] = 2000,
@@ -63,13 +63,14 @@ def information(
     from longalign.metrics.mutual_information import InformationConfig
     from longalign.metrics.mutual_information import information as run
     from longalign.objectives.contrastive_tokens import check_size
-    from longalign.pipelines import load_pipeline, settings_of
+    from longalign.pipelines import load_pipeline, settings_of, strategy_for
     from longalign.soft_tokens.pipelines import load_tokens
     from longalign.stickers.files import parse_range
 
     source = named_source(data, split="test", seed=seed, count=rows, objects=(parse_range(objects),))
     tokens = None if soft_tokens is None else load_tokens(soft_tokens)
     loras = tuple(lora or ())
+    strategy = strategy_for(strategy, loras)
     pipe = load_pipeline(model, device=device, dtype="float32", loras=loras, check_base=not force_lora)
     denoiser = Denoiser.of(pipe)
     if tokens is not None:

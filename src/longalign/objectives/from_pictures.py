@@ -305,7 +305,8 @@ class FromPictures(Drawing, ABC):
         module = self.denoiser.module
         if self.settings.tune == "lora":
             adapter = self.t5.adapter if self.t5 is not None else None
-            lora.save(module, folder, adapter=adapter, base=self.base, base_name=self.model_name)
+            noted = {"base": self.base, "base_name": self.model_name, "strategy": self.settings.strategy}
+            lora.save(module, folder, adapter=adapter, **noted)
             lora.save_text(lora.clips_of(self.pipe), folder, self.model_name)
             return
         trained = {lora.component_of(module): module}

@@ -97,6 +97,7 @@ class RewardObjective(Drawing):
         t5 = t5_branch(model, settings.strategy, pipe)
         for number, folder in enumerate(settings.start_from):
             lora.load(backbone, folder, name=f"stage_{number}", base_name=model)
+            lora.load_text(pipe, folder, name=f"stage_{number}", base_name=model)
             adapter = lora.load_text_adapter(folder)
             if t5 is not None and adapter is not None:
                 t5 = T5Branch(t5.tokenizer, t5.encoder, adapter.to(device))
@@ -283,7 +284,9 @@ class RewardObjective(Drawing):
         if not lora.attached(self.denoiser.module):
             raise LongalignError("nothing to save: the backbone has no LoRA")
         adapter = self.t5.adapter if self.t5 is not None and self.settings.start_from else None
-        lora.save(self.denoiser.module, folder, adapter=adapter, base=self.base, base_name=self.model_name)
+        noted = {"base": self.base, "base_name": self.model_name, "strategy": self.settings.strategy}
+        lora.save(self.denoiser.module, folder, adapter=adapter, **noted)
+        lora.save_text(lora.clips_of(self.pipe), folder, self.model_name)
 
 
 def _scale(accelerator: Any) -> float:

@@ -19,7 +19,7 @@ from longalign.checkpoints.lora_file import LoraFile, Pair
 from longalign.checkpoints.text_adapter import write_text_adapter
 from longalign.errors import LongalignError
 from longalign.objectives.whole_model import save_whole
-from longalign.pipelines import load_pipeline, resolve_lora
+from longalign.pipelines import load_pipeline, resolve_lora, strategy_for
 from longalign.report import Table
 from longalign.stages.factors import added, truncated
 from longalign.stages.stack import backbone, check_order, text_adapter
@@ -73,7 +73,7 @@ def merge_loras(
 ) -> Merged:
     """Write several stacked LoRAs of one model as one: the sum of their changes, with the first one's base.
 
-    The text adapter of the last that has one goes along.
+    The text adapter of the last that has one goes along, and the exact sum of the text encoders' LoRAs.
 
     Args:
         names: LoRA folders, files or `stickers/…`, in the order of training.
@@ -112,6 +112,11 @@ def merge_loras(
         merged.write(folder)
         if (adapter := text_adapter(names)) is not None:
             write_text_adapter(adapter, folder / lora.ADAPTER_FOLDER)
+        for encoder in lora.TEXT_ENCODERS:
+            parts = [LoraFile.read(path) for name in names if (path := lora.text_loras(name).get(encoder))]
+            if parts:
+                LoraFile(added(parts), parts[0].component, base=parts[0].base).write(folder / encoder)
+        lora.note_strategy(folder, strategy_for("auto", names))
     return Merged(Path(out), merged.rank, errors)
 
 
@@ -141,6 +146,8 @@ def merge_into(
     trained = {lora.component_of(backbone(pipe)): backbone(pipe)}
     if (adapter := text_adapter(names)) is not None:
         trained[lora.ADAPTER_FOLDER] = adapter
+    changed = {encoder for name in names for encoder in lora.text_loras(name)}
+    trained |= {encoder: clip for encoder, clip in lora.clips_of(pipe).items() if encoder in changed}
     with new_folder(Path(out)) as folder:
         save_whole(pipe, model, trained, folder)
     return Merged(Path(out), 0, {})
