@@ -26,7 +26,7 @@ TARGETS = {
 
 def component_of(model: nn.Module) -> str:
     """What diffusers' pipelines call such a model: ``unet``, ``transformer`` or, of any CLIP, ``text_encoder``."""
-    if getattr(model.config, "model_type", None) == "clip_text_model":
+    if getattr(getattr(model, "config", None), "model_type", None) == "clip_text_model":
         return "text_encoder"
     return "unet" if isinstance(model, UNet2DConditionModel) else "transformer"
 
