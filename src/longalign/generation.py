@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.report.sentences import sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
 from longalign.versions import provenance
-from longalign.weights.stack import Stack
+from longalign.weights.stack import Stack, strategy_for
 
 ON_STEP = Callable[[int], None]
 
@@ -41,6 +41,7 @@ class GenerateConfig(Stack):
         language: of the prompts, for cutting sentences (ISO 639-1).
     """
 
+    strategy: str = "auto"
     segments: str = "sentence"
     pooled: str = "whole"
     negative_prompt: str | None = None
@@ -144,6 +145,7 @@ def generate(
             run folder cannot be written.
     """
     config = config or GenerateConfig()
+    config = replace(config, strategy=strategy_for(config.strategy, config.loras))
     pipe = pipe or config.load()
     settings = settings_of(config.model, pipe)
     guidance = settings.guidance if config.guidance is None else config.guidance

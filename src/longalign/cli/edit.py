@@ -72,7 +72,7 @@ def edit(
             help="Preference model that scores each sentence: stickers/denscore, a folder, a hub name."
         ),
     ] = None,
-    strategy: Strategy = "clip-cat",
+    strategy: Strategy = "auto",
     length: Length = None,
     language: Language = "en",
     device: Device = "auto",

@@ -59,7 +59,11 @@ def shipped_columns(model: str = DEFAULT) -> dict[str, Column]:
     columns = base_columns()
     if "softrepa" in token_names(model):
         columns[SOFT] = Column(soft_tokens=f"{model}/softrepa")
-    there = [f"{DEFAULT}/{name}" for name in lora_names()] if model == DEFAULT else []
+    there = (
+        [f"{DEFAULT}/{name}" for name in ("sft", "reward") if name in lora_names()]
+        if model == DEFAULT
+        else []
+    )
     stages = [SFT, RFT][: len(there)]
     return columns | {label: Column("clip-cat", tuple(there[: n + 1])) for n, label in enumerate(stages)}
 
