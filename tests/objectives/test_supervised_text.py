@@ -21,7 +21,6 @@ from longalign.weights import text_lora
 from longalign.weights.merge import merge_loras
 from longalign.weights.stack import load_pipeline, strategy_for
 
-RECIPES = Path(__file__).parents[1] / "recipes"
 REFERENT = "clip-cat:context=referent"
 PROMPT = "A fox is in the top left. It stands on a red disc."
 
@@ -116,7 +115,7 @@ def test_trained_saved_loaded_stacked_merged_and_packed(tmp_path: Path) -> None:
     """Two steps on the embedded model, over `stickers/sft`; every way to load it gives the same states."""
     small = ["train.steps=2", "train.batch_size=2", "data.held_out=null", "train.precision='no'"]
     small += ["supervised.oracle_scenes=0"]
-    run = fit(read_recipe(RECIPES / "stickers-sft-context.yaml", small), tmp_path / "run").folder
+    run = fit(read_recipe("stickers-sft-context", small), tmp_path / "run").folder
     assert strategy_for("auto", [run]) == REFERENT and strategy_for("plain", [run]) == "plain"
     assert strategy_for("auto", ["stickers/sft"]) == "clip-cat"
     pack_run(run, tmp_path / "packed", after=["stickers/sft"])
