@@ -176,7 +176,17 @@ class _Head(BaseModel):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A validated recipe. `settings` is the section named as the objective; it and `data` are the objective's own."""
+    """A validated recipe.
+
+    Attributes:
+        objective: name of the objective.
+        model: what is trained, or trained on: an embedded model, a folder or a hub name.
+        train: the section ``train``.
+        data: the section ``data``, a `DataSettings` of the objective.
+        settings: the section with the name of the objective, its `Settings`.
+        seed: of all random numbers.
+        out: the run folder; None: a new one.
+    """
 
     objective: str
     model: str
