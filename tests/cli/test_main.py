@@ -148,7 +148,7 @@ def test_stickers_render_writes_an_image_folder(tmp_path: Path) -> None:
         (["segment", "a fox", "--window", "0"], "window"),
         (["segment", "a fox", "--model", "stickers", "--window", "2"], "window"),
         (["stickers", "render", "--out", "x", "--objects", "5-1"], "range within 0-9"),
-        (["stickers", "train", "gan", "--out", "x"], "one of all, vae"),
+        (["stickers", "train", "gan", "--out", "x"], "There are all, vae"),
     ],
 )
 def test_wrong_input_is_said_in_words(arguments: list[str], says: str) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from longalign.cli.main import app
 from longalign.diffusion.pipelines import (
     settings_of,
 )
@@ -303,3 +305,17 @@ def test_a_preference_run_packs_into_an_embedded_model(tmp_path: Path) -> None:
     assert torch.allclose(packed.text(text), trained.text(text), atol=1e-3)
     assert packed.decomposition is not None
     assert (tmp_path / "packed" / "recipe.yaml").read_text() == "objective: preference\n"
+
+
+def test_the_command_trains_a_part_and_resumes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps give a curve of one line; the same command again finds nothing left to do."""
+    monkeypatch.setattr(VAE, "batch_size", 2)
+    command = ["stickers", "train", "vae", "--steps", "2", "--device", "cpu", "--out", str(tmp_path)]
+    for _ in range(2):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+        [row] = (tmp_path / "vae.jsonl").read_text().splitlines()
+        assert json.loads(row)["step"] == 2
+    assert (tmp_path / "vae" / "config.json").is_file()
+    wrong = CliRunner().invoke(app, ["stickers", "train", "veo", "--out", str(tmp_path)])
+    assert "part 'veo' is unknown; did you mean 'vae'? There are all, vae, clip" in str(wrong.exception)

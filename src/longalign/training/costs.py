@@ -22,13 +22,17 @@ class Plan:
     """Time and memory of a training run, for each process.
 
     Attributes:
+        device: the device of the trial.
         modules: name → (trainable, all) parameters.
-        steps: updates of the weights. rows: how many the data has. epochs: how often each is seen.
+        steps: updates of the weights.
+        rows: number of rows of the data.
+        epochs: how many times each row is seen.
         batching: how a step's rows are shared out, found by trying where the recipe says `auto`.
         weights_bytes, gradients_bytes, optimizer_bytes, average_bytes: known from the parameters alone.
         peak_bytes: measured in a micro-batch and an update: the above, frozen models, activations. On a GPU the
             memory that torch has allocated; else that of the whole process.
-        step_s: measured: `accumulation` micro-batches and an update; total_s: all steps, without evaluations.
+        step_s: seconds of a step, measured: `accumulation` micro-batches and an update.
+        total_s: seconds of all steps, without evaluations.
     """
 
     device: str

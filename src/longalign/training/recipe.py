@@ -179,13 +179,13 @@ class Recipe:
     """A validated recipe.
 
     Attributes:
-        objective: name in `longalign.objectives.OBJECTIVES`.
-        model: what is trained: an embedded name, a folder or a hub name.
-        train: the settings that all objectives share.
-        data: the section ``data``, the objective's own `DataSettings`.
-        settings: the section that is named as the objective, its own `Settings`.
-        seed: of all random draws.
-        out: the run folder; None: a new one under ``runs/``.
+        objective: name of the objective.
+        model: what is trained, or trained on: an embedded model, a folder or a hub name.
+        train: the section ``train``.
+        data: the section ``data``, a `DataSettings` of the objective.
+        settings: the section with the name of the objective, its `Settings`.
+        seed: of all random numbers.
+        out: the run folder; None: a new one.
     """
 
     objective: str

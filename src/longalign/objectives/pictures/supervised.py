@@ -23,6 +23,11 @@ class SupervisedObjective(TunedDenoiserObjective):
     solver = ("unipc", 25)
     settings: SupervisedSettings
 
+    @property
+    def lora_dropout(self) -> float:
+        """Dropout on the inputs of the LoRA, as the recipe says."""
+        return self.settings.dropout
+
     def learn(
         self, x0: Tensor, states: Sequence[TextStates], padding: Padding, accelerator: Any
     ) -> dict[str, float | Tensor]:

@@ -58,7 +58,7 @@ class TunedDenoiserObjective(CaptionedObjective):
         if settings.tune == "full":
             module.requires_grad_(True)
         else:
-            lora.attach(module, settings.rank, dropout=getattr(settings, "dropout", 0.0), name=self.name)
+            lora.attach(module, settings.rank, dropout=self.lora_dropout, name=self.name)
         for clip in self.clips.values():
             lora.attach(clip, settings.text_rank, name=self.name)  # type: ignore[attr-defined]
         if settings.gradient_checkpointing:
@@ -66,6 +66,11 @@ class TunedDenoiserObjective(CaptionedObjective):
         if self.t5 is not None:
             self.t5.encoder.requires_grad_(False).eval()
             self.t5.adapter.requires_grad_(self.trains_adapter)
+
+    @property
+    def lora_dropout(self) -> float:
+        """Dropout on the inputs of the LoRA."""
+        return 0.0
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The denoiser, and the text adapter and the text encoders where they are trained."""
