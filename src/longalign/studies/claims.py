@@ -1,8 +1,8 @@
 """The conclusions of LongAlign from Table 1 (§5.2), tested on given models.
 
-Each claim is a list of differences of R@1, text → image. A difference *holds* if its whole 95 % interval is on
-the claimed side of zero. It *does not hold* if the whole interval is on the other side. Otherwise it is *undecided*. A claim
-holds if all its differences hold, and does not hold if one of them does not.
+Each claim is a list of differences of R@1, text → image. A difference *holds* if its whole 95 % interval is on the
+claimed side of zero. It *does not hold* if the whole interval is on the other side. Otherwise it is *undecided*. A
+claim holds if all its differences hold, and does not hold if one of them does not.
 """
 
 from __future__ import annotations
