@@ -14,7 +14,7 @@ from longalign.scoring.stream import Scored
 
 _BAR_CELLS = 10
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-# From the lowest to the highest; both ends can be read on dark and on light grounds.
+# From the lowest to the highest. All are readable on dark and on light backgrounds.
 _STYLES = ("bold #d9541e", "#c98a4b", "", "#3f9f95", "bold #0f9d8f")
 _PICTURES_ACROSS = 6
 _FAILURES_SHOWN = 10
@@ -26,7 +26,7 @@ def style_of(share: float) -> str:
 
 
 def shares_of(values: Sequence[float], low: float, high: float) -> list[float]:
-    """Where values lie between ``low`` and ``high``; in the middle when there is no between."""
+    """Where values lie between ``low`` and ``high``, from 0 to 1; 0.5 if ``low == high``."""
     return [0.5 if high <= low else (value - low) / (high - low) for value in values]
 
 
@@ -37,7 +37,7 @@ def bar(share: float) -> str:
 
 
 def show_outcome(outcome: Outcome, console: Any) -> None:
-    """Everything there is to see: the ranking or each picture, or a data set's summary and lowest sentences."""
+    """The ranking, or each picture, or the summary and the lowest sentences of a data set."""
     if outcome.ranking is not None:
         show_ranking(outcome.kept, outcome.ranking, console)
     else:
@@ -153,7 +153,7 @@ def show_lowest(items: Sequence[Scored], console: Any) -> None:
 
 
 def failure_lines(failures: Sequence[Failure], total: int) -> list[str]:
-    """What to print on standard error."""
+    """The lines about failures for standard error."""
     lines = [f"longalign: skipped {f.name}: {f.reason}" for f in failures[:_FAILURES_SHOWN]]
     if total > len(lines):
         lines.append(f"longalign: skipped {total - len(lines):,} more")

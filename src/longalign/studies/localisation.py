@@ -1,9 +1,9 @@
-"""Localisation: of a caption with exactly one false sentence, is that sentence the lowest-scored?
+"""Localisation: how often the one false sentence of a caption has the lowest score.
 
-A whole-text score says that something is wrong; scores by sentence (LongAlign, §3.2, Fig. 16) should say what.
-Sentences differ in what they score against any picture at all, so two things are measured apart: the scores as they are
-(C_P), or without V (C⊥); and each of them *calibrated*, that is, less the sentence's mean score over other pictures.
-Scores are linear in the image embedding, so that mean is the score of the mean embedding.
+A score of the whole text says that something is wrong. Scores of sentences (LongAlign, §3.2, Fig. 16) should say what
+is wrong. Some sentences score higher than others on any picture. So there are four kinds of scores: C_P as it is, C⊥
+(without V), and both *calibrated*: minus the sentence's mean score over other pictures. Scores are linear in the image
+embedding, so this mean is the score of the mean embedding.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ KINDS = ("kind", "position", "disc", "background")
 
 @dataclass(frozen=True)
 class Localisation:
-    """Label → (N, 5) for the scores of `SCORES`: was the false sentence the lowest? And what the renders were.
-
-    Of a model without late interaction it is (N, 4).
+    """The result of `localise`.
 
     Attributes:
+        hits: label → bool (N, 5), for the scores of `SCORES`: whether the false sentence has the lowest score. (N, 4)
+            of a model without late interaction.
+        v_source: label → source of the model's V.
         sentences: (N,) how many sentences each caption has.
-        kinds: (N,) what is wrong in the false one.
-        others: pictures that the calibrated scores were calibrated on.
+        kinds: (N,) what is wrong in the false sentence.
+        others: number of pictures for the calibration.
     """
 
     hits: Mapping[str, np.ndarray]
@@ -62,7 +63,7 @@ class Localisation:
         return found + ["–"] * (len(SCORES) - len(found))
 
     def chance(self, chosen: np.ndarray | None = None) -> Estimate:
-        """The mean of 1 / number of sentences; known, not estimated."""
+        """The mean of 1 / number of sentences: an exact value, without an interval."""
         counts = self.sentences if chosen is None else self.sentences[chosen]
         value = float((1 / counts).mean()) if len(counts) else float("nan")
         return Estimate(value, value, value, len(counts))
@@ -121,7 +122,7 @@ class Localisation:
 
 
 def localisation_steps(models: int, renders: int, others: int = 500) -> int:
-    """How far `localise` counts in all: pictures read."""
+    """The sum of the numbers that `localise` passes to `on_step`: pictures that the models read."""
     return models * (renders + others)
 
 

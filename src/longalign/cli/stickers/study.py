@@ -29,7 +29,7 @@ def study(
     stage: Annotated[
         list[str] | None,
         typer.Option(
-            help="A column after plain and segments, as 'LABEL=LORA+LORA~TOKENS*SCALE@STRATEGY' of which any part may "
+            help="A column after plain and segments, as 'LABEL=LORA+LORA~TOKENS*SCALE@STRATEGY' in which any part may "
             "be left out: LoRAs in order of their training, soft tokens and how much of their effect (0 to 1), and "
             "another encoding than the LoRAs' own or clip-cat. Repeat for each; else the stages that the package ships."
         ),
@@ -126,7 +126,7 @@ def parse_stage(text: str) -> tuple[str, Column]:
     be given alone, not in a stack.
 
     Raises:
-        LongalignError: something else; an unknown strategy; a scale that is none.
+        LongalignError: the text has another form, an unknown strategy, or a scale that is no number from 0 to 1.
     """
     from pathlib import Path
 
