@@ -146,7 +146,7 @@ def world(name: str | None) -> World:
 
 
 def owner(name: str | os.PathLike[str]) -> World | None:
-    """The world that owns a name such as ``stickers-sdxl`` or ``stickers/sft``; None of a folder or hub name.
+    """The world that owns a name such as ``stickers`` or ``stickers/sft``; None of a folder or hub name.
 
     A folder that exists under this very name counts as a folder, except for the bare name of a world.
     """

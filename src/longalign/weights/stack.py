@@ -91,7 +91,7 @@ def load_pipeline(
     """A diffusers pipeline, on its device, quiet, with weights from safetensors only.
 
     Args:
-        name: ``stickers``, ``stickers-sdxl``, ``stickers-sd3``, a folder, or a hub name.
+        name: an embedded model such as ``stickers``, a folder, or a hub name.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         dtype: ``auto`` (float16 on CUDA, else float32), ``float32``, ``float16`` or ``bfloat16``.
         loras: LoRA stages in the order of their training: folders that `longalign train` wrote, other LoRAs in
