@@ -162,7 +162,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(model: str, tmp_path: Path) -> 
     ],
 )
 def test_unknown_keys_of_the_recipes(name: str, override: str, says: str) -> None:
-    """Told with the nearest right one and the recipe's file, before anything is loaded."""
+    """Told with the nearest right one and the recipe's name, before anything is loaded."""
     with pytest.raises(LongalignError) as caught:
         read_recipe(name, [override])
-    assert says in str(caught.value) and f"{name}.yaml: " in str(caught.value)
+    assert says in str(caught.value) and f"{name}: " in str(caught.value)

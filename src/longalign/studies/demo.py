@@ -1,4 +1,4 @@
-"""The main job: crowded held-out scenes, drawn plainly, segment by segment and with trained stages, then judged."""
+"""Crowded held-out scenes drawn by plain encoding, by segments and with trained stages, judged: `longalign demo`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OBJECTS = (7, 9)
 
 @dataclass(frozen=True)
 class Study:
-    """Pictures of the same prompts made in several ways, and the oracle's verdicts.
+    """Pictures of the same prompts in several columns, and the verdicts of the oracle.
 
     Attributes:
         prompts, sentences: S prompts and their sentences.
@@ -54,7 +54,7 @@ class Study:
 
 
 def demo_steps(scenes: int, steps: int) -> int:
-    """How often `demo` calls back in all: once a picture and step."""
+    """The sum of the numbers that `demo` passes to `on_step`: pictures times steps."""
     return scenes * steps * len(shipped_columns())
 
 
@@ -68,12 +68,12 @@ def demo(
     command_line: str | None = None,
     on_step: Callable[[int], None] = lambda pictures: None,
 ) -> Study:
-    """Draws held-out scenes of 7–9 stickers in every column of `shipped_columns`; writes a run folder.
+    """Draws held-out scenes of 7–9 stickers in every column of `shipped_columns`, judges them and writes a run folder.
 
     Args:
         scenes: how many scenes of the `test` split.
         steps: UniPC steps.
-        seed: seed of the first scene's noise; all columns start from the same.
+        seed: seed of the first scene's noise. All columns start from the same noise.
         out: the run folder; None makes `runs/demo-<date>-NNN`.
         overwrite: replace an earlier run in `out`.
         command_line: what the user typed, for the report.
@@ -142,7 +142,7 @@ def demo(
 
 
 def _of_stages(columns: Mapping[str, Column]) -> str:
-    """What the intro says of the trained columns."""
+    """The part of the introduction about the trained columns."""
     tokens = (
         ", soft tokens were trained to tell the captions of different scenes apart" if SOFT in columns else ""
     )

@@ -2,7 +2,7 @@
 
     [up_0, down_0, up_1, down_1, …]    fp16, rank 32, scale 1
 
-Layer i is the i-th of `longalign.lora.target_layers`: blocks ResnetBlock2D, Attention and GEGLU in the order of
+Layer i is the i-th of `longalign.weights.lora.target_layers`: blocks ResnetBlock2D, Attention and GEGLU in the order of
 ``named_modules()``, and in each its Linears and Conv2ds in that order. diffusers' UNet registers `up_blocks` before
 `mid_block`, so the middle comes last. SD1.5 has 224 such layers: 28,291,072 numbers, 57 MB.
 """

@@ -2,6 +2,7 @@
 
 folder/
     pytorch_lora_weights.safetensors   <component>.<layer>.lora_A.weight (down), .lora_B.weight (up)
+    text_encoder/                      a LoRA of the (first) text encoder, likewise; text_encoder_2/ of the second
     adapter/                           the T5 → UNet text adapter, where one was trained beside it
 
 The file's metadata holds diffusers' own entry (rank and alpha, without which alpha ≠ rank would be read wrongly)
@@ -47,7 +48,7 @@ class LoraFile:
 
     Attributes:
         layers: module name → factors.
-        component: name of the denoising module in pipelines: ``unet``, ``transformer`` or another backbone's.
+        component: of the pipeline: ``unet``, ``transformer`` or another backbone's; ``text_encoder`` of any CLIP.
         alpha: the change is scaled by alpha / rank; None stands for alpha = rank.
         base: of the weights that it was trained on; None where nobody said.
         stacked_on: names of LoRAs that were on the model besides, when it was trained.

@@ -16,7 +16,7 @@ from longalign.data.cached import CachedPictures, is_cache
 from longalign.data.captioned import CaptionedPictures, Example, SkipLog
 from longalign.data.entries import Failure
 from longalign.data.sources import named_source
-from longalign.data.text_states import Padding, TextSide, TextStates, join
+from longalign.data.text_states import Padding, TextSide, TextStates, cut_off, join
 from longalign.diffusion.denoiser import Denoiser
 from longalign.diffusion.pipelines import ModelSettings, settings_of
 from longalign.diffusion.sampling import to_images
@@ -99,7 +99,12 @@ class CaptionedObjective(Objective):
         self.denoiser = Denoiser.of(pipe)
         self.context = context or BuildContext(self.denoiser.device)
         length = settings.length if settings.length is not None else self.model.length
-        self.texts = TextSide(pipe, settings.strategy, length, t5)
+        if self.tunes_text and isinstance(data, CachedPictures):
+            raise LongalignError(
+                f"{self.name}: tune_text changes what captions are encoded to, so a cache cannot hold that: name the "
+                "pictures that it was made of"
+            )
+        self.texts = TextSide(pipe, settings.strategy, length, t5, training=self.tunes_text)
         self.t5, self.prompts = t5, list(prompts)
         for part in (data, held_out):
             if isinstance(part, CachedPictures):
@@ -110,6 +115,11 @@ class CaptionedObjective(Objective):
         self._judged: list[tuple[str, Image.Image]] = []  # first pictures of the last evaluation
         self.prepare()
         self._move_unused_parts()
+
+    @property
+    def tunes_text(self) -> bool:
+        """Whether LoRAs of the CLIP text encoders are trained, too."""
+        return getattr(self.settings, "tune_text", "none") == "lora"
 
     @classmethod
     def build(
@@ -220,7 +230,9 @@ class CaptionedObjective(Objective):
         """
         self.skip_log.add(batch["skipped"], len(batch["texts"]))
         x0, states, padding = self.encode(batch)
+        states, hand_on = cut_off(states)
         metrics = self.learn(x0, states, padding, accelerator)
+        hand_on()
         metrics["cut"] = sum(s.cut for s in states) / len(states)
         if len(self.skip_log):
             metrics["rows_skipped"] = float(len(self.skip_log))

@@ -66,7 +66,8 @@ class SupervisedSettings(PictureSettings):
 
     `noisings`: how many times each row is noised, at different times. The picture and the caption are encoded once for
     all of them, and the denoiser sees a batch that is so many times larger. `time_power` p: t = 1000 u^p for uniform u.
-    Below 1, times of high noise are more frequent; there the layout of the picture is decided.
+    Below 1, times of high noise are more frequent; there the layout of the picture is decided. `tune_text`: ``lora``
+    also trains a LoRA on each CLIP. With ``clip-cat:context=before`` or ``context=referent`` it learns what "it" means.
     """
 
     caption_dropout: float = Field(
@@ -77,6 +78,10 @@ class SupervisedSettings(PictureSettings):
     )
     noisings: int = Field(1, gt=0, description="how many times each row is noised in a step")
     time_power: float = Field(1.0, gt=0, description="p of t = 1000 u^p, u uniform in [0, 1)")
+    tune_text: Literal["none", "lora"] = Field(
+        "none", description="what of the CLIP text encoders is trained"
+    )
+    text_rank: int = Field(8, gt=0, description="rank of the text encoders' LoRAs")
 
 
 class ConsistencySettings(PictureSettings):

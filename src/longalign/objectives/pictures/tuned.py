@@ -17,7 +17,7 @@ from longalign.errors import LongalignError
 from longalign.objectives.pictures.captioned import CaptionedObjective
 from longalign.objectives.pictures.settings import PictureSettings
 from longalign.objectives.random_draws import normal
-from longalign.weights import lora
+from longalign.weights import lora, text_lora
 from longalign.weights.fingerprint import fingerprint
 from longalign.weights.whole_model import save_whole
 
@@ -45,6 +45,9 @@ class TunedDenoiserObjective(CaptionedObjective):
         settings, module = self.settings, self.denoiser.module
         # Taken before the LoRA is on: it identifies the base that the saved LoRA belongs to.
         self.base = fingerprint(module, self.model_name) if settings.tune == "lora" else None
+        self.clips = text_lora.clips_of(self.pipe) if self.tunes_text else {}
+        if settings.tune == "full" and self.clips:
+            raise LongalignError(f"{self.name}: tune_text goes with tune 'lora', not 'full'")
         if settings.tune == "full" and settings.start_from:
             raise LongalignError(
                 f"{self.name}: tune 'full' starts from a whole model: merge the LoRAs of start_from"
@@ -56,6 +59,8 @@ class TunedDenoiserObjective(CaptionedObjective):
             module.requires_grad_(True)
         else:
             lora.attach(module, settings.rank, dropout=self.lora_dropout, name=self.name)
+        for clip in self.clips.values():
+            lora.attach(clip, settings.text_rank, name=self.name)  # type: ignore[attr-defined]
         if settings.gradient_checkpointing:
             module.enable_gradient_checkpointing()
         if self.t5 is not None:
@@ -68,11 +73,11 @@ class TunedDenoiserObjective(CaptionedObjective):
         return 0.0
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """The denoiser, and the text adapter where it is trained."""
+        """The denoiser, and the text adapter and the text encoders where they are trained."""
         trained = {self.denoiser.backbone.component: self.denoiser.module}
         if self.adapter is not None and self.trains_adapter:
             trained["adapter"] = self.adapter
-        return trained
+        return trained | self.clips
 
     @abstractmethod
     def losses(self, x0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
@@ -116,7 +121,9 @@ class TunedDenoiserObjective(CaptionedObjective):
         """A LoRA for ``pipe.load_lora_weights(folder)``, with the adapter; with tune ``full`` a whole pipeline."""
         module = self.denoiser.module
         if self.settings.tune == "lora":
-            lora.save(module, folder, adapter=self.adapter, base=self.base, base_name=self.model_name)  # type: ignore[arg-type]
+            noted = {"base": self.base, "base_name": self.model_name, "strategy": self.settings.strategy}
+            lora.save(module, folder, adapter=self.adapter, **noted)  # type: ignore[arg-type]
+            text_lora.save_text(text_lora.clips_of(self.pipe), folder, self.model_name)
             return
         trained = {self.denoiser.backbone.component: module}
         if self.adapter is not None:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from longalign.data.pairs import Pair, PreferenceData, RatedPair
+from longalign.data.pairs import Pair, PreferenceData
 from longalign.data.preferences import load_pairs
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.losses import margin, pair_loss, seg_a_loss, seg_loss, seg_o_loss
 from longalign.objectives import BuildContext, Objective, Task
+from longalign.objectives.preference.late_losses import LateParts, late_losses
+from longalign.objectives.preference.pair_batches import Batch, collate_pairs
 from longalign.objectives.preference.settings import PreferenceDataSettings, PreferenceSettings
-from longalign.preference import PreferenceModel, Preprocess, segment_mean
+from longalign.preference import Calibration, LateHead, PreferenceModel, segment_mean
 from longalign.preference.decomposition import fit_prompts
+from longalign.preference.late import late_scores
+from longalign.preference.scores import SCALE
 from longalign.runtime import quiet
 
 MAX_LOGIT_SCALE = 100.0  # CLIP's own bound; unbounded, a model that is always right makes it grow for ever
@@ -93,17 +99,6 @@ class TextMean:
         self.total, self.weight = total.clone().to(device), state["text_weight"].clone().to(device)
 
 
-class Batch(TypedDict):
-    """A micro-batch of B pairs."""
-
-    image: Tensor  # (2B, 3, S, S) prepared, all a before all b
-    preferred: Tensor  # (B,)
-    prompts: list[list[str]]  # of each prompt the encoded texts: itself, or its segments
-    captions: list[list[str]]  # segments of each caption with a weight in the loss
-    caption_rows: Tensor  # the index among the 2B pictures of each of these captions
-    factors: Tensor | None  # (2, B): differences a − b in truth and in looks; None where unknown
-
-
 class PreferenceObjective(Objective):
     """Trains a CLIP to score the pictures higher that people prefer.
 
@@ -147,6 +142,14 @@ class PreferenceObjective(Objective):
                 "train with preference.loss=single"
             )
         self._free(model.clip)
+        if settings.head == "pooled":
+            model.late = None  # it would be of other towers afterwards
+        elif not isinstance(model.late, LateHead):
+            vision, text = model.clip.config.vision_config, model.clip.config.text_config
+            model.late = LateHead(vision.hidden_size, text.hidden_size, settings.late_width)
+        if model.late is not None:
+            model.late.to(model.device).train().requires_grad_(True)
+        model.calibration = None  # of the scores before
 
     @classmethod
     def build(
@@ -170,7 +173,7 @@ class PreferenceObjective(Objective):
     def _free(self, clip: Any) -> None:
         """Freeze the weights that are not trained."""
         wanted = self.settings
-        if not (wanted.train_vision or wanted.train_text):
+        if wanted.head == "pooled" and not (wanted.train_vision or wanted.train_text):
             raise LongalignError("preference: train_vision and train_text are both off: nothing to train")
         for part in (clip.vision_model, clip.visual_projection):
             part.requires_grad_(wanted.train_vision)
@@ -188,8 +191,8 @@ class PreferenceObjective(Objective):
             clip.set_attn_implementation("eager")
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """The CLIP."""
-        return {"clip": self.model.clip}
+        """The CLIP, and the late head where there is one."""
+        return {"clip": self.model.clip, **({} if self.model.late is None else {"late": self.model.late})}
 
     def collate(self, rows: Sequence[Pair]) -> Batch:
         """See `collate_pairs`."""
@@ -198,6 +201,7 @@ class PreferenceObjective(Objective):
             self.model,
             with_captions=self.settings.loss != "single",
             whole_prompts=self.settings.prompt == "whole",
+            with_questions=self.settings.head == "late",
         )
 
     def backward(self, batch: Batch, accelerator: Any) -> dict[str, float | Tensor]:
@@ -205,13 +209,26 @@ class PreferenceObjective(Objective):
 
         Returns:
             `loss`; `logit_scale` s; `accuracy` and `accuracy_caption`, how often the preferred picture scores higher on
-            the prompt and on its own caption; `v_length`, the norm of E[C_P].
+            the prompt and on its own caption; `v_length`, the norm of E[C_P]. With a late head also its two losses
+            (`late`, `truth`), and `sentences_right`, the share of sentences that it judges rightly.
         """
         self._bound_scale()
         with accelerator.autocast():
-            image, prompt, caption = self._embed(batch)
+            image, prompt, caption, late = self._embed(batch)
         with torch.autocast(image.device.type, enabled=False):  # the loop may have it on around all of this
             loss, logged = self._loss(batch, image, prompt, caption, accelerator)
+            if late is not None:
+                assert isinstance(self.model.late, LateHead)
+                of_pairs, of_truth, right = late_losses(
+                    self.model.late, batch, late, self._looks(image, prompt), self.settings.loss
+                )
+                trained = self.settings.train_vision or self.settings.train_text
+                loss = (
+                    loss * trained
+                    + self.settings.late_weight * of_pairs
+                    + self.settings.truth_weight * of_truth
+                )
+                logged |= {"late": of_pairs, "truth": of_truth, "sentences_right": right}
         accelerator.backward(loss)
         return {name: value.detach() for name, value in {"loss": loss, **logged}.items()}
 
@@ -244,27 +261,39 @@ class PreferenceObjective(Objective):
             v = self._text_mean.v
         return seg_o_loss(a, b, prompt, caption_a, caption_b, v, y, scale), logged
 
+    # s η (C_X(a) − C_X(b))·V
+    @torch.no_grad()
+    def _looks(self, image: Tensor, prompt: Tensor) -> Tensor:
+        """(B,) what the text-irrelevant part says of each pair, so that S need not; 0 where V is not known."""
+        a, b = image.chunk(2)
+        if self.settings.loss != "seg-o":
+            return image.new_zeros(len(a))
+        stored = self.model.decomposition if self.settings.v == "stored" else None
+        v = self._text_mean.v if stored is None else stored.v_like(image)
+        return self.model.clip.logit_scale.exp() * (prompt @ v) * ((a - b) @ v)
+
     @torch.no_grad()
     def _bound_scale(self) -> None:
         """In place: a clamp in the graph would leave a scale above the bound without gradient."""
         self.model.clip.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
-    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, LateParts | None]:
         """(2B, D) unit embeddings of the pictures; (B, D) of the prompts and (N, D) of the captions, means of segments.
 
         Equal texts are encoded once, prompts and captions together, those of like length in one call. A whole prompt
         is one segment, of which the first tokens are read. Eq. 6 needs no prompts, and Eq. 4 no captions: they are
-        then (0, D).
+        then (0, D). With a late head also the patches, and the tokens of all texts.
         """
-        image = self.model.image_prepared(batch["image"].to(self.model.device))
+        image, patches = self.model.parts_prepared(batch["image"].to(self.model.device))
         prompts = [] if self.settings.loss == "seg" else batch["prompts"]
         texts = prompts + batch["captions"]
-        pieces = self.model.text(
-            [piece for text in texts for piece in text], truncate=True
+        pieces, tokens = self.model.text_parts(
+            [piece for text in [*texts, *batch["asked"]] for piece in text], truncate=True
         )  # only whole prompts are
-        means = segment_mean(pieces, [len(text) for text in texts])
+        means = segment_mean(pieces[: sum(map(len, texts))], [len(text) for text in texts])
         prompt, caption = means.split([len(prompts), len(batch["captions"])])
-        return image, prompt, caption
+        late = None if patches is None or tokens is None else LateParts(patches, tokens, len(prompts))
+        return image, prompt, caption, late
 
     def state_dict(self) -> dict[str, Tensor]:
         """The running mean behind V, where the loss uses one."""
@@ -295,14 +324,42 @@ class PreferenceObjective(Objective):
         sums = torch.zeros(6, device=self.model.device)  # agreement and number of pairs, three times
         for first in range(0, len(mine), _EVALUATED_AT_ONCE):
             rows = [self.held_out[i] for i in mine[first : first + _EVALUATED_AT_ONCE]]
-            found, factors = self._margins(rows, accelerator)
+            margins, factors = self._margins(rows, accelerator)
             y = torch.tensor([row.preferred for row in rows])
             for k, (truth_sign, counted) in enumerate(_subsets(y, factors)):
-                agreement = _agreement(found, truth_sign)[counted]
+                agreement = _agreement(margins, truth_sign)[counted]
                 sums[2 * k : 2 * k + 2] += torch.stack([agreement.sum(), counted.sum()]).to(sums)
         totals = accelerator.reduce(sums, reduction="sum").tolist()
         names = ("accuracy", "accuracy_truth", "accuracy_looks")
-        return {name: totals[2 * k] / totals[2 * k + 1] for k, name in enumerate(names) if totals[2 * k + 1]}
+        figures = {
+            name: totals[2 * k] / totals[2 * k + 1] for k, name in enumerate(names) if totals[2 * k + 1]
+        }
+        if self.model.late is not None:  # few sentences suffice, and every process reads the same
+            true, false = self._held_out_sentences(_EVALUATED_AT_ONCE)
+            if len(true) and len(false):
+                figures["sentences_auc"] = float((np.array(true)[:, None] > np.array(false)).mean())
+        return figures
+
+    def _held_out_sentences(self, most: int) -> tuple[list[float], list[float]]:
+        """100 · S of true and of false sentences about held-out pictures, of at most so many pairs."""
+        assert self.held_out is not None
+        scores: tuple[list[float], list[float]] = ([], [])
+        with inference(self.model.clip):
+            for first in range(0, min(most, self.held_out_count), _EVALUATED_AT_ONCE):
+                last = min(first + _EVALUATED_AT_ONCE, most, self.held_out_count)
+                rows = [self.held_out[i] for i in range(first, last)]
+                batch = collate_pairs(
+                    rows, self.model, with_captions=False, whole_prompts=True, with_questions=True
+                )
+                _, patches = self.model.parts_prepared(batch["image"].to(self.model.device))
+                tokens = self.model.tokens([text for of_one in batch["asked"] for text in of_one])
+                assert patches is not None
+                found = SCALE * late_scores(patches, tokens, [len(of_one) for of_one in batch["asked"]])
+                for value, answer in zip(
+                    found.tolist(), chain.from_iterable(batch["asked_true"]), strict=True
+                ):
+                    scores[0 if answer else 1].append(value)
+        return scores
 
     def _margins(self, rows: Sequence[Pair], accelerator: Any) -> tuple[Tensor, Tensor | None]:
         """(B,) differences in score between a and b on the prompt, and (2, B) in truth and looks; on the CPU."""
@@ -317,7 +374,7 @@ class PreferenceObjective(Objective):
     def save(self, folder: Path) -> None:
         """A `CLIPModel` folder for `PreferenceModel.from_pretrained`, with tokenizer, preprocessing and V.
 
-        V is computed from texts of the data, drawn by the run's seed.
+        V is computed from texts of the data, drawn by the run's seed. The late head is calibrated on held-out pairs.
         """
         self._bound_scale()
         rng = np.random.default_rng([self.context.seed, 1])
@@ -326,7 +383,12 @@ class PreferenceObjective(Objective):
         texts = [of_pair[rng.integers(len(of_pair))] for of_pair in map(self.data.texts, rows)]
         with inference(self.model.clip):
             v = fit_prompts(self.model, texts)
-        whole = PreferenceModel(self.model.clip, self.model.tokenizer, self.model.preprocess, v)
+        model, calibration = self.model, None
+        if model.late is not None and self.held_out is not None:
+            true, false = self._held_out_sentences(self.held_out_count)
+            with suppress(LongalignError):  # too few sentences, or a head that has not learnt anything yet
+                calibration = Calibration.fit(true, false, "late", source="held-out pairs of its training")
+        whole = PreferenceModel(model.clip, model.tokenizer, model.preprocess, v, model.late, calibration)
         with quiet():
             whole.save_pretrained(folder)
 
@@ -346,49 +408,3 @@ def _subsets(preferred: Tensor, factors: Tensor | None) -> list[tuple[Tensor, Te
         found.append(((truth > 0).float(), (truth != 0) & (looks == 0)))
         found.append(((looks > 0).float(), (looks != 0) & (truth == 0)))
     return found
-
-
-def collate_pairs(
-    rows: Sequence[Pair], model: PreferenceModel, *, with_captions: bool, whole_prompts: bool
-) -> Batch:
-    """Prepare pictures and cut texts into segments; data workers may do it.
-
-    Args:
-        rows: B pairs.
-        model: its preprocessing and segmenter are used, and its weights are not.
-        with_captions: include the long captions. Unless a pair is a tie, only the caption of the preferred picture
-            enters the segment losses (Eq. 6), so only that one is kept.
-        whole_prompts: do not cut prompts into segments.
-    """
-    captions: list[list[str]] = []
-    counted: list[int] = []
-    if with_captions:
-        texts = [(row.caption_a, row.preferred) for row in rows]
-        texts += [(row.caption_b, 1 - row.preferred) for row in rows]
-        for number, (text, weight) in enumerate(texts):
-            if weight > 0:
-                assert text is not None  # the objective has asked the data
-                captions.append(_segments(text, model))
-                counted.append(number)
-    factors = [
-        [row.truth_a - row.truth_b, row.looks_a - row.looks_b] for row in rows if isinstance(row, RatedPair)
-    ]
-    return {
-        "image": _prepare([row.image_a for row in rows] + [row.image_b for row in rows], model.preprocess),
-        "preferred": torch.tensor([row.preferred for row in rows], dtype=torch.float32),
-        "prompts": [[row.prompt] if whole_prompts else _segments(row.prompt, model) for row in rows],
-        "captions": captions,
-        "caption_rows": torch.tensor(counted, dtype=torch.long),
-        "factors": torch.tensor(factors).T if len(factors) == len(rows) else None,
-    }
-
-
-def _segments(text: str, model: PreferenceModel) -> list[str]:
-    return [segment.text for segment in model.segments(text)]
-
-
-def _prepare(images: list[np.ndarray], preprocess: Preprocess) -> Tensor:
-    """uint8 (H, W, 3) each → (N, 3, S, S), in one call where all have one size."""
-    one_size = len({image.shape for image in images}) == 1
-    stacks = [np.stack(images)] if one_size else [np.stack([i]) for i in images]  # (n, H, W, 3) each
-    return torch.cat([preprocess(torch.from_numpy(s).permute(0, 3, 1, 2).float().div_(255)) for s in stacks])

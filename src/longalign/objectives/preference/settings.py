@@ -19,6 +19,10 @@ class PreferenceSettings(BaseModel):
     `prompt`: the text that L(p) of Eq. 9 and 10 reads. ``whole``: the prompt's first tokens, as in the paper, whose
     prompts are short. ``segments``: the mean of its segments, as the trained model will score it; for a prompt of one
     sentence both are the same.
+
+    `head`: ``pooled`` is C_X·C_P alone. ``late`` also trains S by late interaction (`longalign.preference.late`): from
+    the same pairs, with `late_weight`, and from true and false sentences, with `truth_weight`. With
+    both towers frozen (train_vision, train_text) the late head alone is trained.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,6 +34,12 @@ class PreferenceSettings(BaseModel):
         8192, gt=0, description="number of texts after which the running mean forgets to 1/e"
     )
     v_prompts: int = Field(1024, gt=0, description="texts that V is computed from when the model is saved")
+    head: Literal["pooled", "late"] = Field("pooled", description="how sentences are scored")
+    late_width: int = Field(
+        64, gt=0, description="width of patch and token embeddings, where the model has none yet"
+    )
+    late_weight: float = Field(0.5, ge=0, description="weight of the pair losses of S")
+    truth_weight: float = Field(1.0, ge=0, description="weight of the loss on true and false sentences")
     train_vision: bool = Field(True, description="train the image tower")
     train_text: bool = Field(True, description="train the text tower")
     train_logit_scale: bool = Field(True, description="train the logit scale")

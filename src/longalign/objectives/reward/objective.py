@@ -21,7 +21,7 @@ from longalign.objectives.reward.rewards import Reward, load_reward, reward_loss
 from longalign.objectives.reward.sampling import RewardSampler, load_prompts
 from longalign.objectives.reward.settings import RewardDataSettings, RewardSettings
 from longalign.preference.scores import SCALE
-from longalign.weights import lora
+from longalign.weights import lora, text_lora
 from longalign.weights.fingerprint import fingerprint
 from longalign.weights.stack import load_pipeline, put_on, t5_branch
 
@@ -218,7 +218,15 @@ class RewardObjective(RewardSampler, Objective):
         if not lora.attached(self.denoiser.module):
             raise LongalignError("nothing to save: the backbone has no LoRA")
         adapter = self.t5.adapter if self.t5 is not None and self.settings.start_from else None
-        lora.save(self.denoiser.module, folder, adapter=adapter, base=self.base, base_name=self.model_name)
+        lora.save(
+            self.denoiser.module,
+            folder,
+            adapter=adapter,
+            base=self.base,
+            base_name=self.model_name,
+            strategy=self.settings.strategy,
+        )
+        text_lora.save_text(text_lora.clips_of(self.pipe), folder, self.model_name)
 
 
 def _scale(accelerator: Any) -> float:

@@ -5,7 +5,8 @@
 Each part is a run of `longalign.training.fit` in ``<out>/runs/<part>``. When it is complete, its model folders are
 copied to ``<out>`` and its metrics to ``<out>/<part>.jsonl``, for later parts and for `longalign stickers pack`.
 The same command resumes a run that was stopped. Parts see scenes of the ``train`` split whose captions fit 77 tokens
-(1–5 stickers); the VAE reads no captions and sees 2–9. ``sdxl`` and ``sd3`` are trained on the embedded model's parts.
+(1–5 stickers); the VAE reads no captions and sees 2–9. ``sdxl``,
+``sd3`` and ``denscore`` are trained on the embedded model's parts.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ PARTS = Table(
         "adapter": "longalign.stickers.making.denoising:Adapter",
         "sdxl": "longalign.stickers.making.sdxl_sd3:SDXL",
         "sd3": "longalign.stickers.making.sdxl_sd3:SD3",
+        "denscore": "longalign.stickers.making.denscore_part:Denscore",
     },
 )
 SD15_PARTS = (
@@ -52,18 +54,20 @@ STEPS: dict[str, int] = {
     "adapter": 600,
     "sdxl": 600,
     "sd3": 2500,
+    "denscore": 4000,  # for a GPU; on a CPU 1,000 steps bring almost as much
 }
 
 
 class StickerPartSettings(BaseModel):
     """The section ``sticker_part`` of a recipe.
 
-    The recipe's ``model`` is the folder with the parts that were trained before, or ``stickers`` for sdxl and sd3.
+    The recipe's ``model`` is the folder with the parts that were trained before, or ``stickers`` for sdxl, sd3
+    and denscore.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    part: str = Field(description="vae, clip, t5, unet, adapter, sdxl or sd3")
+    part: str = Field(description="vae, clip, t5, unet, adapter, sdxl, sd3 or denscore")
     steps: int = Field(gt=0, description="steps that the part's curriculum takes: train.steps")
 
 
