@@ -116,7 +116,10 @@ class LoraFile:
 
 def _layers(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, dict[str, Pair]]:
     """Component and factors, with their shapes checked against each other."""
-    known = {key.partition(".")[0] for key in tensors if key.endswith((_DOWN, _UP))} & set(components())
+    known = {key.partition(".")[0] for key in tensors if key.endswith((_DOWN, _UP))} & {
+        *components(),
+        "text_encoder",
+    }
     if len(known) != 1:
         raise LongalignError(
             f"{path}: is no LoRA in the layout of diffusers and peft for one of {', '.join(components())} "
