@@ -9,7 +9,7 @@ no part of what is kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -72,8 +72,7 @@ def cut_off(states: Sequence[TextStates]) -> tuple[list[TextStates], Callable[[]
         if reached:
             torch.autograd.backward([state for state, _ in reached], [grad for _, grad in reached])
 
-    found = [TextStates(leaf(s.own), s.own_shape, s.t5, leaf(s.pooled), s.cut) for s in states]
-    return found, hand_on
+    return [replace(s, own=leaf(s.own), pooled=leaf(s.pooled)) for s in states], hand_on
 
 
 @dataclass(eq=False)
