@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from longalign.diffusion.pipelines import settings_of
+from longalign.preference import PreferenceModel
 from longalign.report import Case, Panel, Report, Table, write_report
 from longalign.report.sentences import Sentences, sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
@@ -17,6 +19,7 @@ from longalign.stickers.captions import caption, text_of
 from longalign.stickers.world import render, scene
 from longalign.studies.accuracy import accuracy_table, table_json
 from longalign.studies.compare import (
+    SEGMENTS,
     SOFT,
     Column,
     Drawer,
@@ -107,10 +110,16 @@ def demo(
         "length": settings.length,
     }
     run = RunFolder(out, config, overwrite=overwrite) if out else RunFolder.new("demo", config)
+    judged = PreferenceModel.from_pretrained(DEFAULT, device="cpu").score(images[SEGMENTS], prompts).segments
+    counts: Counter[tuple[str | None, str]] = Counter()
     cases = []
     for i, reference in enumerate(map(render, drawn)):
         shown = {REFERENCE: reference, **{column: of_column[i] for column, of_column in images.items()}}
-        rows = sentence_rows(sentences[i], shown, settings.oracle)
+        rows = [
+            replace(row, scores={SEGMENTS: said.probability or 0.0})
+            for row, said in zip(sentence_rows(sentences[i], shown, settings.oracle), judged[i], strict=True)
+        ]
+        counts.update((said.verdict, row.marks[SEGMENTS]) for row, said in zip(rows, judged[i], strict=True))
         names = (REFERENCE, *(file_name(label, column) for label, column in columns.items()))
         files = [
             str(run.save_image(f"{i:02d}-{n}", x).relative_to(run.path))
@@ -124,7 +133,8 @@ def demo(
         intro="Crowded scenes that no model here was trained on, described in more than 77 tokens. The plain encoding "
         "stops reading there; segment-level encoding reads every sentence"
         + _of_stages(columns)
-        + ". The oracle looks at the pixels and marks each sentence.",
+        + ". The oracle looks at the pixels and marks each sentence. Beside its marks in the column segments "
+        "stands P(true), which Denscore, the embedded preference model, gives the sentence.",
         facts=provenance(
             {
                 "model": "the embedded sticker model",
@@ -133,12 +143,30 @@ def demo(
             },
             command_line,
         ),
-        tables=[accuracy],
+        tables=[accuracy, _verdict_table(counts)],
         cases=cases,
         window_tokens=window,
     )
     write_report(report, run.report, jsonl=run.path / "report.jsonl")
     return Study(prompts, sentences, images, accuracy, run.path)
+
+
+def _verdict_table(counts: Mapping[tuple[str | None, str], int]) -> Table:
+    """Denscore's verdicts on the pictures of the column `SEGMENTS` against the oracle's marks.
+
+    Args:
+        counts: (verdict, mark) → number of sentences.
+    """
+    marks = ("true", "false", "unclear")
+    return Table(
+        caption=f"Denscore's verdict against the oracle's ({SEGMENTS})",
+        columns=("verdict", *(f"oracle: {mark}" for mark in marks)),
+        rows=[
+            (verdict, *(str(counts.get((verdict, mark), 0)) for mark in marks))
+            for verdict in ("true", "doubtful", "false")
+        ],
+        note="Numbers of sentences.",
+    )
 
 
 def _of_stages(columns: Mapping[str, Column]) -> str:
