@@ -28,7 +28,7 @@ from longalign.studies.compare import (
     shipped_columns,
 )
 from longalign.versions import provenance
-from longalign.worlds import DEFAULT
+from longalign.worlds import DEFAULT, world
 
 REFERENCE = "reference"
 OBJECTS = (7, 9)
@@ -110,16 +110,21 @@ def demo(
         "length": settings.length,
     }
     run = RunFolder(out, config, overwrite=overwrite) if out else RunFolder.new("demo", config)
-    judged = PreferenceModel.from_pretrained(DEFAULT, device="cpu").score(images[SEGMENTS], prompts).segments
+    judge = PreferenceModel.from_pretrained(world(DEFAULT).preference_names()[-1], device="cpu")
+    judged = judge.score(images[SEGMENTS], prompts).segments if judge.calibration is not None else None
     counts: Counter[tuple[str | None, str]] = Counter()
     cases = []
     for i, reference in enumerate(map(render, drawn)):
         shown = {REFERENCE: reference, **{column: of_column[i] for column, of_column in images.items()}}
-        rows = [
-            replace(row, scores={SEGMENTS: said.probability or 0.0})
-            for row, said in zip(sentence_rows(sentences[i], shown, settings.oracle), judged[i], strict=True)
-        ]
-        counts.update((said.verdict, row.marks[SEGMENTS]) for row, said in zip(rows, judged[i], strict=True))
+        rows = sentence_rows(sentences[i], shown, settings.oracle)
+        if judged is not None:
+            counts.update(
+                (said.verdict, row.marks[SEGMENTS]) for row, said in zip(rows, judged[i], strict=True)
+            )
+            rows = [
+                replace(row, scores={SEGMENTS: said.probability or 0.0})
+                for row, said in zip(rows, judged[i], strict=True)
+            ]
         names = (REFERENCE, *(file_name(label, column) for label, column in columns.items()))
         files = [
             str(run.save_image(f"{i:02d}-{n}", x).relative_to(run.path))
@@ -133,8 +138,12 @@ def demo(
         intro="Crowded scenes that no model here was trained on, described in more than 77 tokens. The plain encoding "
         "stops reading there; segment-level encoding reads every sentence"
         + _of_stages(columns)
-        + ". The oracle looks at the pixels and marks each sentence. Beside its marks in the column segments "
-        "stands P(true), which Denscore, the embedded preference model, gives the sentence.",
+        + ". The oracle looks at the pixels and marks each sentence."
+        + (
+            " Beside its marks in the column segments stands P(true) by Denscore, the embedded preference model."
+            if counts
+            else ""
+        ),
         facts=provenance(
             {
                 "model": "the embedded sticker model",
@@ -143,7 +152,7 @@ def demo(
             },
             command_line,
         ),
-        tables=[accuracy, _verdict_table(counts)],
+        tables=[accuracy, *([_verdict_table(counts)] if counts else [])],
         cases=cases,
         window_tokens=window,
     )
