@@ -188,7 +188,7 @@ def generate(
         batch_size=config.batch_size,
     )
     pictures = [Picture(i, seed, images[job], files[job]) for job, (i, seed) in enumerate(jobs)]
-    sentences = sentences_of(pipe, prompts, config.language)
+    sentences = sentences_of(pipe.tokenizer, prompts, config.language)
     rows = []
     for i, prompt in enumerate(prompts):
         mine = [p for p in pictures if p.prompt_index == i]
@@ -198,7 +198,7 @@ def generate(
     truncation = [cut[i * config.num] for i in range(len(prompts))]
     made = Generation(list(prompts), pictures, rows, truncation, run.path, settings)
     write_report(
-        _report(made, config, resolved, window_of(pipe), command_line),
+        _report(made, config, resolved, window_of(pipe.tokenizer), command_line),
         run.report,
         jsonl=run.path / "report.jsonl",
     )

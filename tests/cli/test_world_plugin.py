@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from longalign.data.entries import Entry, Source
+from longalign.data.entries import CaptionedPicture, Source
 from longalign.worlds import World
 
 WORDS = ("one", "two", "three", "four", "five", "six")
@@ -49,7 +49,7 @@ class Throws(Source):
         return len(self.pips)
 
     def __getitem__(self, index):
-        return Entry(self.picture(index), self.text(index), f"throw {index}")
+        return CaptionedPicture(self.picture(index), self.text(index), f"throw {index}")
 
     def picture(self, index):
         return draw(int(self.pips[index]))

@@ -167,4 +167,6 @@ def test_the_page_has_denscores_verdicts(tmp_path: Path) -> None:
     sentences = json.loads(line)["sentences"]
     assert len(sentences) == len(made.sentences[0].segments)
     assert all(0 <= row["scores"][SEGMENTS] <= 1 for row in sentences)
-    assert "Denscore&#39;s verdict against the oracle&#39;s" in (tmp_path / "demo" / "report.html").read_text()
+    assert (
+        "Denscore&#39;s verdict against the oracle&#39;s" in (tmp_path / "demo" / "report.html").read_text()
+    )

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import cast
 
-from longalign.data.entries import TEXT_KEYS, Entry, Failure, Source
+from longalign.data.entries import TEXT_KEYS, CaptionedPicture, Failure, Source
 from longalign.data.files import CocoCaptions, CsvRows, JsonLines, TextFiles
 from longalign.data.tables import CaptionTable
 from longalign.data.tars import TarShards
@@ -90,4 +90,4 @@ def _is_one_object(path: Path) -> bool:
         return not file.readline().strip()
 
 
-__all__ = ["Entry", "Failure", "Source", "named_source", "open_source"]
+__all__ = ["CaptionedPicture", "Failure", "Source", "named_source", "open_source"]

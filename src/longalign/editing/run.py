@@ -132,7 +132,7 @@ def run_edit(
         t5=config.t5_branch(pipe),
     )
     shown = {BEFORE: result.before, AFTER: result.image}
-    sentences = sentences_of(pipe, [target, source], config.language)
+    sentences = sentences_of(pipe.tokenizer, [target, source], config.language)
     scored = _scores(config, shown, [target, source])
     rows = {
         name: [_with_scores(row, of_text) for row in sentence_rows(found, shown, settings.oracle)]
@@ -153,7 +153,7 @@ def run_edit(
     )
     made = EditRun(result, rows, run.path)
     write_report(
-        _report(made, config, resolved, sentences, window_of(pipe), command_line),
+        _report(made, config, resolved, sentences, window_of(pipe.tokenizer), command_line),
         run.report,
         jsonl=run.path / "report.jsonl",
     )

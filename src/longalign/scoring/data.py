@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longalign.data.entries import TEXT_KEYS, Entry, Failure, Source
+from longalign.data.entries import TEXT_KEYS, CaptionedPicture, Failure, Source
 from longalign.data.sources import METADATA as _METADATA
 from longalign.data.sources import named_source
 from longalign.errors import LongalignError
@@ -83,7 +83,7 @@ def _opened(source: str | os.PathLike[str]) -> Source:
     return named_source(os.fspath(source), split="test", count=WORLD_PAIRS)
 
 
-def _pair(entry: Entry | Failure) -> Pair | Failure:
+def _pair(entry: CaptionedPicture | Failure) -> Pair | Failure:
     if isinstance(entry, Failure):
         return entry
     if isinstance(entry.image, bytes):

@@ -86,7 +86,7 @@ def demo(
     drawn = [scene(i, objects=OBJECTS, split="test") for i in range(scenes)]
     prompts = [text_of(caption(s, i)) for i, s in enumerate(drawn)]
     pipe = drawer.pipe()
-    window, sentences = window_of(pipe), sentences_of(pipe, prompts)
+    window, sentences = window_of(pipe.tokenizer), sentences_of(pipe.tokenizer, prompts)
     images = draw_columns(
         drawer,
         columns,

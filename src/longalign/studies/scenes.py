@@ -126,7 +126,7 @@ def study(
     series = {}
     for sort in config.captions:
         prompts = [text_of(caption(s, i, referring=CAPTIONS[sort])) for i, s in enumerate(scenes)]
-        sentences = sentences_of(pipe, prompts)
+        sentences = sentences_of(pipe.tokenizer, prompts)
         facts = [parse_all([x.text for x in s.segments]) for s in sentences]
         for i in range(min(keep_pictures, config.scenes)):
             run.save_image(f"{sort}/{i:04d}-{REFERENCE}", render(scenes[i]))
@@ -158,7 +158,7 @@ def study(
                 atomic_write_text(file, "".join(map(json_line, [{"drawn_with": key}, *done])))
             rows[label] = done
         series[sort] = Series(prompts, sentences, rows)
-    return StudyResult(config, columns, scenes, series, run, window_of(pipe))
+    return StudyResult(config, columns, scenes, series, run, window_of(pipe.tokenizer))
 
 
 def picture_name(sort: str, index: int, column: str) -> str:
