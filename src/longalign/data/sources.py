@@ -12,8 +12,10 @@ from longalign.data.files import CocoCaptions, CsvRows, JsonLines, TextFiles
 from longalign.data.tables import CaptionTable
 from longalign.data.tars import TarShards
 from longalign.errors import LongalignError
+from longalign.plugins import Table
 from longalign.worlds import WORLDS, world
 
+SOURCES = Table("source", {})  # name → function or class without arguments that gives a `Source`
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 Objects = tuple[int, int]
 
@@ -74,7 +76,9 @@ def named_source(
     images: str | None = None,
     column: str | None = None,
 ) -> Source:
-    """The captioned pictures of a world (`longalign.worlds`), or `open_source`, which takes files whole."""
+    """Captioned pictures by name: of a plugin (`SOURCES`), of a world (`longalign.worlds`), else `open_source`."""
+    if name in SOURCES:
+        return cast("Source", SOURCES[name]())
     if name in WORLDS:
         return cast("Source", world(name).pictures(count, split, seed, objects, referring))
     return open_source(name, images=images, column=column)

@@ -18,6 +18,7 @@ from longalign.encoding.segments import Segment, Segmenter
 from longalign.encoding.tokens import Ids, pad_ids, tokenise
 from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
+from longalign.plugins import Table
 from longalign.preference.calibration import FILE_NAME as CALIBRATION
 from longalign.preference.calibration import Calibration
 from longalign.preference.decomposition import FILE_NAME, Decomposition
@@ -29,6 +30,8 @@ from longalign.preference.preprocess import Preprocess
 from longalign.preference.scores import Scores, scores_of, segment_mean
 from longalign.runs import atomic_write_text
 
+# name → function of `device` and `dtype` that gives a `PreferenceModel` (or a subclass for another architecture)
+PREFERENCE_MODELS = Table("preference", {})
 _IMAGES_AT_ONCE = 32
 _TEXTS_AT_ONCE = 256
 
@@ -96,6 +99,8 @@ class PreferenceModel:
             LongalignError: no such model, another architecture, weights that are not safetensors, a pickle with code
                 in it, no tokenizer, a decomposition of another width, a calibration of scores that there are not.
         """
+        if (told := os.fspath(name)) in PREFERENCE_MODELS:
+            return PREFERENCE_MODELS[told](device=device, dtype=dtype)
         return cls(
             *read_model(
                 name,
