@@ -1,4 +1,4 @@
-"""Solvers as linear maps: what a sampled latent is made of (DESIGN, "Sampling").
+"""Solvers as linear maps: what a sampled latent is made of .
 
 A solver that neither clips nor thresholds adds up its starting noise and the denoiser's predictions with weights that
 depend on its time steps alone::
@@ -22,7 +22,7 @@ from torch import Tensor
 from longalign.diffusion.sampling import SCHEDULERS
 from longalign.errors import LongalignError
 
-LCM_TIMESTEPS = (999, 749, 499, 249)  # FACTS §1.5: what LongAlign's LCM variant is trained at
+LCM_TIMESTEPS = (999, 749, 499, 249)  # LongAlign's LCM variant is trained at these
 SOLVERS = {**SCHEDULERS, "lcm": "LCMScheduler"}
 SPACINGS = ("own", "trailing", "leading", "linspace")
 

@@ -14,7 +14,7 @@ from longalign.errors import LongalignError
 from longalign.preference.calibration import Calibration, Verdict
 from longalign.preference.decomposition import Decomposition
 
-SCALE = 100.0  # scores are reported × 100 (FACTS §1.3)
+SCALE = 100.0  # scores are reported × 100, as in the papers
 
 
 class SegmentScore(NamedTuple):
@@ -76,7 +76,7 @@ class Scores:
         single: (B,) C_X·C_P of the text's first tokens, as many as the model reads (77).
         aligned: (B,) C_X·c⊥, what the paper defines as Denscore-O (§4.1). None without a decomposition, as
             are those below.
-        aligned_cosine: (B,) C_X·c⊥ / |c⊥|, which fits the numbers that the paper prints (FACTS §1.4).
+        aligned_cosine: (B,) C_X·c⊥ / |c⊥|, which fits the numbers that the paper prints (Table 2).
         irrelevant: (B,) C_X·V, which depends on the image alone. The paper's third score is η times it.
         eta: (B,) c·V, which depends on the text alone. Not × 100.
         segments: for each image the segments of its text, in order.
