@@ -16,7 +16,8 @@ All sides run in one process and take turns, each turn begun by another side, so
 goes meets all of them. Times are medians over the turns, with the least and the most; a ratio is the median of
 the turns' ratios, likewise. Each side has made one short call before. Tokens and calls of the (last) text
 encoder are counted too: no load changes them. The second table has no peer: it shows what sentences that come
-back cost.
+back cost. Nor has the third: sentences behind earlier ones (``context=before`` and ``context=referent``, where every
+second sentence refers back) against sentences by themselves, at 200 and at 500 tokens.
 
 Needs compel, and open-clip-torch for the vocabulary (`pip install --no-deps open-clip-torch`).
 """
@@ -33,6 +34,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -185,6 +187,33 @@ def repetition(parts: TextParts, work: Work, n_prompts: int, turns: int) -> list
     return rows
 
 
+def contexts(parts: TextParts, work: Work, n_prompts: int, turns: int) -> list[dict[str, Any]]:
+    """What it costs to encode sentences behind earlier ones."""
+    rows = []
+    for tokens in (TOKENS, 500):
+        grammar = Grammar(seed=tokens)
+        prompts = []
+        for _ in range(n_prompts):
+            said = grammar.sentences(tokens, parts.tokenizers[0])
+            said[1::2] = [f"It has {sentence[0].lower()}{sentence[1:]}" for sentence in said[1::2]]
+            prompts.append(" ".join(said))
+
+        def encode(context: str, prompts: list[str] = prompts, length: int = tokens + 200) -> None:
+            longalign.encode(parts, prompts, strategy=f"clip-cat:context={context}", length=length)
+
+        sides: dict[str, Side] = {
+            f"{tokens} tokens, context={context}": partial(encode, context)
+            for context in ("none", "referent", "before")
+        }
+        timings = take_turns(sides, turns, work)
+        own = [row_of(parts, n_prompts, name, timing) for name, timing in timings.items()]
+        first = next(iter(timings.values()))
+        for row in own[1:]:
+            row["faster_than_first"] = ratios(first, timings[row["side"]])
+        rows += own
+    return rows
+
+
 def cpu_name() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -225,6 +254,7 @@ def parse() -> argparse.Namespace:
         help="prompts in a call (default: 1 and 16, SDXL 1 and 4; quick 1 and 2)",
     )
     add("--alone", type=int, help="prompts in one call of ours alone, SD1.5 (default: 256, quick 8; 0: none)")
+    add("--contexts", action="store_true", help="the third table alone")
     add("--families", nargs="+", choices=("sd15", "sdxl"), default=("sd15", "sdxl"))
     return parser.parse_args()
 
@@ -256,6 +286,7 @@ def main() -> None:
 
     against: list[dict[str, Any]] = []
     again: list[dict[str, Any]] = []
+    behind: list[dict[str, Any]] = []
 
     def add(table: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
         table += rows
@@ -264,16 +295,30 @@ def main() -> None:
 
     for family in arguments.families:
         parts = make_parts(family, arguments.quick)
-        compel, work = compel_of(parts), Work(parts.text_encoders[-1])
-        warm_up(parts, compel)
+        work = Work(parts.text_encoders[-1])
         many = 2 if arguments.quick else 16 if family == "sd15" else 4
+        add(behind, contexts(parts, work, min(many, 4), turns))
+        if arguments.contexts:
+            continue
+        compel = compel_of(parts)
+        warm_up(parts, compel)
         for n_prompts in arguments.prompts or (1, many):
             add(against, compare(parts, work, n_prompts, turns, compel))
         if alone and family == "sd15":
             add(against, compare(parts, work, alone, 1, None))
         add(again, repetition(parts, work, many, turns))
     if arguments.json:
-        print(json.dumps({"machine": machine, "quick": arguments.quick, "against": against, "again": again}))
+        print(
+            json.dumps(
+                {
+                    "machine": machine,
+                    "quick": arguments.quick,
+                    "against": against,
+                    "again": again,
+                    "behind": behind,
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def stickers(batch: int, device: str) -> Case:
     from longalign.diffusion.pipelines import (
         settings_of,
     )
-    from longalign.objectives.reward.prompts import load_prompts
+    from longalign.objectives.reward.sampling import load_prompts
     from longalign.preference import PreferenceModel
     from longalign.weights.stack import (
         load_pipeline,

@@ -32,7 +32,8 @@ from longalign.diffusion.denoiser import Denoiser
 from longalign.diffusion.pipelines import (
     settings_of,
 )
-from longalign.objectives.pictures.supervised import SupervisedObjective, SupervisedSettings
+from longalign.objectives.pictures.settings import SupervisedSettings
+from longalign.objectives.pictures.supervised import SupervisedObjective
 from longalign.runtime import (
     pick_device,
 )

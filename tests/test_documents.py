@@ -40,7 +40,7 @@ def wrong(line: str) -> list[str]:
     """What a command line has that the command line of longalign does not know."""
     words = shlex.split(line, comments=True)[1:]
     command: Any = typer.main.get_command(app)
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and (words or not command.invoke_without_command):
         name = words.pop(0) if words else ""
         if name not in command.commands:
             return [f"command {name!r}"]

@@ -120,7 +120,7 @@ def test_strategies_with_t5_run_on_the_embedded_branch(tmp_path: Path) -> None:
 
 def test_beyond_follows_the_token_window() -> None:
     pipe = load_pipeline("stickers", device="cpu")
-    [short, long] = sentences_of(pipe, [SHORT, LONG])
+    [short, long] = sentences_of(pipe.tokenizer, [SHORT, LONG])
     assert short.beyond == [False] * 3 and any(long.beyond)
 
 

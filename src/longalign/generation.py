@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.report.sentences import sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
 from longalign.versions import provenance
-from longalign.weights.stack import Stack
+from longalign.weights.stack import Stack, strategy_for
 
 ON_STEP = Callable[[int], None]
 
@@ -26,6 +26,8 @@ class GenerateConfig(Stack):
     """The settings of `generate`, as they go into `config.yaml`. None stands for what suits the model.
 
     Attributes:
+        model, loras, soft_tokens, soft_token_scale, soft_token_branches, strategy, device, dtype, check_base: as in
+            `Stack`.
         segments: how prompts are cut: ``sentence``, ``packed`` or ``released``.
         pooled: pooled vector of SDXL and SD3: ``first``, ``mean`` or ``whole``.
         negative_prompt: of any length.
@@ -39,6 +41,7 @@ class GenerateConfig(Stack):
         language: of the prompts, for cutting sentences (ISO 639-1).
     """
 
+    strategy: str = "auto"
     segments: str = "sentence"
     pooled: str = "whole"
     negative_prompt: str | None = None
@@ -142,6 +145,7 @@ def generate(
             run folder cannot be written.
     """
     config = config or GenerateConfig()
+    config = replace(config, strategy=strategy_for(config.strategy, config.loras))
     pipe = pipe or config.load()
     settings = settings_of(config.model, pipe)
     guidance = settings.guidance if config.guidance is None else config.guidance
@@ -184,7 +188,7 @@ def generate(
         batch_size=config.batch_size,
     )
     pictures = [Picture(i, seed, images[job], files[job]) for job, (i, seed) in enumerate(jobs)]
-    sentences = sentences_of(pipe, prompts, config.language)
+    sentences = sentences_of(pipe.tokenizer, prompts, config.language)
     rows = []
     for i, prompt in enumerate(prompts):
         mine = [p for p in pictures if p.prompt_index == i]
@@ -194,7 +198,7 @@ def generate(
     truncation = [cut[i * config.num] for i in range(len(prompts))]
     made = Generation(list(prompts), pictures, rows, truncation, run.path, settings)
     write_report(
-        _report(made, config, resolved, window_of(pipe), command_line),
+        _report(made, config, resolved, window_of(pipe.tokenizer), command_line),
         run.report,
         jsonl=run.path / "report.jsonl",
     )

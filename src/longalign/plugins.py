@@ -77,7 +77,13 @@ class Table(Mapping[str, Any]):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """``unknown metric 'orcale': did you mean 'oracle'? There are fid, oracle``"""
+    """The message for an unknown name: ``metric 'orcale' is unknown; did you mean 'oracle'? There are fid, oracle``.
+
+    Args:
+        kind: kind of the name, such as ``metric``.
+        name: the unknown name.
+        known: the known names.
+    """
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     advice = f"did you mean {near[0]!r}? " if near else ""

@@ -13,8 +13,10 @@ from torch import Tensor
 from longalign import TextParts, encode
 from longalign.backbones import BACKBONES, backbone_named, backbone_of, find_backbone
 from longalign.backbones.base import Backbone
+from longalign.data.text_states import TextSide, join
 from longalign.diffusion.denoiser import Denoiser
 from longalign.errors import LongalignError
+from longalign.soft_tokens import SoftTokenConfig
 
 PIPES = {"sd15": tiny.tiny_sd15, "sdxl": tiny.tiny_sdxl, "sd3": tiny.tiny_sd3}
 
@@ -81,24 +83,65 @@ class PooledClip(Backbone):
         return output.last_hidden_state, output.pooler_output
 
 
+class T5Alone(Backbone):
+    """As PixArt reads text: a T5 and no CLIP."""
+
+    family, title, abbreviation = "t5-alone", "T5 alone", "T5A"
+    component, module_class = "transformer", "NoSuchModule"
+    clips, clip_tokens = (), False
+    t5, t5_length = "text_encoder", 8
+
+
 @pytest.fixture
-def pooled_clip() -> Iterator[TextParts]:
-    BACKBONES["pooled-clip"] = PooledClip
-    clip, t5 = tiny.text_encoder(), tiny.t5_encoder(40)
-    yield TextParts("pooled-clip", (tiny.clip_tokenizer(), tiny.t5_tokenizer()), (clip, t5))
-    BACKBONES.pop("pooled-clip")
+def families() -> Iterator[None]:
+    own = {"pooled-clip": PooledClip, "t5-alone": T5Alone}
+    for name, backbone in own.items():
+        BACKBONES[name] = backbone
+    yield
+    for name in own:
+        BACKBONES.pop(name)
 
 
 @pytest.mark.parametrize(("strategy", "length"), [("clip-cat", 24), ("plain", 8)])
-def test_a_clip_that_is_only_pooled(pooled_clip: TextParts, strategy: str, length: int) -> None:
+def test_a_clip_that_is_only_pooled(families: None, strategy: str, length: int) -> None:
     """The embeddings are T5's alone, in its width of 40; the CLIP adds its pooled vector of width 32."""
-    prompt = "A cat."
-    found = encode(pooled_clip, prompt, strategy=strategy, length=24)
-    (clip_tokenizer, t5_tokenizer), (clip, t5) = pooled_clip.tokenizers, pooled_clip.text_encoders
-    ids = t5_tokenizer(prompt, padding="max_length", max_length=length, return_tensors="pt").input_ids
+    prompt, clip, t5 = "A cat.", tiny.text_encoder(), tiny.t5_encoder(40)
+    parts = TextParts("pooled-clip", (tiny.clip_tokenizer(), tiny.t5_tokenizer()), (clip, t5))
+    found = encode(parts, prompt, strategy=strategy, length=24)
+    assert found.pooled is not None
+    ids = tiny.t5_tokenizer()(prompt, padding="max_length", max_length=length, return_tensors="pt").input_ids
     with torch.no_grad():
         torch.testing.assert_close(found.embeds, t5(ids)[0])
-        ids = clip_tokenizer(prompt, return_tensors="pt").input_ids
+        ids = tiny.clip_tokenizer()(prompt, return_tensors="pt").input_ids
         torch.testing.assert_close(found.pooled, clip(ids).pooler_output, rtol=1e-4, atol=1e-5)
     assert (found.embeds.shape, found.pooled.shape) == ((1, length, 40), (1, 32))
     assert found.segment_of.shape == (1, length)
+
+
+def test_a_t5_alone(families: None) -> None:
+    """The whole prompt in one piece, with the segment of each token; training joins the same states."""
+    prompts = ["A red cat sits. A blue dog runs.", "A house."]
+    parts = TextParts("t5-alone", (tiny.t5_tokenizer(),), (tiny.t5_encoder(),))
+    found = encode(parts, prompts, "A tree.", length=24)
+    assert found.pooled is None and [s.text for s in found.segments[0]] == [
+        "A red cat sits.",
+        "A blue dog runs.",
+    ]
+    ids = tiny.t5_tokenizer()(prompts, padding="max_length", max_length=24, return_tensors="pt").input_ids
+    with torch.no_grad():
+        torch.testing.assert_close(found.embeds, parts.text_encoders[0](ids)[0])
+    text = int((ids[0] != tiny.t5_tokenizer().pad_token_id).sum()) - 1  # without the end token
+    segment_of = found.segment_of[0]
+    assert set(segment_of[:text].tolist()) == {0, 1} and set(segment_of[text:].tolist()) == {-1}
+    assert encode(parts, "A cat.", strategy="plain").embeds.shape == (1, 8, tiny.WIDTH)
+    with pytest.raises(LongalignError, match="T5A has T5 of its own"):
+        encode(parts, prompts, strategy="t5-mlp")
+
+    side = TextSide(parts, length=24)
+    [(_, joined)] = join(side.encode(prompts), side.padding)
+    torch.testing.assert_close(joined.embeds, found.embeds)
+
+
+def test_no_place_for_soft_tokens(families: None) -> None:
+    with pytest.raises(LongalignError, match="soft tokens are for one of sd15, sdxl, sd3, not 't5-alone'"):
+        SoftTokenConfig.published("t5-alone")

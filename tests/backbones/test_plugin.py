@@ -1,130 +1,139 @@
-"""A backbone from another package: encoding, drawing and training by public functions, with no change in longalign."""
+"""A backbone of another package: one file and one entry point, and it encodes, samples and takes a supervised step."""
 
 from __future__ import annotations
 
-import importlib
-import shutil
-import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from picture_objectives import LENGTH, accelerator, batch_of, gradients, make
+from picture_objectives import accelerator, batch_of, gradients, make
 
-from longalign import encode, plugins
-from longalign.backbones import BACKBONES, backbone_named, backbone_of, components, denoising_module
-from longalign.diffusion.denoiser import Denoiser
-from longalign.diffusion.pipelines import settings_of
+from longalign import plugins
+from longalign.backbones import backbone_of
 from longalign.diffusion.sampling import sample
+from longalign.encoding import encode
 from longalign.errors import LongalignError
 from longalign.objectives.pictures.supervised import SupervisedObjective
-from longalign.weights import lora
-from longalign.weights.lora_file import LoraFile
 
-HERE = Path(__file__).parents[1] / "helpers" / "toy_backbone.py"
-PROMPT = "A red cat sits. A blue dog runs."
-WIDTH = 32
+TOY = '''
+"""A denoiser that mixes latents by 1 × 1 convolutions and adds the mean of the text."""
+
+import torch
+from diffusers import ConfigMixin, DiffusionPipeline, ImagePipelineOutput, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from torch import nn
+
+from longalign.backbones.base import Backbone
+
+
+class ToyBlock(nn.Module):
+    def __init__(self, channels, width):
+        super().__init__()
+        self.mix, self.read = nn.Conv2d(channels, channels, 1), nn.Linear(width, channels)
+
+    def forward(self, x, text):
+        return self.mix(x) + self.read(text.mean(1))[:, :, None, None]
+
+
+class ToyNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
+    @register_to_config
+    def __init__(self, in_channels=4, sample_size=16, width=32):
+        super().__init__()
+        self.block = ToyBlock(in_channels, width)
+
+    def forward(self, x, times, encoder_hidden_states):
+        return self.block(x, encoder_hidden_states)
+
+
+class ToyPipeline(DiffusionPipeline):
+    def __init__(self, vae, text_encoder, tokenizer, toy_net, scheduler):
+        super().__init__()
+        self.register_modules(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, toy_net=toy_net, scheduler=scheduler
+        )
+
+    @torch.no_grad()
+    def __call__(self, prompt_embeds, negative_prompt_embeds, generator, num_inference_steps, guidance_scale=2.0, **_):
+        self.scheduler.set_timesteps(num_inference_steps)
+        x = torch.stack([torch.randn(4, 16, 16, generator=g) for g in generator])
+        for t in self.scheduler.timesteps:
+            f = self.toy_net(x, t, prompt_embeds)
+            null = self.toy_net(x, t, negative_prompt_embeds)
+            x = self.scheduler.step(null + guidance_scale * (f - null), t, x).prev_sample
+        pixels = self.vae.decode(x / self.vae.config.scaling_factor).sample
+        return ImagePipelineOutput((pixels / 2 + 0.5).clamp(0, 1))
+
+
+class Toy(Backbone):
+    """The family of `ToyNet`."""
+
+    family = "toy"
+    title = "Toy"
+    abbreviation = "Toy"
+    component = "toy_net"
+    module_class = "ToyNet"
+    lora_blocks = ("ToyBlock",)
+
+    def predict(self, module, x, times, embeds, pooled, size_px):
+        return module(x, times, encoder_hidden_states=embeds)
+'''
 
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The package `toy_pictures`, installed in a temporary folder as pip would leave it: module and dist-info."""
-    site = tmp_path / "site"
-    package, info = site / "toy_pictures", site / "toy_pictures-1.0.dist-info"
-    package.mkdir(parents=True)
+    """The module of an installed package with the entry point ``backbone.toy``."""
+    (tmp_path / "toy_backbone.py").write_text(TOY)
+    info = tmp_path / "toy_backbone-1.0.dist-info"
     info.mkdir()
-    shutil.copy(HERE, package / "__init__.py")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-pictures\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[longalign.plugins]\nbackbone.toy = toy_pictures:Toy\n")
-    monkeypatch.syspath_prepend(str(site))
-    plugins._of_plugins.cache_clear()
-    try:
-        yield importlib.import_module("toy_pictures")
-    finally:
-        sys.modules.pop("toy_pictures", None)
-        plugins._of_plugins.cache_clear()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-backbone\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[longalign.plugins]\nbackbone.toy = toy_backbone:Toy\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    of_plugins = plugins._of_plugins  # a test may replace it
+    of_plugins.cache_clear()
+    yield import_module("toy_backbone")
+    of_plugins.cache_clear()
 
 
-@pytest.fixture
-def pipe(toy: Any) -> Any:
-    return toy.pipeline(tiny._vae(4), tiny.t5_encoder(WIDTH), tiny.t5_tokenizer(), WIDTH)
+def pipeline(toy: Any) -> Any:
+    parts = tiny.tiny_sd15()
+    torch.manual_seed(0)
+    pipe = toy.ToyPipeline(parts.vae, parts.text_encoder, parts.tokenizer, toy.ToyNet(), parts.scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
-def test_it_is_found(pipe: Any) -> None:
-    assert list(BACKBONES) == ["sd15", "sdxl", "sd3", "toy"]
-    assert components() == ("unet", "transformer", "net")
-    assert backbone_of(pipe).family == backbone_of(pipe.net).family == "toy"
-    assert denoising_module(pipe) is pipe.net
-    assert (settings_of("no/such", pipe).guidance, settings_of("no/such", pipe).length) == (2.0, 24)
-    with pytest.raises(LongalignError, match="did you mean 'toy'"):
-        backbone_named("toys")
+def test_encode_and_sample(toy: Any) -> None:
+    """Sentences of both prompts are encoded, and another prompt gives another picture from the same seed."""
+    pipe = pipeline(toy)
+    conditioning = encode(pipe, ["A cat sits. A dog runs.", "A red house. A tree."], length=24)
+    assert conditioning.family == "toy" and conditioning.embeds.shape == (2, 24, 32)
+    one, other = sample(pipe, conditioning, [5, 5], steps=3)
+    assert one.size == other.size == (32, 32) and one.tobytes() != other.tobytes()
+    [again] = sample(pipe, conditioning[:1], [5], steps=3)
+    assert again.tobytes() == one.tobytes()
 
 
-def test_it_is_gone_when_its_package_is(tmp_path: Path) -> None:
-    assert list(BACKBONES) == ["sd15", "sdxl", "sd3"]
-    with pytest.raises(LongalignError, match="Linear is not the model of a known backbone; known are UNet2D"):
-        backbone_of(torch.nn.Linear(1, 1))
-
-
-def test_prompts_are_encoded_by_its_t5(pipe: Any) -> None:
-    """The whole prompt in one piece, padded to a multiple of the length; ``plain`` pads to the family's own 16."""
-    conditioning = encode(pipe, PROMPT, "A house.", length=LENGTH)
-    assert (conditioning.family, conditioning.pooled) == ("toy", None)
-    ids = pipe.tokenizer(PROMPT, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
-    with torch.no_grad():
-        torch.testing.assert_close(conditioning.embeds, pipe.text_encoder(ids)[0])
-    assert [s.text for s in conditioning.segments[0]] == ["A red cat sits.", "A blue dog runs."]
-    segment_of = conditioning.segment_of[0]
-    text = int((ids != pipe.tokenizer.pad_token_id).sum()) - 1  # without the end token
-    assert set(segment_of[:text].tolist()) == {0, 1} and set(segment_of[text:].tolist()) == {-1}
-    assert encode(pipe, "A cat.", strategy="plain").embeds.shape == (1, 16, WIDTH)
-    with pytest.raises(LongalignError, match="Toy has T5 of its own"):
-        encode(pipe, PROMPT, strategy="t5-mlp")
-
-
-def test_pictures_are_drawn(pipe: Any) -> None:
-    """Each picture comes from its seed and its prompt, and the pipeline gets the arguments that it knows."""
-    conditioning = encode(pipe, [PROMPT, PROMPT, "A house."], length=LENGTH)
-    first, again, other = sample(pipe, conditioning, [1, 1, 1], steps=2)
-    assert first.size == (32, 32)
-    assert first.tobytes() == again.tobytes() != other.tobytes()
-
-
-def test_a_supervised_step(pipe: Any, tmp_path: Path) -> None:
-    """The loss is mean |f − (ε − x_0)|²; a step along its gradient lowers it; the LoRA is saved under ``net``."""
-    objective = make(SupervisedObjective, pipe, caption_dropout=0)
-    batch = batch_of(objective)
-    torch.manual_seed(5)
-    before = float(objective.backward(batch, accelerator())["loss"])
+def test_a_supervised_step(toy: Any, tmp_path: Path) -> None:
+    """The LoRA is on the block's convolution and Linear, gets a gradient, and is saved under the component's name."""
+    objective = make(SupervisedObjective, pipe=pipeline(toy), caption_dropout=0)
+    objective.backward(batch_of(objective), accelerator())
     found = gradients(objective)
-    assert sorted(found) == [
-        f"net.mixer.{layer}.lora_{factor}.supervised.weight" for layer in ("out", "text") for factor in "AB"
-    ]
-    assert all(bool(g.abs().max() > 0) for g in found.values())
-    with torch.no_grad():
-        for name, parameter in pipe.net.named_parameters():
-            if f"net.{name}" in found:
-                parameter -= 0.05 * found[f"net.{name}"]
-    torch.manual_seed(5)
-    assert float(objective.backward(batch, accelerator())["loss"]) < before
-
-    path = lora.save(pipe.net, tmp_path / "lora")
-    file = LoraFile.read(path.parent)
-    assert (file.component, sorted(file.layers)) == ("net", ["mixer.out", "mixer.text"])
-    x, t, c = torch.randn(1, 4, 16, 16), 500, encode(pipe, PROMPT, length=LENGTH)
-    with torch.no_grad():
-        expected = Denoiser.of(pipe)(x, t, c)
-        lora.merge(pipe.net)
-        torch.testing.assert_close(Denoiser.of(pipe)(x, t, c), expected, rtol=1e-4, atol=1e-5)
+    assert {name.rsplit(".", 3)[0] for name in found} == {"toy_net.block.mix", "toy_net.block.read"}
+    assert all(g.abs().max() > 0 for g in found.values())
+    objective.save(tmp_path / "lora")
+    assert (tmp_path / "lora" / "pytorch_lora_weights.safetensors").is_file()
 
 
-def test_what_it_does_not_have_is_said(pipe: Any) -> None:
-    from longalign.soft_tokens import SoftTokenConfig
-
-    with pytest.raises(LongalignError, match="Toy has no place for soft tokens"):
-        SoftTokenConfig.of(pipe.net)
-    with pytest.raises(LongalignError, match="soft tokens are for one of sd15, sdxl, sd3, not 'toy'"):
-        SoftTokenConfig.published("toy")
+def test_without_the_package_its_models_are_unknown(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = toy.ToyNet()
+    assert backbone_of(net).family == "toy"
+    monkeypatch.setattr(plugins, "_of_plugins", lambda kind: {})
+    with pytest.raises(
+        LongalignError, match=r"ToyNet is not the model of a known backbone; known are UNet2D"
+    ):
+        backbone_of(net)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -34,6 +35,31 @@ def test_import_is_free_of_torch() -> None:
         "import sys, longalign, longalign.cli; print([m for m in ('torch', 'diffusers') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_import_is_free_of_torch_with_a_plugin_too(tmp_path: Path) -> None:
+    """A plugin is imported when one of its names is asked for, and not before."""
+    (tmp_path / "heavy.py").write_text("raise RuntimeError('imported')")
+    info = tmp_path / "heavy-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: heavy\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[longalign.plugins]\nworld.heavy = heavy:World\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    code = (
+        "import sys, longalign, longalign.cli.main; from longalign.worlds import WORLDS; "
+        "print('heavy' in WORLDS, 'heavy' in sys.modules, 'torch' in sys.modules)"
+    )
+    shown = subprocess.check_output(
+        [sys.executable, "-c", code], text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert shown.strip() == "True False False"
+
+
+def test_old_names_of_modules_lead_to_the_new_ones() -> None:
+    with pytest.deprecated_call(match=r"longalign\.segments is longalign\.encoding\.segments now"):
+        assert longalign.segments.Segmenter is longalign.Segmenter
+    assert inspect.isfunction(longalign.generate) and inspect.isfunction(longalign.edit)
+    assert longalign.stickers.folder().is_dir()  # without an import of its own
 
 
 def test_lazy_names_are_there_and_others_are_not() -> None:
@@ -122,7 +148,7 @@ def test_stickers_render_writes_an_image_folder(tmp_path: Path) -> None:
         (["segment", "a fox", "--window", "0"], "window"),
         (["segment", "a fox", "--model", "stickers", "--window", "2"], "window"),
         (["stickers", "render", "--out", "x", "--objects", "5-1"], "range within 0-9"),
-        (["stickers", "train", "gan", "--out", "x"], "one of all, vae"),
+        (["stickers", "train", "gan", "--out", "x"], "There are all, vae"),
     ],
 )
 def test_wrong_input_is_said_in_words(arguments: list[str], says: str) -> None:

@@ -18,7 +18,7 @@ from longalign.cli.main import app
 from longalign.data.cache import CacheBuilder, CacheReport
 from longalign.data.cached import CachedPictures
 from longalign.data.captioned import CaptionedPictures
-from longalign.data.entries import Entry
+from longalign.data.entries import CaptionedPicture
 from longalign.data.text_states import TextSide, join
 from longalign.diffusion.denoiser import Denoiser
 from longalign.errors import LongalignError
@@ -32,9 +32,9 @@ class Long(Some):
 
     def __getitem__(self, index: int) -> Any:
         found = super().__getitem__(index)
-        if isinstance(found, Entry):
+        if isinstance(found, CaptionedPicture):
             text = ["A cat.", "A dog runs. " * 5, "A tree.", "The red house."][index % 4]
-            return Entry(found.image, text, found.name)
+            return CaptionedPicture(found.image, text, found.name)
         return found
 
 
@@ -102,8 +102,12 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path) -> None:
         def __getitem__(self, index: int) -> Any:
             found = super().__getitem__(index)
             if index == 5:
-                return Entry(found.image, "Another caption.", found.name)
-            return Entry(super().__getitem__(100).image, found.text, found.name) if index == 6 else found
+                return CaptionedPicture(found.image, "Another caption.", found.name)
+            return (
+                CaptionedPicture(super().__getitem__(100).image, found.text, found.name)
+                if index == 6
+                else found
+            )
 
     assert counts(builder(out, pipe).build(Changed(8))) == (8, 0, 1, 1)
     cached = CachedPictures(out)
@@ -156,7 +160,7 @@ def test_bytes_are_counted(tmp_path: Path) -> None:
 
     class Trees(Some):
         def __getitem__(self, index: int) -> Any:
-            return Entry(super().__getitem__(index).image, "A tree.", "x")  # type: ignore[union-attr]
+            return CaptionedPicture(super().__getitem__(index).image, "A tree.", "x")  # type: ignore[union-attr]
 
     report = builder(tmp_path / "c", tiny.tiny_sd15(), stored="bfloat16").build(Trees(2))
     assert (report.text_bytes, report.padded_text_bytes, report.latent_bytes) == (

@@ -16,7 +16,7 @@ from captioned_files import COLOURS, Some, imagefolder_jsonl, pictures, png
 from PIL import Image
 
 from longalign.data.captioned import CaptionedPictures, SkipLog, pixels_of
-from longalign.data.entries import Entry, Failure, square
+from longalign.data.entries import CaptionedPicture, Failure, square
 from longalign.data.sources import (
     named_source,
     open_source,
@@ -113,11 +113,11 @@ def test_every_source_gives_the_same_rows(make: Any, tmp_path: Path) -> None:
     assert len(source) == 3
     for i in (2, 0, 1):
         entry = source[i]
-        assert isinstance(entry, Entry)
+        assert isinstance(entry, CaptionedPicture)
         name = "abc"[i]
         assert entry.text == f"Text {name}."
         assert entry.picture().getpixel((0, 0)) == COLOURS[name]
-    assert [e.text for e in source if isinstance(e, Entry)] == ["Text a.", "Text b.", "Text c."]
+    assert [e.text for e in source if isinstance(e, CaptionedPicture)] == ["Text a.", "Text b.", "Text c."]
 
 
 def test_another_column_and_another_folder(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_another_column_and_another_folder(tmp_path: Path) -> None:
     file = tmp_path / "list.jsonl"
     file.write_text(json.dumps({"image": "b.png", "caption": "short", "long": "A long text."}))
     entry = open_source(file, images=tmp_path / "elsewhere", column="long")[0]
-    assert isinstance(entry, Entry) and entry.text == "A long text."
+    assert isinstance(entry, CaptionedPicture) and entry.text == "A long text."
     assert entry.picture().getpixel((0, 0)) == COLOURS["b"]
 
 
@@ -183,7 +183,7 @@ def test_stickers_are_held_out_and_may_refer() -> None:
     assert 8 < sum(refers) < 32 and texts[3] == StickerScenes(40, objects=objects, referring=0.5)[3].text
     assert all(t.count(".") >= 8 for t in texts[1::2])  # 7 stickers at least, and the background
     held_out = named_source("stickers", split="validation", count=40, objects=objects)
-    assert not {e.text for e in held_out if isinstance(e, Entry)} & set(texts)
+    assert not {e.text for e in held_out if isinstance(e, CaptionedPicture)} & set(texts)
     with pytest.raises(IndexError):
         scenes[40]
 

@@ -12,7 +12,7 @@ import torch
 from captioned_files import COLOURS, pictures, png
 from PIL import Image
 
-from longalign.data.entries import Entry
+from longalign.data.entries import CaptionedPicture
 from longalign.data.recaption import Captioner, caption_pictures
 from longalign.data.sources import (
     open_source,
@@ -40,7 +40,7 @@ def test_captions_become_metadata_that_training_reads(tmp_path: Path) -> None:
         "kept": 0,
         "skipped": 0,
     }
-    found = [e for e in open_source(folder) if isinstance(e, Entry)]
+    found = [e for e in open_source(folder) if isinstance(e, CaptionedPicture)]
     assert [e.text for e in found] == [f"It is {c}." for c in COLOURS.values()]
     assert found[0].picture().size == (8, 8)
 

@@ -14,9 +14,15 @@ from sticker_runs import PROMPTS, SCENES, run_folder
 from tiny_clip import tiny_model
 
 from longalign.cli.evaluate import evaluate as command
+from longalign.data.entries import CaptionedPicture
 from longalign.errors import LongalignError
-from longalign.evaluation.evaluate import evaluate, evaluation_steps, parse_metrics
-from longalign.evaluation.job import EvaluateConfig, EvaluationJob
+from longalign.evaluation.evaluate import (
+    EvaluateConfig,
+    EvaluationJob,
+    evaluation_steps,
+    measure_sets,
+    parse_metrics,
+)
 from longalign.evaluation.page import (
     flipped,
     main_table,
@@ -24,10 +30,10 @@ from longalign.evaluation.page import (
     reading_table,
     side_by_side,
 )
-from longalign.evaluation.pictures import Picture, PictureSet, read_reference
+from longalign.evaluation.pictures import PictureSet, read_reference
 from longalign.metrics.distances import cmmd, diversity, fid
 from longalign.metrics.features import Features
-from longalign.metrics.prompt_bootstrap import Draws
+from longalign.metrics.prompt_bootstrap import PromptBootstrap
 from longalign.preference.images import to_pixels
 from longalign.report import Estimate
 from longalign.stickers.captions import caption, text_of
@@ -39,7 +45,9 @@ MEANS = Features("means", "means of 4 × 4 blocks", lambda x: x[..., ::24, ::24]
 
 
 def drawn(label: str, scenes: list[Scene], prompts: list[str] = PROMPTS) -> PictureSet:
-    pictures = [Picture(render(s), p, f"{k}") for k, (s, p) in enumerate(zip(scenes, prompts, strict=True))]
+    pictures = [
+        CaptionedPicture(render(s), p, f"{k}") for k, (s, p) in enumerate(zip(scenes, prompts, strict=True))
+    ]
     return PictureSet(label, pictures)
 
 
@@ -50,8 +58,8 @@ def test_right_pictures_and_those_of_other_prompts() -> None:
     metrics = ["fid", "cmmd", "oracle", "diversity", "looks"]
     reference = read_reference("stickers", PROMPTS)
     called: list[int] = []
-    right, moved = evaluate(sets, metrics, reference=reference, features=MEANS, on_step=called.append)
-    assert sum(called) == evaluation_steps(sets, metrics, reference) == 2 * 3 * 2 + 3
+    right, moved = measure_sets(sets, metrics, reference=reference, features=MEANS, on_step=called.append)
+    assert sum(called) == evaluation_steps(sets, reference) == 2 * 3 + 3
     assert right.values["true"] == 1 and right.values["looks"] == 0
     assert right.values["fid"] == pytest.approx(0, abs=1e-9) and right.values["cmmd"] < 1e-9
     assert moved.values["true"] < 0.5 and moved.values["fid"] == pytest.approx(0, abs=1e-9)
@@ -63,11 +71,13 @@ def test_right_pictures_and_those_of_other_prompts() -> None:
 
 def test_worse_looks_are_seen_by_looks_and_distances_alone() -> None:
     spoilt = [
-        Picture(Image.fromarray(worsen(render_array(s), "noise", 0.4, np.random.default_rng(k))), p, f"{k}")
+        CaptionedPicture(
+            Image.fromarray(worsen(render_array(s), "noise", 0.4, np.random.default_rng(k))), p, f"{k}"
+        )
         for k, (s, p) in enumerate(zip(SCENES, PROMPTS, strict=True))
     ]
     reference = read_reference("stickers", PROMPTS)
-    [found] = evaluate(
+    [found] = measure_sets(
         [PictureSet("spoilt", spoilt)],
         ["fid", "cmmd", "oracle", "looks"],
         reference=reference,
@@ -89,9 +99,9 @@ def test_sentences_past_the_window_are_counted_apart() -> None:
     shown = Scene(
         long.background, tuple(s for s in long.stickers if s.cell in {x.fact.cell for x in said[:4]})
     )
-    [found] = evaluate([drawn("half", [shown, shown], [text_of(said)] * 2)], ["oracle"])
+    [found] = measure_sets([drawn("half", [shown, shown], [text_of(said)] * 2)], ["oracle"])
     assert found.values["true_beyond"] < found.values["true"] < 1
-    assert found.marks["sentences"] == 2 * len(said)
+    assert [len(judged.marks) for judged in found.per_picture["oracle"]] == [len(said)] * 2
     assert isinstance(found.cells["true"], str)  # one prompt alone has no interval
 
 
@@ -99,54 +109,56 @@ def test_denscore_is_the_models_own() -> None:
     """Without a stored V there is no Denscore-O, and the table has no such column."""
     model = tiny_model()
     sets = [drawn("right", SCENES)]
-    found = evaluate(sets, ["denscore"], model=model)
+    found = measure_sets(sets, ["denscore"], model=model)
     scores = model.score([render(s) for s in SCENES], PROMPTS)
     assert found[0].values["overall"] == pytest.approx(float(scores.overall.mean()), abs=1e-4)
     assert math.isnan(found[0].values["aligned"])
-    assert main_table(found, ["denscore"], []).columns == ["", "pictures", "Denscore ↑"]
-    [row] = reading_table(found, ["denscore"], model).rows
+    assert main_table(found, []).columns == ["", "pictures", "Denscore ↑"]
+    [row] = reading_table(found).rows
     assert row[2] == "100.0% of the characters"
 
 
 def test_intervals_draw_prompts_with_all_their_pictures() -> None:
     """Two prompts with 1, 1 and 0, 0: every draw is 0, ½ or 1, so the interval is the widest there is. Drawn picture by
     picture, 1 of 16 draws would be 0: nearer."""
-    value, cell = Draws(np.array([0, 0, 1, 1]), 2000, 0).mean(np.array([1.0, 1, 0, math.nan]), ".2f")
+    value, cell = PromptBootstrap(["a", "a", "b", "b"]).mean(np.array([1.0, 1, 0, math.nan]), ".2f")
     assert value == pytest.approx(2 / 3)
     assert isinstance(cell, Estimate) and (cell.low, cell.high, cell.n) == (0, 1, 3)
-    assert Draws(np.array([0, 0]), 100, 0).mean(np.array([1.0, 2]), ".2f") == (1.5, "1.50")
-    assert Draws(np.array([0]), 100, 0).mean(np.array([math.nan]), ".2f")[1] == "—"
+    assert PromptBootstrap(["a", "a"], 100).mean(np.array([1.0, 2]), ".2f") == (1.5, "1.50")
+    assert PromptBootstrap(["a"], 100).mean(np.array([math.nan]), ".2f")[1] == "—"
 
 
 def test_unreadable_pictures_are_left_out_and_named(tmp_path: Path) -> None:
     (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
     whole = drawn("some", SCENES[:2], PROMPTS[:2])
-    torn = PictureSet("some", [Picture(tmp_path / "torn.png", PROMPTS[2], "torn.png"), *whole.pictures])
-    [found] = evaluate([torn], ["oracle"])
+    torn = PictureSet(
+        "some", [CaptionedPicture(tmp_path / "torn.png", PROMPTS[2], "torn.png"), *whole.pictures]
+    )
+    [found] = measure_sets([torn], ["oracle"])
     assert found.values["true"] == 1 and [f.name for f in found.failed] == ["torn.png"]
     with pytest.raises(LongalignError, match="none of its pictures can be read"):
-        evaluate([PictureSet("torn", torn.pictures[:1])], ["oracle"])
+        measure_sets([PictureSet("torn", torn.pictures[:1])], ["oracle"])
 
 
 def test_tables_and_shared_prompts() -> None:
     a, b = drawn("a", SCENES), drawn("b", SCENES[1:], PROMPTS[1:])
-    found = evaluate([a, b], ["oracle", "looks"])
-    table = main_table(found, ["oracle", "looks"], [])
+    found = measure_sets([a, b], ["oracle", "looks"])
+    table = main_table(found, [])
     assert [row[:2] for row in table.rows] == [["a", "3"], ["b", "2"]]
     assert flipped(table).columns == ["", "a", "b"] and flipped(table).rows[0] == ["pictures", "3", "2"]
-    plot = plot_table(found, ["oracle", "looks"])
+    plot = plot_table(found)
     assert plot is not None and plot.columns == ["", "a", "b"] and plot.rows[0][0] == "true sentences ↑"
     cases = side_by_side(found, 1, judge=world("stickers"), reference=a)
     assert [case.prompt for case in cases] == PROMPTS[1:2]
     assert [panel.column for panel in cases[0].panels] == ["a", "b"]
     assert all(row.marks == {"a": "true", "b": "true"} for row in cases[0].sentences)
-    other = evaluate([drawn("c", SCENES[:1], ["The background is navy."])], ["oracle"])
+    other = measure_sets([drawn("c", SCENES[:1], ["The background is navy."])], ["oracle"])
     assert side_by_side([*found, *other], 8, judge=world("stickers")) == []
 
 
 def test_metrics_by_name() -> None:
     assert parse_metrics("Looks, oracle,looks") == ["looks", "oracle"]
-    with pytest.raises(LongalignError, match="did you mean looks"):
+    with pytest.raises(LongalignError, match="did you mean 'looks'"):
         parse_metrics("fid,look")
     with pytest.raises(LongalignError, match="no metric"):
         parse_metrics(" ,")
@@ -163,7 +175,7 @@ def test_what_a_metric_needs_is_asked_for(tmp_path: Path) -> None:
         with pytest.raises(LongalignError, match=said):
             EvaluationJob([str(photos)], config)
     with pytest.raises(LongalignError, match="fid: needs a reference"):
-        evaluate([drawn("a", SCENES)], ["fid"])
+        measure_sets([drawn("a", SCENES)], ["fid"])
 
 
 def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

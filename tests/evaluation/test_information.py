@@ -24,7 +24,7 @@ from longalign.evaluation.information import (
     ceiling,
     information,
 )
-from longalign.objectives.contrastive.held_out import batches_of, row_figures
+from longalign.objectives.contrastive.pairs import batches_of, row_figures
 from longalign.soft_tokens import SoftTokenConfig, SoftTokens
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from longalign.data.entries import Entry, Failure, Source
+from longalign.data.entries import CaptionedPicture, Failure, Source
 
 COLOURS = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255)}
 
@@ -44,6 +44,6 @@ class Some(Source):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Entry | Failure:
+    def __getitem__(self, index: int) -> CaptionedPicture | Failure:
         data = b"no picture" if index in self.bad else png((index, 0, 0))
-        return Entry(data, " " if index in self.empty else f"text {index}", f"row {index}")
+        return CaptionedPicture(data, " " if index in self.empty else f"text {index}", f"row {index}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from longalign.errors import LongalignError
-from longalign.objectives import OBJECTIVES, BuildContext, Task
+from longalign.objectives import OBJECTIVES, BuildContext, Objective, Task
 from longalign.training.recipe import Recipe
 
 WIDTH = 3
@@ -58,7 +58,7 @@ class Points(Dataset[tuple[Tensor, Tensor]]):
         return x, x @ torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64) + 4
 
 
-class LineObjective:
+class LineObjective(Objective):
     """`seen` counts rows, as a running mean would. More rows at once than `room` do not fit into memory."""
 
     room: ClassVar[int | None] = None
@@ -164,4 +164,4 @@ def registered() -> Iterator[None]:
     try:
         yield
     finally:
-        del OBJECTIVES["line"]
+        OBJECTIVES.pop("line")

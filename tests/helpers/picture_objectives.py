@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from captioned_files import Some, png
 
 from longalign.data.captioned import CaptionedPictures
-from longalign.data.entries import Entry, Failure
+from longalign.data.entries import CaptionedPicture, Failure
 from longalign.diffusion.pipelines import (
     ModelSettings,
 )
@@ -24,10 +24,12 @@ accelerator = cache(lambda: Accelerator(cpu=True))
 class Pictures(Some):
     """Pictures of one colour each, with captions of two padded lengths."""
 
-    def __getitem__(self, index: int) -> Entry | Failure:
+    def __getitem__(self, index: int) -> CaptionedPicture | Failure:
         if index in self.bad:
             return Failure(f"row {index}", "why")
-        return Entry(png((40 * index % 256, 90, 200), (SIDE_PX, SIDE_PX)), TEXTS[index % 4], f"row {index}")
+        return CaptionedPicture(
+            png((40 * index % 256, 90, 200), (SIDE_PX, SIDE_PX)), TEXTS[index % 4], f"row {index}"
+        )
 
 
 def data(count: int = 4, bad: frozenset[int] = frozenset()) -> CaptionedPictures:

@@ -16,7 +16,8 @@ from accelerate import Accelerator
 from tiny_clip import IMAGE_PX, tiny_clip, tokenizer
 
 from longalign.objectives import BuildContext
-from longalign.objectives.preference.objective import PreferenceObjective, PreferenceSettings
+from longalign.objectives.preference.objective import PreferenceObjective
+from longalign.objectives.preference.settings import PreferenceSettings
 from longalign.preference import PreferenceModel, Preprocess
 from longalign.stickers.raters import RaterPairs, Raters
 

@@ -20,8 +20,8 @@ from longalign.objectives import OBJECTIVES, BuildContext, Task
 from longalign.objectives.pictures.consistency import ConsistencyObjective
 from longalign.objectives.pictures.supervised import SupervisedObjective
 from longalign.objectives.reward.objective import RewardObjective
-from longalign.objectives.reward.prompts import load_prompts
 from longalign.objectives.reward.rewards import Reward
+from longalign.objectives.reward.sampling import load_prompts
 from longalign.preference import PreferenceModel
 from longalign.preference.decomposition import fit_prompts
 from longalign.training import fit
@@ -85,12 +85,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @contextmanager
 def registered() -> Iterator[None]:
     """Recipes mean the tiny ones."""
-    before = dict(OBJECTIVES)
-    OBJECTIVES.update({name: f"tiny_objectives:{kind.__name__}" for name, kind in TINY.items()})
+    before = {name: OBJECTIVES[name] for name in TINY}
+    for name, kind in TINY.items():
+        OBJECTIVES[name] = f"tiny_objectives:{kind.__name__}"
     try:
         yield
     finally:
-        OBJECTIVES.update(before)
+        for name, kind in before.items():
+            OBJECTIVES[name] = kind
 
 
 def recipe(objective: str, **train: Any) -> Recipe:

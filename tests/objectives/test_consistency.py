@@ -14,10 +14,8 @@ from picture_objectives import LENGTH, TEXTS, accelerator, batch_of, data, gradi
 from longalign.encoding import encode
 from longalign.errors import LongalignError
 from longalign.objectives.lora_off import without_lora
-from longalign.objectives.pictures.consistency import (
-    ConsistencyObjective,
-    ConsistencySettings,
-)
+from longalign.objectives.pictures.consistency import ConsistencyObjective
+from longalign.objectives.pictures.settings import ConsistencySettings
 from longalign.objectives.random_draws import Draws
 from longalign.training import read_recipe
 

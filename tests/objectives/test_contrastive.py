@@ -29,11 +29,11 @@ from longalign.encoding.segments import Segmenter
 from longalign.errors import LongalignError
 from longalign.losses import contrastive_loss
 from longalign.objectives.contrastive.guided import choose_negatives, wearing
-from longalign.objectives.contrastive.negatives import near_caption
 from longalign.objectives.contrastive.pairs import (
     Caption,
     Matching,
     gather_captions,
+    near_caption,
     same_captions,
 )
 from longalign.objectives.contrastive.settings import ContrastiveSettings
@@ -457,8 +457,8 @@ def _doubled(encode_held_out: Any) -> Any:
 @pytest.mark.parametrize(
     ("settings", "texts", "message"),
     [
-        ({}, ["A cat."], "there is one caption in the batch and nothing to tell it from"),
-        ({}, ["A cat."] * 3, "there is one caption in the batch and nothing to tell it from"),
+        ({}, ["A cat."], "the batch has only one caption"),
+        ({}, ["A cat."] * 3, "the batch has only one caption"),
         ({"start": "empty", "family": "sd3"}, [], "SD3's tokens stand after its context embedder"),
         ({"stages": ("down",), "family": "sd3"}, [], "SD3 has no stages"),
         ({"layers": 9, "family": "sd3"}, [], "soft tokens for 9 blocks, and this model has 2"),
@@ -509,7 +509,7 @@ def test_the_sticker_recipe_trains(option: str, tmp_path: Path) -> None:
 
 
 def test_several_micro_batches_are_refused(tmp_path: Path) -> None:
-    with registered(), pytest.raises(LongalignError, match="fewer negatives than it seems"):
+    with registered(), pytest.raises(LongalignError, match="the batch has to be one micro-batch"):
         fit(recipe("plain", steps=1, micro_batch_size=2), tmp_path)
 
 

@@ -25,12 +25,8 @@ from longalign.data.pairs import (
 )
 from longalign.errors import LongalignError
 from longalign.objectives import BuildContext
-from longalign.objectives.preference.objective import (
-    PreferenceDataSettings,
-    PreferenceObjective,
-    PreferenceSettings,
-)
-from longalign.objectives.preference.text_mean import TextMean
+from longalign.objectives.preference.objective import PreferenceObjective, TextMean
+from longalign.objectives.preference.settings import PreferenceDataSettings, PreferenceSettings
 from longalign.preference import PreferenceModel
 from longalign.preference.decomposition import FILE_NAME, Decomposition, fit_prompts
 from longalign.stickers.raters import RaterPairs
@@ -407,3 +403,30 @@ def test_trains_from_files_without_known_factors(tmp_path: Path) -> None:
         write(tmp_path, *({**ROW, "preferred": y, "caption_a": None} for y in (0, 1)))
     )
     assert objective.evaluate(accelerator()) == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_late_head_learns_with_every_loss_and_on_frozen_towers(loss: str, tmp_path: Path) -> None:
+    """Head and, where they may, towers get gradients; what is saved brings the head along."""
+    for frozen in (False, True):
+        objective = make(loss, head="late", late_width=8, train_vision=not frozen, train_text=not frozen)
+        batch = objective.collate(rows_of(objective, 3))
+        found = objective.backward(batch, accelerator())
+        assert {"late", "truth", "sentences_right"} <= set(found)
+        head = objective.modules()["late"]
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+        towers = [p.grad is not None for p in objective.model.clip.vision_model.parameters()]
+        assert not any(towers) if frozen else any(towers)
+    objective.save(tmp_path)
+    assert PreferenceModel.from_pretrained(tmp_path, device="cpu").late is not None
+
+
+def test_without_known_sentences_captions_of_other_pairs_are_false() -> None:
+    """Two pairs: picture a of the first is asked its own caption's sentences and those of the second's a."""
+    objective = make(head="late")
+    rows = [Pair(**{**_fields(row), "true_a": (), "false_a": ()}) for row in rows_of(objective, 2)]
+    batch = objective.collate(rows)
+    own = [s.text for s in objective.model.segments(rows[0].caption_a or "")]
+    assert batch["asked"][0][: len(own)] == own
+    assert sum(batch["asked_true"][0]) == len(own) < len(batch["asked"][0])
+    assert batch["asked_true"][2] == [1.0] * 3 + [0.0] * 3  # b's are known

@@ -20,8 +20,8 @@ from longalign.diffusion.pipelines import (
 )
 from longalign.encoding import encode
 from longalign.errors import LongalignError
-from longalign.objectives.pictures.settings import PictureDataSettings
-from longalign.objectives.pictures.supervised import SupervisedObjective, SupervisedSettings
+from longalign.objectives.pictures.settings import PictureDataSettings, SupervisedSettings
+from longalign.objectives.pictures.supervised import SupervisedObjective
 from longalign.objectives.random_draws import Draws
 from longalign.training import fit, read_recipe
 from longalign.weights import lora

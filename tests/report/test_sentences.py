@@ -67,7 +67,7 @@ def test_referring_captions_are_cut_and_judged_as_they_were_written() -> None:
 def test_beyond_follows_the_sentences_of_a_referring_caption() -> None:
     """The plain encoding reads 77 tokens: what begins after them is beyond, and once beyond, all that follows."""
     text = text_of(caption(scene(0, objects=(9, 9), split="test"), 0, referring=True))
-    [found] = sentences_of(load_pipeline("stickers", device="cpu"), [text])
+    [found] = sentences_of(load_pipeline("stickers", device="cpu").tokenizer, [text])
     assert found.beyond == sorted(found.beyond) and 0 < sum(found.beyond) < len(found.beyond)
 
 

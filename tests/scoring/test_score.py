@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,13 +90,13 @@ def test_a_sentence_is_encoded_once_in_the_whole_stream(
 ) -> None:
     """The texts of five pairs have 2 + 1 + 3 sentences; two of them are whole texts of several sentences."""
     seen: list[str] = []
-    text = PreferenceModel.text
+    text = PreferenceModel.text_parts
 
-    def watched(self: PreferenceModel, texts: list[str], **options: bool) -> torch.Tensor:
+    def watched(self: PreferenceModel, texts: list[str], **options: bool) -> Any:
         seen.extend(texts)
         return text(self, texts, **options)
 
-    monkeypatch.setattr(PreferenceModel, "text", watched)
+    monkeypatch.setattr(PreferenceModel, "text_parts", watched)
     list(score_pairs(model, pairs, batch_size=2))
     assert len(seen) == len(set(seen)) == 6 + 2
 

@@ -1,14 +1,18 @@
-"""The tiny models, and the loop that trained them, for a step or two."""
+"""The tiny models, trained for a step or two."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from longalign.cli.main import app
 from longalign.diffusion.pipelines import (
     settings_of,
 )
@@ -17,10 +21,13 @@ from longalign.stickers import folder, models
 from longalign.stickers.captions import Fact
 from longalign.stickers.files import pack
 from longalign.stickers.making import patch_code
-from longalign.stickers.making.parts import CLIP, T5, VAE, fits, pixels, short_caption
+from longalign.stickers.making.parts import CLIP, T5, VAE, Part, fits, pixels, short_caption
 from longalign.stickers.making.readout import ReadableCLIP, layout_of, sentence_of
-from longalign.stickers.making.training import FURTHER, PARTS, STEPS, fit, schedule
+from longalign.stickers.making.recipes import PARTS, SD15_PARTS, STEPS, part_recipe, train_part
 from longalign.stickers.world import scene
+from longalign.training import fit
+from longalign.training.checkpoint import newest_checkpoint, read_parts
+from longalign.training.weights import learning_rate
 from longalign.weights.stack import (
     load_pipeline,
 )
@@ -32,8 +39,8 @@ CPU = torch.device("cpu")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every part after one step."""
     out = tmp_path_factory.mktemp("stickers")
-    for part in PARTS:
-        fit(part, out, steps=1)
+    for part in SD15_PARTS:
+        train_part(part, out, steps=1, cpu=True)
     return out
 
 
@@ -42,8 +49,8 @@ def test_all_parts_train_and_pack_into_a_pipeline(trained: Path, tmp_path: Path)
     pipe = load_pipeline(str(tmp_path / "sd15"), device="cpu")
     assert settings_of(str(tmp_path / "sd15")).guidance == 2.0
     assert size_bytes < 40e6
-    assert {f.stem for f in (tmp_path / "sd15" / "curves").iterdir()} == set(PARTS)
-    assert {*PARTS, *FURTHER} == set(STEPS)
+    assert {f.stem for f in (tmp_path / "sd15" / "curves").iterdir()} == set(SD15_PARTS)
+    assert set(PARTS) == set(STEPS)
     weights = pipe.unet.state_dict()["conv_in.weight"]
     from diffusers import UNet2DConditionModel
 
@@ -54,58 +61,77 @@ def test_all_parts_train_and_pack_into_a_pipeline(trained: Path, tmp_path: Path)
 
 
 def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four steps at once, and killed after two: the same weights to the bit (the schedule belongs to four)."""
+    """Four steps at once, and killed in the third: the same weights, moments and averages to the bit."""
     monkeypatch.setattr(VAE, "batch_size", 2)
-    fit("vae", tmp_path / "whole", steps=4)
+    recipe = part_recipe("vae", tmp_path, steps=4)
+    often = replace(recipe, train=recipe.train.model_copy(update={"checkpoint_every_steps": 1}))
+    monkeypatch.setattr("longalign.stickers.making.recipes.part_recipe", lambda *a, **k: often)
 
     class Killed(Exception):
         pass
 
-    def kill(_: int) -> None:
-        if (steps := steps_done.pop()) == 2:
+    def kill(step: int, row: Any) -> None:
+        if step == 3:  # its checkpoint is not written yet
             raise Killed
-        steps_done.append(steps + 1)
 
-    steps_done = [0]
-    monkeypatch.setattr("longalign.stickers.making.training.CHECKPOINT_EVERY_S", 0.0)
+    train_part("vae", tmp_path / "whole", cpu=True)
     with pytest.raises(Killed):
-        fit("vae", tmp_path / "parts", steps=4, on_step=kill)
-    fit("vae", tmp_path / "parts", steps=4)
-    whole, parts = (torch.load(tmp_path / f / "vae.pt", weights_only=True) for f in ("whole", "parts"))
-    assert all(torch.equal(v, parts["module"][k]) for k, v in whole["module"].items())
-    assert all(torch.equal(a, b) for a, b in zip(whole["average"], parts["average"], strict=True))
+        train_part("vae", tmp_path / "parts", cpu=True, on_step=kill)
+    assert not (tmp_path / "parts" / "vae").exists()
+    resumed = train_part("vae", tmp_path / "parts", cpu=True)
+    assert resumed.resumed_from == 2
+    states = []
+    for run in ("whole", "parts"):
+        checkpoint = newest_checkpoint(tmp_path / run / "runs" / "vae" / "checkpoints")
+        assert checkpoint is not None and checkpoint.name == "step-00000004"
+        states.append(read_parts(checkpoint))
+    whole, parts = states
+    assert {"modules", "optimizer", "ema"} <= set(whole)
+    assert all(torch.equal(t, parts[part][name]) for part in whole for name, t in whole[part].items())
+    assert not [f for f in tmp_path.rglob("*") if f.suffix in (".pt", ".bin", ".pkl")]
 
 
-class Checked:
-    """One weight that climbs, and a check that reports it."""
+class Climbing(Part):
+    """One weight that climbs by the learning rate, and a check that reports it."""
 
     batch_size = 1
     learning_rate = 0.1
-    check_at = (0.5, 1.0)
+    evaluations = 2
 
-    def __init__(self, *_: object) -> None:
-        self.module = torch.nn.Linear(1, 1, bias=False)
+    def __init__(self, device: torch.device, folder: Path) -> None:
+        self.module = torch.nn.Linear(1, 1, bias=False).to(device)
         torch.nn.init.zeros_(self.module.weight)
 
-    def loss(self, first: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        return -self.module.weight.sum(), {"last": self.module.weight.item()}
+    def loss(
+        self, numbers: Any, share: float, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        return -self.module.weight.sum(), {"last": self.module.weight.item(), "share": share}
 
     def check(self) -> dict[str, float]:
         return {"averaged": self.module.weight.item()}
 
-    def save(self, module: torch.nn.Module, out: Path) -> None:
+    def save(self, folder: Path) -> None:
         pass
 
 
 def test_checks_see_the_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At half of the run and at its end. The weight climbs, so its average lags behind, and the run goes on from the
-    weight itself: what the next step starts from is above the average."""
-    monkeypatch.setitem(FURTHER, "climbing", Checked)
-    fit("climbing", tmp_path, steps=40)
-    half, end = [json.loads(line) for line in (tmp_path / "climbing.jsonl").read_text().splitlines()]
+    weight itself: what the next step starts from is above the average. The last step begins at 39/40 of the run."""
+    monkeypatch.setitem(PARTS._own, "climbing", Climbing)
+    recipe = part_recipe("climbing", tmp_path, steps=40)
+    often = recipe.train.model_copy(update={"log_every": 1})
+    monkeypatch.setattr(
+        "longalign.stickers.making.recipes.part_recipe",
+        lambda *a, **k: replace(recipe, model="stickers", train=often),
+    )
+    train_part("climbing", tmp_path, steps=40, cpu=True)
+    rows = [json.loads(line) for line in (tmp_path / "climbing.jsonl").read_text().splitlines()]
+    half, end = [row for row in rows if row["kind"] == "evaluate"]
+    trained = {row["step"]: row for row in rows if row["kind"] == "train"}
     assert (half["step"], end["step"]) == (20, 40)
-    assert 0 < half["averaged"] < half["last"] < end["last"]
-    assert half["averaged"] < end["averaged"] < end["last"]
+    assert 0 < half["averaged"] < trained[20]["last"] < trained[21]["last"] < trained[40]["last"]
+    assert half["averaged"] < end["averaged"] < trained[40]["last"]
+    assert trained[40]["share"] == 39 / 40
 
 
 def test_the_curve_is_written(trained: Path) -> None:
@@ -113,12 +139,27 @@ def test_the_curve_is_written(trained: Path) -> None:
     assert row["step"] == 1 and np.isfinite(row["loss"])
 
 
-def test_schedule_warms_up_and_ends_low() -> None:
-    """Half-way through the warm-up half the rate; after it the peak; cosine to one hundredth."""
-    assert schedule(0.01) == pytest.approx(0.5)
-    assert schedule(0.02) == pytest.approx(1.0)
-    assert schedule(0.51) == pytest.approx(0.505)
-    assert schedule(1.0) == pytest.approx(0.01)
+def test_learning_rate_warms_up_and_ends_low(tmp_path: Path) -> None:
+    """100 steps: 2 of warm-up (half, then the peak); half-way through the other 98 it is (1 + 0.01) / 2 of the peak."""
+    train = part_recipe("vae", tmp_path, steps=100).train
+    rates = [learning_rate(step, train) / VAE.learning_rate for step in (0, 1, 2, 51, 100)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.505, 0.01])
+
+
+def test_a_step_is_one_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are stratified and captions contrasted over the whole batch; half a batch would be another loss."""
+    monkeypatch.setattr(VAE, "batch_size", 2)
+    recipe = part_recipe("vae", tmp_path, steps=1)
+    train = recipe.train.model_copy(update={"micro_batch_size": 1})
+    with pytest.raises(LongalignError, match="one micro-batch"):
+        fit(replace(recipe, train=train), tmp_path / "run", cpu=True)
+
+
+def test_a_missing_part_and_an_unknown_one(tmp_path: Path) -> None:
+    with pytest.raises(LongalignError, match=r"'unte' is unknown; did you mean 'unet'\?"):
+        part_recipe("unte", tmp_path, steps=1)
+    with pytest.raises(LongalignError, match=r"has no text_encoder; .* train clip"):
+        train_part("unet", tmp_path, steps=1, cpu=True)
 
 
 def test_training_captions_fit_the_window() -> None:
@@ -159,13 +200,13 @@ def test_the_patch_code_keeps_two_thirds_of_the_variance() -> None:
 def test_the_text_encoder_is_clips_text_tower() -> None:
     clip = models.make_clip().eval()
     text = models.text_encoder_of(clip).eval()
-    ids = torch.tensor(CLIP(CPU, Path(), 1).tokenizer(["A fox is in the top left."]).input_ids)
+    ids = torch.tensor(CLIP(CPU, Path()).tokenizer(["A fox is in the top left."]).input_ids)
     assert torch.equal(text(ids).last_hidden_state, clip.text_model(ids).last_hidden_state)
 
 
 def test_pooled_vectors_differ_between_texts() -> None:
     """With the default end id 49407, which no text here has, they would all be that of the start token."""
-    part, rng = CLIP(CPU, Path(), 1), np.random.default_rng(0)
+    part, rng = CLIP(CPU, Path()), np.random.default_rng(0)
     with torch.no_grad():
         features, _ = part.read_texts([short_caption(scene(i), rng) for i in range(2)])
     assert float((features[0] - features[1]).abs().max()) > 1e-3
@@ -173,7 +214,7 @@ def test_pooled_vectors_differ_between_texts() -> None:
 
 def test_embeddings_keep_the_order_of_the_captions() -> None:
     """Texts are encoded in order of length and put back: alone or among others, the same embedding."""
-    part, rng = CLIP(CPU, Path(), 1), np.random.default_rng(0)
+    part, rng = CLIP(CPU, Path()), np.random.default_rng(0)
     captions = [short_caption(scene(i), rng) for i in range(5)]
     with torch.no_grad():
         together, _ = part.read_texts(captions)
@@ -212,7 +253,7 @@ def test_noise_schedule_ends_without_signal() -> None:
 
 def test_t5_spans_can_be_put_back() -> None:
     """Replacing each sentinel of the source by its span of the target gives the text again."""
-    part = T5(CPU, Path(), 1)
+    part = T5(CPU, Path())
     ids = list(range(100, 140))
     source, target = part.corrupt(ids, np.random.default_rng(0))
     sentinels = set(part.sentinels)
@@ -264,3 +305,17 @@ def test_a_preference_run_packs_into_an_embedded_model(tmp_path: Path) -> None:
     assert torch.allclose(packed.text(text), trained.text(text), atol=1e-3)
     assert packed.decomposition is not None
     assert (tmp_path / "packed" / "recipe.yaml").read_text() == "objective: preference\n"
+
+
+def test_the_command_trains_a_part_and_resumes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps give a curve of one line; the same command again finds nothing left to do."""
+    monkeypatch.setattr(VAE, "batch_size", 2)
+    command = ["stickers", "train", "vae", "--steps", "2", "--device", "cpu", "--out", str(tmp_path)]
+    for _ in range(2):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+        [row] = (tmp_path / "vae.jsonl").read_text().splitlines()
+        assert json.loads(row)["step"] == 2
+    assert (tmp_path / "vae" / "config.json").is_file()
+    wrong = CliRunner().invoke(app, ["stickers", "train", "veo", "--out", str(tmp_path)])
+    assert "part 'veo' is unknown; did you mean 'vae'? There are all, vae, clip" in str(wrong.exception)

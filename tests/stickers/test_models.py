@@ -26,7 +26,7 @@ from longalign.stickers import sdxl_sd3_models as backbones
 from longalign.stickers.assembly import assembled, digest, trained_on
 from longalign.stickers.files import pack_denoiser
 from longalign.stickers.making import sdxl_sd3 as further
-from longalign.stickers.making.training import fit
+from longalign.stickers.making.recipes import train_part
 from longalign.stickers.models import make_t5, text_encoder_of, text_layers
 from longalign.stickers.world import CELL_PX, SCENE_PX
 from longalign.studies.check import strategies_of
@@ -49,10 +49,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for part in (further.SDXL, further.SD3):
             patch.setattr(part, "batch_size", 2)
-            patch.setattr(part, "check_at", ())
+            patch.setattr(part, "evaluations", 0)
         patch.setattr(further.SDXL, "map_captions", 8)
         for name in NAMES:
-            fit(name, out, steps=1)
+            train_part(name, out, steps=1, cpu=True)
     return out
 
 
@@ -178,23 +178,23 @@ def test_training_reads_what_encode_gives(name: str, monkeypatch: pytest.MonkeyP
 def test_a_flow_that_knows_has_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """(x_σ − x_0)/σ = ((1 − σ) x_0 + σ ε − x_0)/σ = ε − x_0, the target."""
     monkeypatch.setattr(further.SD3, "batch_size", 2)
-    part = further.SD3(CPU, Path(), 1)
-    x0 = part.draw(0)[1]
+    part = further.SD3(CPU, folder())
+    x0 = part.draw(range(2), 0.0)[1]
 
     def knows(hidden_states: torch.Tensor, timestep: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
         return ((hidden_states - x0) / (timestep / 1000)[:, None, None, None],)
 
     part.module = knows
-    assert float(part.loss(0, np.random.default_rng(0))[0]) < 1e-6
+    assert float(part.loss(range(2), 0.0, np.random.default_rng(0))[0]) < 1e-6
     part.module = lambda hidden_states, **_: (torch.zeros_like(hidden_states),)
-    assert float(part.loss(0, np.random.default_rng(0))[0]) > 0.5
+    assert float(part.loss(range(2), 0.0, np.random.default_rng(0))[0]) > 0.5
 
 
 def test_noise_levels_go_down_as_sampling_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shift 3: u = ½ becomes 1.5/2 = ¾, so half of the levels lie above; the scheduler's middle step of many, too."""
     part = object.__new__(further.SD3)
     part.device, part.flow = CPU, backbones.make_flow_scheduler()
-    sigma = part.sigmas(np.random.default_rng(0))
+    sigma = part.sigmas(part.batch_size, np.random.default_rng(0))
     assert len(sigma) == 2 * part.batch_size and float(sigma.min()) > 0 and float(sigma.max()) <= 1
     assert float(sigma.median()) == pytest.approx(0.75, abs=0.02)
     part.flow.set_timesteps(1000)

@@ -158,3 +158,15 @@ def test_names_of_files() -> None:
     assert file_name(PLAIN, Column("plain")) == "plain"
     assert file_name("clip+t5", Column("clip+t5")) == "clip-t5"
     assert file_name("SFT+RFT (ω=0.3)", Column("clip-cat", ("a",))) == "sft-rft-0.3"
+
+
+def test_the_page_has_denscores_verdicts(tmp_path: Path) -> None:
+    """Beside the oracle's marks stands P(true), and a table counts verdicts against marks: one for each sentence."""
+    made = demo(scenes=1, steps=2, out=tmp_path / "demo")
+    [line] = [row for row in (tmp_path / "demo" / "report.jsonl").read_text().splitlines() if '"case"' in row]
+    sentences = json.loads(line)["sentences"]
+    assert len(sentences) == len(made.sentences[0].segments)
+    assert all(0 <= row["scores"][SEGMENTS] <= 1 for row in sentences)
+    assert (
+        "Denscore&#39;s verdict against the oracle&#39;s" in (tmp_path / "demo" / "report.html").read_text()
+    )

@@ -291,7 +291,7 @@ def test_with_the_embedded_model(tmp_path: Path) -> None:
 
 
 def test_what_a_study_needs(tmp_path: Path) -> None:
-    with pytest.raises(LongalignError, match="2 scenes at the least"):
+    with pytest.raises(LongalignError, match="at least 2 scenes"):
         StudyConfig(scenes=1)
     with pytest.raises(LongalignError, match="captions haiku are unknown"):
         StudyConfig(captions=("haiku",))

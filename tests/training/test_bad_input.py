@@ -158,11 +158,11 @@ def test_a_full_disk_keeps_the_checkpoint_before(model: str, tmp_path: Path) -> 
         ("stickers-sft", "caption_dropout=0", "did you mean supervised.caption_dropout?"),
         ("sd15-lcm", "supervised.rank=3", "supervised: no such key"),
         ("sd15-lcm", "consistency.huber=1", "did you mean consistency.huber_c?"),
-        ("sd15-lcm", "objective=consistent", "did you mean consistency?"),
+        ("sd15-lcm", "objective=consistent", "did you mean 'consistency'?"),
     ],
 )
 def test_unknown_keys_of_the_recipes(name: str, override: str, says: str) -> None:
-    """Told with the nearest right one and the recipe's file, before anything is loaded."""
+    """Told with the nearest right one and the recipe's name, before anything is loaded."""
     with pytest.raises(LongalignError) as caught:
         read_recipe(name, [override])
-    assert says in str(caught.value) and f"{name}.yaml: " in str(caught.value)
+    assert says in str(caught.value) and f"{name}: " in str(caught.value)

@@ -124,7 +124,7 @@ def test_a_figure_that_is_not_there_is_said_and_can_be_put_right(tmp_path: Path)
     given = {"line__peak": 4, "train__steps": 8, "train__evaluate_every": 2}
     with pytest.raises(LongalignError, match=r"gives no 'scoree'; did you mean score\?") as caught:
         fit(line_recipe(**given, train__best=wrong), tmp_path / "run")
-    assert "goes on" in str(caught.value)
+    assert "the same command resumes the run" in str(caught.value)
     right = fit(line_recipe(**given, train__best={**wrong, "metric": "score"}), tmp_path / "run")
     assert right.resumed_from == 2 and right.best is not None and right.best.step == 4
     with pytest.raises(LongalignError, match="there are loss, noise"):

@@ -197,7 +197,7 @@ def test_a_scaler_finds_its_range_before_steps_count_as_lost(
     """
     make = step.Accelerator
 
-    def scaled(precision: str) -> Any:
+    def scaled(precision: str, **_: Any) -> Any:
         accelerator = make(cpu=True)
         accelerator.scaler = torch.amp.GradScaler("cpu")
         return accelerator
@@ -331,7 +331,7 @@ def test_a_scaler_changes_nothing_but_the_range(tmp_path: Path, monkeypatch: pyt
     fit(line_recipe(), tmp_path / "plain")
     make = step.Accelerator
 
-    def scaled(precision: str) -> Any:
+    def scaled(precision: str, **_: Any) -> Any:
         accelerator = make(cpu=True)
         accelerator.scaler = torch.amp.GradScaler("cpu")
         return accelerator

@@ -14,7 +14,8 @@ from line_objective import LineObjective, line_recipe
 from line_runs import rows, same_end
 
 from longalign.errors import LongalignError
-from longalign.training import fit, fitting, plan
+from longalign.training import fit, plan
+from longalign.training import step as fitting
 from longalign.training.processes import make_accelerator
 from longalign.training.recipe import Recipe
 from longalign.training.step import build_task

@@ -84,8 +84,11 @@ def test_an_unknown_key_names_the_nearest_right_one(key: str, says: str) -> None
         ({"train": [1]}, "train: a section of keys is wanted"),
         ({"model": None}, "model: input should be a valid string"),
         ({"seed": -1}, "seed: input should be greater than or equal to 0"),
-        ({"objective": "lines"}, "objective: there is no 'lines'; did you mean line?"),
-        ({"objective": ["line"]}, "objective: there is no ['line']"),
+        (
+            {"objective": "lines"},
+            "objective 'lines' is unknown; did you mean 'line'? There are consistency, ",
+        ),
+        ({"objective": ["line"]}, "objective \"['line']\" is unknown"),
         ({"objective": None}, "objective: is missing; there are "),
     ],
 )

@@ -13,13 +13,13 @@ from line_runs import rows, same_end
 from PIL import Image
 
 from longalign.training import fit
-from longalign.training.recipe import Recipe
-from longalign.training.samples import (
+from longalign.training.folder import (
     forget_samples,
     sample_cases,
     sample_rows,
     save_samples,
 )
+from longalign.training.recipe import Recipe
 
 
 def pictured(samples: int = 2, **values: Any) -> Recipe:

@@ -72,7 +72,7 @@ def edit(
             help="Preference model that scores each sentence: stickers/denscore, a folder, a hub name."
         ),
     ] = None,
-    strategy: Strategy = "clip-cat",
+    strategy: Strategy = "auto",
     length: Length = None,
     language: Language = "en",
     device: Device = "auto",
@@ -82,9 +82,9 @@ def edit(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Change in a picture what differs between two texts, and leave the rest alone.
+    """Change in a picture what differs between two texts, and keep the rest.
 
-    Writes before, after and difference, and a page that says of each sentence whether it is true of either picture.
+    Writes the pictures before and after, their difference, and a page with the truth of each sentence for both.
     Examples:
 
         longalign edit scene.png --source "A fox is in the middle." --target "A fox is in the top left."

@@ -60,7 +60,7 @@ def evaluate(
         longalign evaluate base=runs/a tuned=runs/b --metrics fid,cmmd,denscore --reference photos --features
         openai/clip-vit-large-patch14-336 --model path/to/denscore
     """
-    from longalign.evaluation.job import EvaluateConfig, EvaluationJob
+    from longalign.evaluation.evaluate import EvaluateConfig, EvaluationJob
     from longalign.evaluation.page import flipped
 
     check_out(out, overwrite)

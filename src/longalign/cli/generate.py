@@ -38,7 +38,7 @@ def generate(
     soft_tokens: SoftTokens = None,
     soft_token_scale: SoftTokenScale = 1.0,
     soft_token_branches: SoftTokenBranches = "both",
-    strategy: Strategy = "clip-cat",
+    strategy: Strategy = "auto",
     steps: SamplingSteps = 25,
     guidance: Annotated[
         float | None, typer.Option(help="Classifier-free guidance scale; else the model's.")

@@ -42,7 +42,7 @@ def information(
     batch: Annotated[int, typer.Option(min=2, help="B: pictures and captions compared at once.")] = 16,
     scale: Annotated[float, typer.Option(help="s of logit = s·exp(−E/τ).")] = 4.0,
     temperature: Annotated[float, typer.Option(help="τ of logit = s·exp(−E/τ).")] = 0.07,
-    strategy: Strategy = "clip-cat",
+    strategy: Strategy = "auto",
     size_px: Annotated[int | None, typer.Option(help="Side of the pictures; else the model's.")] = None,
     pairs_at_once: Annotated[int, typer.Option(min=1, help="Pairs in one call of the denoiser.")] = 32,
     samples: BootstrapSamples = 2000,
@@ -77,11 +77,12 @@ def information(
     from longalign.objectives.contrastive.tokens import check_size
     from longalign.soft_tokens.loading import load_tokens
     from longalign.stickers.files import parse_range
-    from longalign.weights.stack import load_pipeline, t5_branch
+    from longalign.weights.stack import load_pipeline, strategy_for, t5_branch
 
     source = named_source(data, split="test", seed=seed, count=rows, objects=(parse_range(objects),))
     tokens = None if soft_tokens is None else load_tokens(soft_tokens)
     loras = tuple(lora or ())
+    strategy = strategy_for(strategy, loras)
     pipe = load_pipeline(model, device=device, dtype="float32", loras=loras, check_base=not force_lora)
     denoiser = Denoiser.of(pipe)
     if tokens is not None:

@@ -15,6 +15,7 @@ import typer
 
 from longalign.cli import recipes as of_recipes
 from longalign.cli.cache import cache
+from longalign.cli.calibrate import calibrate
 from longalign.cli.caption import caption
 from longalign.cli.curves import curves
 from longalign.cli.decompose import decompose
@@ -74,6 +75,7 @@ GROUPS: Mapping[str, Commands] = {
     "Make pictures": {"demo": demo, "generate": generate, "edit": edit, "segment": segment},
     "Judge pictures, models and runs": {
         "score": score,
+        "calibrate": calibrate,
         "evaluate": evaluate,
         "curves": curves,
         "decompose": decompose,

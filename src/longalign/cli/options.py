@@ -63,7 +63,8 @@ Strategy = Annotated[
     str,
     typer.Option(
         help="Text encoding. clip-cat: segment by segment (LongAlign); plain: the pipeline's own, first 77 tokens; "
-        "t5-mlp; clip+t5; clip-cat:sot=first,eot=keep and other variants."
+        "t5-mlp; clip+t5; clip-cat:sot=first,eot=keep and other variants; clip-cat:context=referent: each sentence "
+        "behind those that it refers to; auto: what the last LoRA was trained with, else clip-cat."
     ),
 ]
 Segments = Annotated[str, typer.Option(help="How to cut prompts: sentence, packed or released.")]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from longalign.cli.options import Json
-from longalign.cli.terminal import plain_text, print_json
+from longalign.cli.terminal import print_json
 from longalign.errors import LongalignError
 from longalign.recipes import recipe_names, recipe_text, recipe_title
 
@@ -37,15 +37,9 @@ def recipes(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         print_json(titles)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column()
+    width = max(map(len, titles))
     for name, title in titles.items():
-        table.add_row(name, plain_text(title))
-    Console().print(table)
+        print(f"{name:{width}}  {title}")
 
 
 @app.command()

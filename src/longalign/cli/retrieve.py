@@ -25,7 +25,6 @@ from longalign.cli.options import (
 )
 from longalign.cli.terminal import check_out, progress
 from longalign.errors import LongalignError
-from longalign.plugins import unknown
 
 
 def retrieve(
@@ -139,7 +138,7 @@ def retrieve(
 def _check_labels(labels: Sequence[str], models: Mapping[str, Any]) -> None:
     for label in labels:
         if label not in models:
-            raise LongalignError(unknown("label", label, models))
+            raise LongalignError(f"no model is called {label!r}; there are: {', '.join(models)}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -37,7 +37,8 @@ def score(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="JSONL of {image, caption}, or a folder with metadata.jsonl or with .txt beside pictures."
+            help="JSONL of {image, caption}, a folder with metadata.jsonl or with .txt beside pictures, or a world: "
+            "stickers."
         ),
     ] = None,
     worst: Annotated[
@@ -53,6 +54,9 @@ def score(
     model: PreferenceModelName = "stickers",
     decomposition: Annotated[
         str | None, typer.Option(help="File of `longalign decompose`; else the model's own, if any.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="File of `longalign calibrate`; else the model's own, if any.")
     ] = None,
     tokenizer: Tokenizer = None,
     batch_size: ScoreBatchSize = 32,

@@ -6,19 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from longalign.cli.terminal import plain_text
-from longalign.scoring.data import (
-    Failure,
-)
-from longalign.scoring.outcome import (
-    Outcome,
-)
-from longalign.scoring.page import signed
+from longalign.scoring.data import Failure
+from longalign.scoring.outcome import Outcome
+from longalign.scoring.page import said_of, signed
 from longalign.scoring.ranking import Ranking, worst_row
 from longalign.scoring.stream import Scored
 
 _BAR_CELLS = 10
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-# From the lowest to the highest; both ends can be read on dark and on light grounds.
+# From the lowest to the highest. All are readable on dark and on light backgrounds.
 _STYLES = ("bold #d9541e", "#c98a4b", "", "#3f9f95", "bold #0f9d8f")
 _PICTURES_ACROSS = 6
 _FAILURES_SHOWN = 10
@@ -30,7 +26,7 @@ def style_of(share: float) -> str:
 
 
 def shares_of(values: Sequence[float], low: float, high: float) -> list[float]:
-    """Where values lie between ``low`` and ``high``; in the middle when there is no between."""
+    """Where values lie between ``low`` and ``high``, from 0 to 1; 0.5 if ``low == high``."""
     return [0.5 if high <= low else (value - low) / (high - low) for value in values]
 
 
@@ -41,7 +37,7 @@ def bar(share: float) -> str:
 
 
 def show_outcome(outcome: Outcome, console: Any) -> None:
-    """Everything there is to see: the ranking or each picture, or a data set's summary and lowest sentences."""
+    """The ranking, or each picture, or the summary and the lowest sentences of a data set."""
     if outcome.ranking is not None:
         show_ranking(outcome.kept, outcome.ranking, console)
     else:
@@ -61,7 +57,7 @@ def _numbers(item: Scored) -> str:
 
 
 def show_card(item: Scored, console: Any) -> None:
-    """One picture: each sentence with score and bar, the lowest one marked."""
+    """One picture: each sentence with score, bar and verdict; the lowest one is marked unless it is called true."""
     from rich.table import Table
     from rich.text import Text
 
@@ -72,14 +68,15 @@ def show_card(item: Scored, console: Any) -> None:
     table.add_column("", width=_BAR_CELLS)
     table.add_column("sentence")
     table.add_column("")
+    table.add_column("")
     for k, (segment, value, share) in enumerate(zip(item.segments, values, shares, strict=True)):
         style = style_of(share)
-        lowest = len(values) > 1 and k == item.worst
         table.add_row(
             Text(signed(value), style),
             Text(bar(share), style),
             Text(segment.text, style),
-            "◀ worst" if lowest else "",
+            said_of(segment),
+            "◀ worst" if k == item.suspect else "",
         )
     console.print(table)
     console.print(plain_text(f"  {_numbers(item)}\n"), soft_wrap=True)
@@ -105,7 +102,9 @@ def show_ranking(items: Sequence[Scored], ranking: Ranking, console: Any) -> Non
         for column, i in enumerate(order):
             [share] = shares_of([values[column][k]], low, high)
             star = "★" if ranking.best[k] == i else " "
-            cells.append(Text(f"{signed(values[column][k])}{star}", style_of(share)))
+            said = items[i].segments[k].verdict
+            mark = {"false": " ✗", "doubtful": " ?"}.get(said or "", "")
+            cells.append(Text(f"{signed(values[column][k])}{star}{mark}", style_of(share)))
         table.add_row(plain_text(segment.text), *cells)
     console.print(table)
     if len(ranking.order) > len(order):
@@ -137,6 +136,7 @@ def show_lowest(items: Sequence[Scored], console: Any) -> None:
     table.add_column("", justify="right")
     table.add_column("score", justify="right")
     table.add_column("others", justify="right")
+    table.add_column("verdict")
     table.add_column("sentence")
     table.add_column("picture", overflow="fold")
     for place, (row, share) in enumerate(zip(rows, shares, strict=True), 1):
@@ -145,6 +145,7 @@ def show_lowest(items: Sequence[Scored], console: Any) -> None:
             str(place),
             Text(signed(row["score"]), style_of(share / 2)),  # all of them are low
             others,
+            row.get("verdict", ""),
             plain_text(row["sentence"]),
             plain_text(row["image"]),
         )
@@ -152,7 +153,7 @@ def show_lowest(items: Sequence[Scored], console: Any) -> None:
 
 
 def failure_lines(failures: Sequence[Failure], total: int) -> list[str]:
-    """What to print on standard error."""
+    """The lines about failures for standard error."""
     lines = [f"longalign: skipped {f.name}: {f.reason}" for f in failures[:_FAILURES_SHOWN]]
     if total > len(lines):
         lines.append(f"longalign: skipped {total - len(lines):,} more")

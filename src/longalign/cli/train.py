@@ -96,7 +96,7 @@ def train(
 
 @contextmanager
 def _progress(steps: int, *, shown: bool) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
-    """A bar with loss and rate on standard error, or, where that is no terminal, a line for each line of metrics."""
+    """A bar with loss and rate on standard error. Outside a terminal: a line for each line of metrics."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from longalign.backbones import backbone_of
 from longalign.data.cached import PADDING, ROW, ROWS, SETTINGS, read_padding
 from longalign.data.captioned import SkipLog, pixels_of, usable
-from longalign.data.entries import Entry, Failure, Source
+from longalign.data.entries import CaptionedPicture, Failure, Source
 from longalign.data.store import Store
 from longalign.data.text_states import TextSide, TextStates
 from longalign.errors import LongalignError
@@ -153,7 +153,7 @@ class CacheBuilder:
         self._note(complete=True)
         return self._report(rows, len(log), latents, texts)
 
-    def _prepared(self, entry: Entry | Failure) -> _Prepared | Failure:
+    def _prepared(self, entry: CaptionedPicture | Failure) -> _Prepared | Failure:
         entry = usable(entry)
         if isinstance(entry, Failure):
             return entry

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from longalign.data.entries import Entry, Failure, Source, square
+from longalign.data.entries import CaptionedPicture, Failure, Source, square
 from longalign.errors import LongalignError
 from longalign.runs import json_line
 
@@ -65,21 +65,21 @@ class CaptionedPictures(Dataset[Example]):
             if isinstance(found, Failure):
                 skipped.append(found)
             else:
-                assert isinstance(entry, Entry)
+                assert isinstance(entry, CaptionedPicture)
                 return Example(torch.from_numpy(found), entry.text, tuple(skipped))
         raise LongalignError(
             f"{self.name}: {len(skipped)} rows in a row cannot be used; {skipped[0].name}: {skipped[0].reason}"
         )
 
 
-def usable(entry: Entry | Failure) -> Entry | Failure:
+def usable(entry: CaptionedPicture | Failure) -> CaptionedPicture | Failure:
     """The entry, unless its caption is empty."""
-    if isinstance(entry, Entry) and not entry.text.strip():
+    if isinstance(entry, CaptionedPicture) and not entry.text.strip():
         return Failure(entry.name, "its caption is empty")
     return entry
 
 
-def pixels_of(entry: Entry | Failure, size_px: int) -> np.ndarray | Failure:
+def pixels_of(entry: CaptionedPicture | Failure, size_px: int) -> np.ndarray | Failure:
     """uint8 (3, S, S) of an entry with a caption, or why not."""
     entry = usable(entry)
     if isinstance(entry, Failure):

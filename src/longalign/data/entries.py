@@ -23,7 +23,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
-class Entry:
+class CaptionedPicture:
     """A picture (its file, its encoded bytes, or itself) and its caption. ``name`` stands for it in messages."""
 
     image: Path | bytes | Image.Image
@@ -80,15 +80,15 @@ class Source(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def __getitem__(self, index: int) -> Entry | Failure: ...
+    def __getitem__(self, index: int) -> CaptionedPicture | Failure: ...
 
-    def __iter__(self) -> Iterator[Entry | Failure]:
+    def __iter__(self) -> Iterator[CaptionedPicture | Failure]:
         return (self[i] for i in range(len(self)))
 
 
 def entry_of(
     row: Mapping[str, Any], folder: Path, where: str, text_keys: Iterable[str] = TEXT_KEYS
-) -> Entry | Failure:
+) -> CaptionedPicture | Failure:
     """The entry in a row of named values.
 
     Args:
@@ -100,7 +100,7 @@ def entry_of(
         return Failure(where, f"names no picture: none of the keys {', '.join(IMAGE_KEYS)}")
     if text is None:
         return Failure(where, f"has no caption: none of the keys {', '.join(text_keys)}")
-    return Entry(folder / image, text, image)
+    return CaptionedPicture(folder / image, text, image)
 
 
 def first_text(row: Mapping[str, Any], keys: Iterable[str]) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from longalign.data.entries import SUFFIXES, TEXT_KEYS, Entry, Failure, Source, entry_of
+from longalign.data.entries import SUFFIXES, TEXT_KEYS, CaptionedPicture, Failure, Source, entry_of
 from longalign.errors import LongalignError
 
 
@@ -35,18 +35,18 @@ class JsonLines(Source):
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __getitem__(self, index: int) -> Entry | Failure:
+    def __getitem__(self, index: int) -> CaptionedPicture | Failure:
         with open(self.path, "rb") as file:
             file.seek(int(self._starts[index]))
             return self._entry(file.readline(), int(self._numbers[index]))
 
-    def __iter__(self) -> Iterator[Entry | Failure]:
+    def __iter__(self) -> Iterator[CaptionedPicture | Failure]:
         with open(self.path, "rb") as file:  # opened once
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield self._entry(line, number)
 
-    def _entry(self, line: bytes, number: int) -> Entry | Failure:
+    def _entry(self, line: bytes, number: int) -> CaptionedPicture | Failure:
         where = f"{self.path}, line {number}"
         try:
             row = json.loads(line.decode("utf-8-sig"))
@@ -71,7 +71,7 @@ class CsvRows(Source):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Entry | Failure:
+    def __getitem__(self, index: int) -> CaptionedPicture | Failure:
         return entry_of(self._rows[index], self.folder, f"{self.path}, row {index + 1}", self.text_keys)
 
 
@@ -120,7 +120,7 @@ class CocoCaptions(Source):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Entry | Failure:
+    def __getitem__(self, index: int) -> CaptionedPicture | Failure:
         image_id, text, number = self._rows[index]
         where = f"{self.path}, annotation {number}"
         if image_id not in self._names:
@@ -128,7 +128,7 @@ class CocoCaptions(Source):
         name = self._names[image_id]
         if not isinstance(text, str):
             return Failure(where, "has no caption")
-        return Entry(self.folder / name, text, f"{name}#{number}")
+        return CaptionedPicture(self.folder / name, text, f"{name}#{number}")
 
 
 class TextFiles(Source):
@@ -147,12 +147,12 @@ class TextFiles(Source):
     def __len__(self) -> int:
         return len(self._pictures)
 
-    def __getitem__(self, index: int) -> Entry | Failure:
+    def __getitem__(self, index: int) -> CaptionedPicture | Failure:
         name = self._pictures[index]
         picture = self.folder / name
         caption = picture.with_suffix(".txt")
         try:
-            return Entry(picture, caption.read_text("utf-8-sig").strip(), name)
+            return CaptionedPicture(picture, caption.read_text("utf-8-sig").strip(), name)
         except FileNotFoundError:
             return Failure(name, f"has no caption: there is no {caption.name} beside it")
         except (OSError, UnicodeDecodeError) as error:

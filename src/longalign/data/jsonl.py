@@ -23,6 +23,7 @@ from longalign.preference.images import load_image
 
 KEYS = ("image_a", "image_b", "preferred", "prompt")
 CAPTIONS = ("caption_a", "caption_b")
+CHECKS = ("true_a", "false_a", "true_b", "false_b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +35,15 @@ class _Row:
     prompt: str
     caption_a: str | None
     caption_b: str | None
+    checks: tuple[tuple[str, ...], ...]
 
 
 class JsonlPairs(PreferenceData):
     """The pairs of a JSONL file. All lines are checked at once, pictures are read when they are asked for.
 
     ``preferred`` is 1 where a is preferred, 0 where b is, 0.5 for a tie; a share of raters in between is taken as
-    it is. The long captions may be missing, which the single-value loss alone can do with.
+    it is. The long captions may be missing, which the single-value loss alone can do with. ``true_a``, ``false_a``,
+    ``true_b`` and ``false_b`` are lists of sentences, if there are any (`longalign.data.preferences.Pair`).
 
     Raises:
         LongalignError: a line that is no such object, or names a picture that is not there (line and field are
@@ -71,6 +74,7 @@ class JsonlPairs(PreferenceData):
             preferred=row.preferred,
             caption_a=row.caption_a,
             caption_b=row.caption_b,
+            **dict(zip(CHECKS, row.checks, strict=True)),
         )
 
     def texts(self, index: int) -> list[str]:
@@ -103,6 +107,10 @@ class JsonlPairs(PreferenceData):
             if not image.is_file():
                 raise LongalignError(f"{where}, {key}: {image}: no such image file")
         captions = [row.get(key) or None for key in CAPTIONS]
+        checks = [row.get(key) or [] for key in CHECKS]
+        for key, said in zip(CHECKS, checks, strict=True):
+            if not isinstance(said, list) or not all(isinstance(text, str) and text.strip() for text in said):
+                raise LongalignError(f"{where}, {key}: must be a list of sentences, not {said!r}")
         return _Row(
             line,
             images[0],
@@ -111,6 +119,7 @@ class JsonlPairs(PreferenceData):
             row["prompt"],
             captions[0],
             captions[1],
+            tuple(map(tuple, checks)),
         )
 
 

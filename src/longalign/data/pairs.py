@@ -21,6 +21,8 @@ class Pair:
         prompt: what was asked for.
         preferred: 1 where a is preferred, 0 where b is, ½ for a tie.
         caption_a, caption_b: long captions of what each picture shows; None where there are none.
+        true_a, false_a, true_b, false_b: sentences known to be true, or false, of each picture, if any. False ones
+            that differ from true ones in one word teach the most.
     """
 
     image_a: np.ndarray
@@ -29,6 +31,10 @@ class Pair:
     preferred: float
     caption_a: str | None = None
     caption_b: str | None = None
+    true_a: tuple[str, ...] = ()
+    false_a: tuple[str, ...] = ()
+    true_b: tuple[str, ...] = ()
+    false_b: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from longalign.data.captioned import SKIPPED_FILE, SkipLog
-from longalign.data.entries import SUFFIXES, Entry, Failure
+from longalign.data.entries import SUFFIXES, CaptionedPicture, Failure
 from longalign.data.files import pictures_in
 from longalign.errors import LongalignError
 
@@ -162,7 +162,7 @@ def find_pictures(pictures: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
 
 def _open(name: str, path: Path) -> Image.Image | Failure:
     try:
-        return Entry(path, "", name).picture()
+        return CaptionedPicture(path, "", name).picture()
     except LongalignError as error:
         return Failure(name, str(error))
 

@@ -7,13 +7,15 @@ import os
 from pathlib import Path
 from typing import cast
 
-from longalign.data.entries import TEXT_KEYS, Entry, Failure, Source
+from longalign.data.entries import TEXT_KEYS, CaptionedPicture, Failure, Source
 from longalign.data.files import CocoCaptions, CsvRows, JsonLines, TextFiles
 from longalign.data.tables import CaptionTable
 from longalign.data.tars import TarShards
 from longalign.errors import LongalignError
+from longalign.plugins import Table
 from longalign.worlds import WORLDS, world
 
+SOURCES = Table("source", {})  # name → function or class without arguments that gives a `Source`
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 Objects = tuple[int, int]
 
@@ -74,7 +76,9 @@ def named_source(
     images: str | None = None,
     column: str | None = None,
 ) -> Source:
-    """The captioned pictures of a world (`longalign.worlds`), or `open_source`, which takes files whole."""
+    """Captioned pictures by name: of a plugin (`SOURCES`), of a world (`longalign.worlds`), else `open_source`."""
+    if name in SOURCES:
+        return cast("Source", SOURCES[name]())
     if name in WORLDS:
         return cast("Source", world(name).pictures(count, split, seed, objects, referring))
     return open_source(name, images=images, column=column)
@@ -90,4 +94,4 @@ def _is_one_object(path: Path) -> bool:
         return not file.readline().strip()
 
 
-__all__ = ["Entry", "Failure", "Source", "named_source", "open_source"]
+__all__ = ["CaptionedPicture", "Failure", "Source", "named_source", "open_source"]

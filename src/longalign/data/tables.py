@@ -23,7 +23,7 @@ from longalign.data.arrow import (
     row_group,
     schema,
 )
-from longalign.data.entries import IMAGE_KEYS, TEXT_KEYS, Entry, Failure, Source
+from longalign.data.entries import IMAGE_KEYS, TEXT_KEYS, CaptionedPicture, Failure, Source
 from longalign.errors import LongalignError
 
 _IMAGE_COLUMNS = ("image", "jpg", "png", *IMAGE_KEYS)
@@ -54,7 +54,7 @@ class CaptionTable(Source):
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def __getitem__(self, index: int) -> Entry | Failure:
+    def __getitem__(self, index: int) -> CaptionedPicture | Failure:
         if not 0 <= index < len(self):
             raise IndexError(index)
         at = bisect_right(self._starts, index) - 1
@@ -76,8 +76,8 @@ class CaptionTable(Source):
         if not image:
             return Failure(where, f"has no picture in the column {self._image}")
         if isinstance(image, str):
-            return Entry(self.folder / image, text, image)
-        return Entry(bytes(image), text, where)
+            return CaptionedPicture(self.folder / image, text, image)
+        return CaptionedPicture(bytes(image), text, where)
 
     def _columns(self, text_keys: Sequence[str]) -> tuple[str, str]:
         """Of pictures and of captions: the first that all files have."""

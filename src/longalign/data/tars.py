@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from longalign.data.entries import SUFFIXES, TEXT_KEYS, Entry, Failure, Source, first_text
+from longalign.data.entries import SUFFIXES, TEXT_KEYS, CaptionedPicture, Failure, Source, first_text
 from longalign.errors import LongalignError
 
 Place = tuple[int, int]  # first byte and size
@@ -36,7 +36,7 @@ class TarShards(Source):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Entry | Failure:
+    def __getitem__(self, index: int) -> CaptionedPicture | Failure:
         number, sample, picture, text, is_json = self._rows[index]
         shard = self.shards[number]
         name = f"{shard.name}/{sample}"
@@ -58,7 +58,7 @@ class TarShards(Source):
                 caption = found
         except (OSError, ValueError) as error:
             return Failure(name, f"cannot be read: {error}")
-        return Entry(data, caption, name)
+        return CaptionedPicture(data, caption, name)
 
     def _index(self, number: int, shard: Path) -> None:
         parts: dict[str, dict[str, Place]] = {}

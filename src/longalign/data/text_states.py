@@ -8,8 +8,8 @@ no part of what is kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -54,6 +54,27 @@ class TextStates:
         return TextStates(own, self.own_shape, t5, pooled, self.cut)
 
 
+def cut_off(states: Sequence[TextStates]) -> tuple[list[TextStates], Callable[[], None]]:
+    """States whose gradients stay with them, and what hands these on to the encoders, all at once.
+
+    Captions share rows of an encoder and not the denoiser's batches, each of which has a backward pass of its own.
+    """
+    pairs: list[tuple[Tensor, Tensor]] = []
+
+    def leaf(state: Tensor | None) -> Tensor | None:
+        if state is None or not state.requires_grad:
+            return state
+        pairs.append((state, state.detach().requires_grad_()))
+        return pairs[-1][1]
+
+    def hand_on() -> None:
+        reached = [(state, own.grad) for state, own in pairs if own.grad is not None]
+        if reached:
+            torch.autograd.backward([state for state, _ in reached], [grad for _, grad in reached])
+
+    return [replace(s, own=leaf(s.own), pooled=leaf(s.pooled)) for s in states], hand_on
+
+
 @dataclass(eq=False)
 class Padding:
     """What a batch needs besides its captions; of the empty prompt, all lengths that have come up.
@@ -82,6 +103,7 @@ class TextSide:
         pipe: a diffusers pipeline, or `TextParts`.
         strategy, length: as for `longalign.encode`.
         t5: the T5 branch for t5-mlp and clip+t5.
+        training: the pipeline's CLIPs are trained, so captions' own states have gradients.
 
     Attributes:
         padding: what `join` needs, filled as captions are encoded.
@@ -91,9 +113,14 @@ class TextSide:
     """
 
     def __init__(
-        self, pipe: Any, strategy: str = "clip-cat", length: int = 240, t5: T5Branch | None = None
+        self,
+        pipe: Any,
+        strategy: str = "clip-cat",
+        length: int = 240,
+        t5: T5Branch | None = None,
+        training: bool = False,
     ) -> None:
-        self.parts = TextParts.of(pipe)
+        self.parts, self.training = TextParts.of(pipe), training
         self.length = length
         self.strategy = Options(strategy=strategy, length=length, t5=t5).strategy_for(self.parts)
         self.t5: T5Encoder | None = None
@@ -103,8 +130,11 @@ class TextSide:
         plain, self._keeps_own = self.strategy.kind == "plain", self.strategy.kind != "t5-mlp"
         self._own = Strategy("plain" if plain else "clip-cat", self.strategy.rule)
         self.padding = Padding(self.parts.family, self.parts.zero_negative)
+        self._find_pad_star()
+
+    def _find_pad_star(self) -> None:
         # Plain rows do not end in pad*, and those of a model with its own T5 end in T5's states.
-        if self._keeps_own and not plain and self.parts.backbone.t5 is None:
+        if self._keeps_own and self.strategy.kind != "plain" and self.parts.backbone.t5 is None:
             towers = Tower.all_of(self.parts)
             with inference(*self.modules):
                 stars = [t.pad_star(self.strategy.rule.pad_star).to(towers[0].device) for t in towers]
@@ -139,15 +169,17 @@ class TextSide:
         device = self.parts.text_encoders[0].device
         options = Options(strategy=self._own, length=self.length, batch_size=_AT_ONCE)
         with torch.autocast(device.type, enabled=False):
+            if self.training:
+                self._find_pad_star()  # it moves with the weights
             job = Job(self.parts, list(texts), "", options)
             groups = job.groups()
-            conditionings = job.run(groups)
+            conditionings = job.run(groups, training=self.training)
         found: dict[int, TextStates] = {}
         for (shape, members), c in zip(groups.items(), conditionings, strict=True):
             if c.negative_pooled is not None:
-                self.padding.pooled = c.negative_pooled[0]
+                self.padding.pooled = c.negative_pooled[0].detach()
             if self._keeps_own:
-                self.padding.own[shape] = c.negative_embeds[0]
+                self.padding.own[shape] = c.negative_embeds[0].detach()
             for row, i in enumerate(members):
                 own = self._trimmed(c.embeds[row]) if self._keeps_own else None
                 pooled = None if c.pooled is None else c.pooled[row]

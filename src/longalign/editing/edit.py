@@ -1,4 +1,4 @@
-"""Pictures and texts in, pictures out."""
+"""Edits of pictures by two texts: `edit` and `edit_many`."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class EditResult:
         before: the picture that was edited, at the model's size.
         difference: where the two differ (`pictures.difference`).
         source, target: the texts.
-        options: as they were resolved.
-        truncation: what was cut from the source, and what from the target.
+        options: how the edit was done.
+        truncation: the text that was cut off from the source, and from the target.
     """
 
     image: Image.Image
@@ -87,8 +87,8 @@ def edit(
         encoding: arguments of `longalign.encode`.
 
     Raises:
-        LongalignError: source and target are the same text; another size than the model's; options out of range; what
-            `longalign.encode` and `load_image` refuse.
+        LongalignError: source and target are the same text; another size than the model's; options out of range;
+            input that `longalign.encode` or `load_image` refuses.
     """
     settings = own_settings(pipe)
     options = options_for(
@@ -147,7 +147,7 @@ def edit_many(
     on_step: OnStep = lambda pictures: None,
     **encoding: Any,
 ) -> list[EditResult]:
-    """`edit` for B pictures, in batches; each depends on its own picture, texts and seed alone.
+    """`edit` for B pictures, in batches; each result depends only on its own picture, texts and seed.
 
     Args:
         images, sources, targets, seeds: B of each.
@@ -211,8 +211,8 @@ def check_texts(source: str, target: str) -> None:
             raise LongalignError(f"the {name} is empty: write what the picture {shows}")
     if source.split() == target.split():
         raise LongalignError(
-            f"source and target are the same text, so there is nothing to change: {source!r}. Write into the target "
-            "what should be different"
+            f"source and target are the same text, so there is nothing to change: {source!r}. "
+            "Write into the target what should be different"
         )
 
 
@@ -252,7 +252,7 @@ def _edit_batch(
 
 
 def noise_of(seeds: Sequence[int], like: Tensor) -> Callable[[], Tensor]:
-    """(B, …) of fresh noise at each call, each row from its own CPU generator: batch and device play no part."""
+    """(B, …) of new noise at each call. Each row has its own CPU generator, so batch and device do not matter."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def fresh() -> Tensor:

@@ -1,9 +1,9 @@
-"""Edits of latents z, by a source text that tells what they show and a target text that tells what they should show.
+"""Edits of latents z, by a source text, which describes them, and a target text, which describes the result.
 
     v_cfg(x, t, text) = v_null + w (v_text − v_null)             in all of them, with one w for each text
 
 `coupled` is FlowEdit or, with other weights, its counterpart for ε- and v-models; `inversion` is DDIM inversion. All
-take the last `n_start` of the schedule's steps; with none of them the latents stay as they are.
+methods take the last `n_start` steps of the schedule; with n_start = 0 the latents stay as they are.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def coupled(
     noise: Callable[[], Tensor],
     on_step: OnStep = lambda pictures: None,
 ) -> Tensor:
-    """FlowEdit (arXiv 2412.08629, Algorithm 1) and whatever shares its shape.
+    """FlowEdit (arXiv 2412.08629, Algorithm 1), and its counterpart for ε- and v-models.
 
-    Every step noises the source afresh, moves along with it to the target, and takes the difference of the two
-    predictions; nothing is inverted. Equal predictions leave z where it is.
+    Every step adds new noise to the source, adds the difference so far for the target, and takes the difference of the
+    two predictions. Nothing is inverted. Equal predictions leave z unchanged.
 
     Args:
         z_src: (B, C, h, w) clean latents of the pictures.
@@ -53,7 +53,7 @@ def coupled(
         times: N + 1, as `edit_times` gives them.
         coupling: c, A and B of a step.
         n_start: how many of the N steps are taken, the last ones (FlowEdit's n_max).
-        n_min: how many of those, at the end, are ordinary sampling of the target from where the edit has come to.
+        n_min: how many of those, at the end, are ordinary sampling of the target, from the state of the edit.
         samples: noises whose differences are averaged in each step (FlowEdit's n_avg).
         noise: (B, C, h, w) of fresh noise at each call.
         on_step: called after each step with B.
@@ -99,10 +99,10 @@ def inversion(
     Args:
         z_src, source, target, times, n_start, on_step: as for `coupled`.
         iterations: of the fixed point x_t = (x_s − b f(x_t, t))/a. One is DDIM inversion as it is usually done; more
-            make it the true inverse of the way down (arXiv 2309.04907), at so many calls a step.
+            make it the exact inverse of the sampling (arXiv 2309.04907), with that many calls in each step.
 
     Raises:
-        LongalignError: the way up reaches a time at which nothing of the picture is left.
+        LongalignError: the inversion reaches a time at which nothing of the picture is left.
     """
     steps = _last(times, n_start)
     x = z_src

@@ -1,4 +1,4 @@
-"""The size that a model wants, and what differs between two pictures."""
+"""Pictures at the size of a model, and the difference of two pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def fit(image: Image.Image, side_px: int, *, resize: bool = False, name: str = "
         resize: cut a picture of another size down to its middle square and resize that.
 
     Raises:
-        LongalignError: another size, and no `resize`; both sizes are said.
+        LongalignError: the picture has another size, and `resize` is off. The message has both sizes.
     """
     if image.size == (side_px, side_px):
         return image
@@ -30,7 +30,7 @@ def fit(image: Image.Image, side_px: int, *, resize: bool = False, name: str = "
 
 
 def difference(before: Image.Image, after: Image.Image) -> Image.Image:
-    """Where two RGB pictures of one size differ: grey, black where they are equal, the greatest change white.
+    """The difference of two RGB pictures of one size, in grey: black if equal, white at the greatest change.
 
     A pixel's change is that of the colour channel that changes most.
     """

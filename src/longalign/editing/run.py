@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.report.sentences import Sentences, sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
 from longalign.versions import provenance
-from longalign.weights.stack import Stack
+from longalign.weights.stack import Stack, strategy_for
 
 BEFORE, AFTER, DIFFERENCE = "before", "after", "difference"
 
@@ -39,6 +39,7 @@ class EditConfig(EditSettings, Stack):
     seed: int = 0
     resize: bool = False
     scorer: str | None = None
+    strategy: str = "auto"
     length: int | None = None
     language: str = "en"
 
@@ -109,6 +110,7 @@ def run_edit(
         LongalignError: what `longalign.editing.edit.edit` refuses.
     """
     config = config or EditConfig()
+    config = replace(config, strategy=strategy_for(config.strategy, config.loras))
     check_texts(source, target)
     size_px = (image if isinstance(image, Image.Image) else load_image(image)).size
     pipe = pipe or config.load()
@@ -130,7 +132,7 @@ def run_edit(
         t5=config.t5_branch(pipe),
     )
     shown = {BEFORE: result.before, AFTER: result.image}
-    sentences = sentences_of(pipe, [target, source], config.language)
+    sentences = sentences_of(pipe.tokenizer, [target, source], config.language)
     scored = _scores(config, shown, [target, source])
     rows = {
         name: [_with_scores(row, of_text) for row in sentence_rows(found, shown, settings.oracle)]
@@ -151,7 +153,7 @@ def run_edit(
     )
     made = EditRun(result, rows, run.path)
     write_report(
-        _report(made, config, resolved, sentences, window_of(pipe), command_line),
+        _report(made, config, resolved, sentences, window_of(pipe.tokenizer), command_line),
         run.report,
         jsonl=run.path / "report.jsonl",
     )

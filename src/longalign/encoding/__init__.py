@@ -7,6 +7,7 @@ App. A).
 | `conditioning.py` | what they return |
 | `strategy.py` | which encoding: `plain`, `clip-cat`, `t5-mlp`, `clip+t5`, and the ablations of App. A |
 | `parts.py` | the tokenizers and text encoders of a pipeline, and the T5 branch |
+| `context.py` | which sentences stand ahead of a sentence while it is encoded |
 | `tokens.py` | text → token ids with character offsets |
 | `towers.py` | one CLIP text encoder, pad* |
 | `trees.py` | texts that share a row and their beginnings |

@@ -35,7 +35,8 @@ def encode(
             mean nothing to it. ``clip-cat`` encodes each segment by itself and joins them (LongAlign, §3.1);
             for SD3, T5 reads the whole prompt beside it. ``t5-mlp`` is T5 on the whole prompt through an
             adapter, ``clip+t5`` both, one behind the other (§5.1, §5.3); they need ``t5``. A `ConcatRule`, or
-            ``"clip-cat:sot=first,eot=keep"``, chooses App. A's other ways of joining.
+            ``"clip-cat:sot=first,eot=keep"``, chooses App. A's other ways of joining. ``"clip-cat:context=before"`` and
+            ``context=referent`` encode a sentence behind earlier ones, which it may refer to.
         length: each part (CLIP's and T5's) is padded to the smallest multiple of this many tokens that holds
             the prompt and its negative. Other prompts of the batch play no part.
         max_length: most tokens of each part; the rest is cut. None: no limit for CLIP's, and for T5's what

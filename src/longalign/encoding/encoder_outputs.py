@@ -42,10 +42,9 @@ class ClipBank:
         for reading in readings:
             wanted = [(ids, Need(0, pooled=True)) for ids in self._pooled_from(reading)]
             if rule is not None:
-                wanted += [
-                    (tokens.ids, Need(tokens_needed(tokens, rule, tower.window)))
-                    for tokens in reading.pieces[k]
-                ]
+                for segment, own in enumerate(reading.pieces[k]):
+                    ids, ahead = reading.in_row(k, segment)
+                    wanted.append((ids, Need(ahead + tokens_needed(own, rule, tower.window))))
             for ids, need in wanted:
                 needs[ids] = needs.get(ids, Need(0)) | need
         found = tower.encode(needs, batch_size, cache)
@@ -64,9 +63,11 @@ class ClipBank:
         rows = []
         for reading in readings:
             pieces = reading.pieces[self.k]
-            starts = [self.start[tokens.ids] for tokens in pieces]
+            in_rows = [reading.in_row(self.k, segment) for segment in range(len(pieces))]
+            starts = [self.start[ids] for ids, _ in in_rows]
+            ahead = [count for _, count in in_rows]
             own = [tokens.count for tokens in pieces]
-            rows.append(bank_index(reading.row, length, starts, own, reading.joint))
+            rows.append(bank_index(reading.row, length, starts, ahead, own, reading.joint))
         return self.states[torch.tensor(rows, device=self.states.device)]
 
     def pooled_vectors(self, readings: Sequence[Reading]) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -119,12 +120,16 @@ class Job:
             for i in indices
         )
 
-    def run(self, groups: Mapping[Shape, Sequence[int]]) -> list[Conditioning]:
-        """Runs the encoders, then makes one `Conditioning` a group."""
+    def run(self, groups: Mapping[Shape, Sequence[int]], *, training: bool = False) -> list[Conditioning]:
+        """Runs the encoders, then makes one `Conditioning` a group.
+
+        Args:
+            training: as far as gradients are on, the encoders get some.
+        """
         modules = [tower.model for tower in self.towers]
         modules += [self.t5.model] if self.t5 is not None else []
         modules += [self.branch.adapter] if self.branch is not None else []
-        with inference(*modules):
+        with nullcontext() if training else inference(*modules):
             banks = None if self.strategy.kind == "plain" else Banks(self, groups)
             return [self._conditioning(shape, indices, banks) for shape, indices in groups.items()]
 

@@ -41,7 +41,12 @@ def tokens_needed(tokens: Tokens, rule: ConcatRule, window: int) -> int:
 
 
 def bank_index(
-    row: Sequence[Cell], length: int, starts: Sequence[int], own: Sequence[int], joint: Sequence[int]
+    row: Sequence[Cell],
+    length: int,
+    starts: Sequence[int],
+    ahead: Sequence[int],
+    own: Sequence[int],
+    joint: Sequence[int],
 ) -> list[int]:
     """Where each position's state lies in one encoder's bank of states, whose entry 0 is pad*.
 
@@ -51,17 +56,20 @@ def bank_index(
 
     Args:
         length: positions in all; what the row does not fill is pad*.
-        starts: where each segment's states begin in the bank.
+        starts: where each segment's row begins in the bank, with its start token.
+        ahead: tokens of other segments between that and its own.
         own: text tokens of each segment for this encoder; ``joint`` for the encoder with most.
     """
     index = []
     for segment, place in row:
         if segment < 0 or own[segment] < place <= joint[segment]:
             index.append(0)
+        elif place == 0:
+            index.append(starts[segment])
         elif place == joint[segment] + 1:
-            index.append(starts[segment] + own[segment] + 1)
+            index.append(starts[segment] + ahead[segment] + own[segment] + 1)
         else:
-            index.append(starts[segment] + place)
+            index.append(starts[segment] + ahead[segment] + place)
     return index + [0] * (length - len(row))
 
 

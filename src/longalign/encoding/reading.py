@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from longalign.backbones.base import Backbone
 from longalign.encoding.conditioning import Truncation
+from longalign.encoding.context import sentences_ahead
 from longalign.encoding.layout import Cell, lay_out, padded
 from longalign.encoding.segments import Segment, Segmenter
 from longalign.encoding.strategy import Strategy
 from longalign.encoding.t5 import T5Encoder
-from longalign.encoding.tokens import Tokens
+from longalign.encoding.tokens import Ids, Tokens
 from longalign.encoding.towers import Tower
 
 
@@ -33,6 +34,7 @@ class Reading:
         whole: for each CLIP, the tokens of the whole text, cut to the window; empty where nothing wants them.
         pieces: for each CLIP, each segment's tokens, cut to the window. Empty for ``plain``.
         joint: text tokens of each segment, for the CLIP with most.
+        ahead: for each segment those that stand ahead of it in the row in which it is encoded.
         row: the cells of the CLIP part, within max_length. Empty for strategies that have none.
         t5: the whole text's tokens for T5, cut to its limit.
         cuts: what was left out.
@@ -42,9 +44,17 @@ class Reading:
     whole: list[Tokens] = field(default_factory=list)
     pieces: list[list[Tokens]] = field(default_factory=list)
     joint: list[int] = field(default_factory=list)
+    ahead: list[range] = field(default_factory=list)
     row: list[Cell] = field(default_factory=list)
     t5: Tokens | None = None
     cuts: list[Cut] = field(default_factory=list)
+
+    def in_row(self, k: int, segment: int) -> tuple[Ids, int]:
+        """The row in which a CLIP reads a segment, and how many tokens stand in it between <sot> and the segment's."""
+        pieces = self.pieces[k]
+        ids = pieces[segment].ids
+        ahead = tuple(token for s in self.ahead[segment] for token in pieces[s].ids[1:-1])
+        return ids[:1] + ahead + ids[1:], len(ahead)
 
     def truncation(self, text: str, prompt_index: int, negative: bool) -> list[Truncation]:
         """The cuts as they are reported; encoders that leave out the same text share one entry."""
@@ -86,7 +96,11 @@ def read(
                 _add_pieces(reading, text, tokens_of, tower, report=strategy.clip and backbone.clip_tokens)
     if strategy.clip and backbone.clip_tokens:
         for text, reading in readings.items():
-            _lay_out(reading, text, strategy, min(tower.window for tower in towers), max_length)
+            window = min(tower.window for tower in towers)
+            _lay_out(reading, text, strategy, window, max_length)
+            said = [segment.text for segment in reading.segments]
+            context = strategy.rule.context
+            reading.ahead = sentences_ahead(said, reading.joint, context, window, segmenter.language)
     if t5 is not None:
         limit = backbone.t5_length if plain else t5.limit(max_length)
         for text, tokens in t5.tokenise(list(readings)).items():

@@ -13,6 +13,7 @@ Kind = Literal["plain", "clip-cat", "t5-mlp", "clip+t5"]
 Sot = Literal["keep", "first", "drop", "replace"]
 Special = Literal["keep", "drop", "replace"]
 PadStar = Literal["paper", "released"]
+Context = Literal["none", "before", "referent"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class ConcatRule:
             whole window long.
         pad_star: the vector that fills the row up to its length: the mean over ``paper``: all pad positions
             of the empty prompt, ``released``: its last 60 positions, as the published weights were trained.
+        context: what stands ahead of a sentence while it is encoded, its own states alone being kept: nothing (the
+            paper's), as many of the sentences ``before`` it as the window holds, or, of a sentence that refers back
+            (`longalign.encoding.context`), those that it may refer to (``referent``), which costs next to nothing.
 
     ``replace`` puts pad* in the token's place.
     """
@@ -35,10 +39,15 @@ class ConcatRule:
     eot: Special = "drop"
     pad: Special = "drop"
     pad_star: PadStar = "paper"
+    context: Context = "none"
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
+        if self.context != "none" and self.pad == "keep":
+            raise LongalignError(
+                f"context={self.context} leaves no room for pads in the window, so they cannot be kept: use pad=replace"
+            )
 
 
 _CHOICES = {
@@ -46,6 +55,7 @@ _CHOICES = {
     "eot": get_args(Special),
     "pad": get_args(Special),
     "pad_star": get_args(PadStar),
+    "context": get_args(Context),
 }
 
 

@@ -159,6 +159,7 @@ class Tower:
         masked = getattr(config, "use_attention_mask", False)
         return config._attn_implementation in ("sdpa", "eager") and not masked
 
+    @torch.no_grad()
     def pad_star(self, variant: PadStar) -> torch.Tensor:
         """(D,) pad*: the mean state over the pad positions of the empty prompt (App. A).
 

@@ -26,13 +26,15 @@ from longalign.diffusion.denoiser import Denoiser
 from longalign.encoding import T5Branch
 from longalign.errors import LongalignError
 from longalign.metrics.intervals import percentile, resample
-from longalign.objectives.contrastive.held_out import (
+from longalign.objectives.contrastive.pairs import (
+    Caption,
+    Matching,
     batches_of,
     fixed_noise,
     fixed_place,
     row_figures,
+    same_captions,
 )
-from longalign.objectives.contrastive.pairs import Caption, Matching, same_captions
 from longalign.report import Estimate, Table
 from longalign.soft_tokens import SoftTokens
 

@@ -1,40 +1,35 @@
-"""What `longalign evaluate` prints and shows: tables, and the runs' pictures side by side."""
+"""Tables of `longalign evaluate`, and the pictures of the runs side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from longalign.evaluation.evaluate import (
-    COLUMNS,
-    Column,
-    Measured,
-    load,
-    sentences_by_prompt,
-)
-from longalign.evaluation.pictures import PictureSet
+from longalign.evaluation.pictures import MeasuredSet, PictureSet
+from longalign.metrics.metric import MetricColumn
+from longalign.metrics.oracle import sentences_by_prompt
+from longalign.metrics.prompt_bootstrap import MISSING
 from longalign.report import Case, Estimate, Panel, Table
 from longalign.report.sentences import sentence_rows
 from longalign.worlds import World
 
-if TYPE_CHECKING:
-    from longalign.preference import PreferenceModel
 
-_PICTURES_ALONE = "the picture alone"
-
-
-def columns_of(metrics: Sequence[str], found: Sequence[Measured]) -> list[Column]:
-    """The columns that some run has a number for, or a reason to have none."""
-    columns = [column for metric in metrics for column in COLUMNS[metric]]
-    return [c for c in columns if any(c.key in m.cells and m.cells[c.key] != "—" for m in found)]
+def columns_of(measured: Sequence[MeasuredSet]) -> list[MetricColumn]:
+    """The columns for which at least one set has a number."""
+    columns = [column for metric in measured[0].metrics for column in metric.columns]
+    return [c for c in columns if any(m.cells.get(c.key, MISSING) != MISSING for m in measured)]
 
 
-def main_table(found: Sequence[Measured], metrics: Sequence[str], notes: Sequence[str]) -> Table:
-    """One row a run, one column a number."""
-    columns = columns_of(metrics, found)
+def main_table(measured: Sequence[MeasuredSet], notes: Sequence[str]) -> Table:
+    """One row a set, one column a number.
+
+    Args:
+        measured: sets that were measured by the same metrics.
+        notes: sentences below the table.
+    """
+    columns = columns_of(measured)
     rows = [
-        [m.label, f"{len(m.pictures):,}", *(m.cells.get(column.key, "—") for column in columns)]
-        for m in found
+        [m.label, f"{len(m.pictures):,}", *(m.cells.get(column.key, MISSING) for column in columns)]
+        for m in measured
     ]
     note = (
         "Arrows point to the better side. Intervals: 95 % bootstrap over prompts, where a number is a mean. "
@@ -48,7 +43,7 @@ def main_table(found: Sequence[Measured], metrics: Sequence[str], notes: Sequenc
 
 
 def flipped(table: Table) -> Table:
-    """For a narrow terminal: rows and columns exchanged where that makes fewer columns."""
+    """The table with rows and columns exchanged if that makes fewer columns, for a narrow terminal."""
     if len(table.columns) <= len(table.rows) + 1:
         return table
     columns = [str(row[0]) for row in table.rows]
@@ -56,67 +51,50 @@ def flipped(table: Table) -> Table:
     return Table(table.caption, ["", *columns], rows, note=table.note)
 
 
-def plot_table(found: Sequence[Measured], metrics: Sequence[str]) -> Table | None:
-    """The same numbers drawn, as far as they have intervals: a group for each, a dot for every run."""
+def plot_table(measured: Sequence[MeasuredSet]) -> Table | None:
+    """The numbers that have intervals in all sets, to be drawn: a group for each, a dot for every set."""
     columns = [
-        c for c in columns_of(metrics, found) if all(isinstance(m.cells.get(c.key), Estimate) for m in found)
+        c for c in columns_of(measured) if all(isinstance(m.cells.get(c.key), Estimate) for m in measured)
     ]
     if not columns:
         return None
-    rows = [[column.title, *(m.cells[column.key] for m in found)] for column in columns]
-    return Table("Metrics with intervals", ["", *(m.label for m in found)], rows, plot=True)
+    rows = [[column.title, *(m.cells[column.key] for m in measured)] for column in columns]
+    return Table("Metrics with intervals", ["", *(m.label for m in measured)], rows, plot=True)
 
 
-def reading_table(found: Sequence[Measured], metrics: Sequence[str], model: PreferenceModel | None) -> Table:
-    """How much of the prompts each metric could read (of all runs together)."""
+def reading_table(measured: Sequence[MeasuredSet]) -> Table:
+    """How much of the prompts each metric could read, of all sets together."""
+    prompts = [picture.text for m in measured for picture in m.pictures]
     rows: list[list[str | Estimate]] = []
-    for metric in metrics:
-        if metric == "denscore" and model is not None:
-            share = _segmented(model, [p.prompt for m in found for p in m.pictures])
-            window = f"every sentence on its own, each in {model.window_tokens} tokens"
-            rows.append([metric, window, f"{share:.1%} of the characters"])
-        elif metric == "oracle":
-            total = {key: sum(m.marks[key] for m in found) for key in found[0].marks}
-            known = total["sentences"] - total["unjudged"]
-            said = f"{known / total['sentences']:.1%} of the sentences" if total["sentences"] else "—"
-            if known:
-                said += f"; {total['unclear'] / known:.1%} of these it called unclear"
-            rows.append([metric, "sentences that state a fact about stickers", said])
-        else:
-            rows.append([metric, _PICTURES_ALONE, "nothing"])
+    for metric in measured[0].metrics:
+        values = [value for m in measured for value in m.per_picture[metric.name]]
+        rows.append([metric.name, metric.reads, metric.share_read(prompts, values)])
     return Table("What each metric could read of the prompts", ["metric", "reads", "share"], rows)
 
 
-def _segmented(model: PreferenceModel, prompts: Sequence[str]) -> float:
-    """Share of the characters, but for blanks, that is in some segment."""
-    read = whole = 0
-    for prompt in dict.fromkeys(prompts):
-        read += sum(len("".join(s.text.split())) for s in model.segments(prompt))
-        whole += len("".join(prompt.split()))
-    return read / whole
-
-
 def side_by_side(
-    found: Sequence[Measured], most: int, *, judge: World | None, reference: PictureSet | None = None
+    measured: Sequence[MeasuredSet], most: int, *, judge: World | None, reference: PictureSet | None = None
 ) -> list[Case]:
-    """A case for each of the first prompts that all runs share: each run's first picture of it.
+    """A case for each of the first prompts that all sets share, with each set's first picture of it.
 
     Args:
+        measured: the sets.
+        most: how many prompts at most.
         judge: marks the sentences; None leaves them unmarked.
-        reference: whose picture of the same prompt, if it has one, comes first.
+        reference: its picture of the same prompt, if it has one, comes first.
     """
-    columns = {m.label: {p.prompt: p for p in reversed(m.pictures)} for m in found}
+    columns = {m.label: {p.text: p for p in reversed(m.pictures)} for m in measured}
     shared = [
         prompt
-        for prompt in dict.fromkeys(p.prompt for p in found[0].pictures)
+        for prompt in dict.fromkeys(p.text for p in measured[0].pictures)
         if all(prompt in of_run for of_run in columns.values())
     ][:most]
     if reference is not None and reference.label not in columns:
-        columns = {reference.label: {p.prompt: p for p in reference.pictures}, **columns}
+        columns = {reference.label: {p.text: p for p in reference.pictures}, **columns}
     sentences = sentences_by_prompt(shared) if judge is not None and shared else {}
     cases = []
     for k, prompt in enumerate(shared, 1):
-        images = {label: load(of_run[prompt]) for label, of_run in columns.items() if prompt in of_run}
+        images = {label: of_run[prompt].picture() for label, of_run in columns.items() if prompt in of_run}
         panels = [Panel(label, image, note=columns[label][prompt].name) for label, image in images.items()]
         rows = sentence_rows(sentences[prompt], images, judge.name) if judge is not None else ()
         cases.append(Case(f"Prompt {k}", prompt, panels, rows))

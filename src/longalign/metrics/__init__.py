@@ -1,21 +1,29 @@
-"""How good are pictures, and how good is a preference model that judges them?
+"""Metrics of generated pictures, and the statistics that evaluations share.
 
 | file | holds |
 |---|---|
-| `distances.py` | FID, CMMD, diversity of features |
-| `features.py` | which model's features: any CLIP, a CLIP vision tower, DINOv2 |
-| `pictures.py`, `evaluate.py`, `evaluation.py`, `evaluate_page.py` | `evaluate`: runs side by side, metric by metric |
-| `curves.py` | `curves`: evaluations of several training runs in one figure |
-| `embedding.py` | models by name, and the embeddings of pictures and captions |
-| `pairs.py` | pictures with captions: sticker scenes, JSONL files |
-| `matching.py` | how many candidates score above the true one; R@k from it |
-| `draws.py` | bootstrap over whole prompts |
-| `intervals.py` | paired bootstrap, and partial correlations with their intervals |
-| `retrieval.py`, `claims.py` | Tables 1 and 4 of the paper, and what it concludes from them |
-| `identification.py` | does C_X·V follow looks, and C_X·C⊥ truth? |
-| `localisation.py` | is the one false sentence the lowest-scored? |
-| `renders.py` | sticker pictures of known truth and looks, for these two |
-| `output.py` | run folders |
-| `mutual_information.py` | how much the text says about the picture, by the contrastive bound |
-| `cli.py`, `evaluate_cli.py`, `information_cli.py`, `sticker_cli.py`, `options.py` | commands |
+| `metric.py` | base class of metrics, the batch of pictures that they are given |
+| `fid.py`, `cmmd.py`, `diversity.py`, `denscore.py`, `oracle.py`, `looks.py` | one metric each |
+| `distances.py` | FID, CMMD and diversity as functions of features |
+| `features.py` | feature extractors by name: any preference model, a CLIP image tower, DINOv2 |
+| `embedding.py` | embeddings of many pictures and captions by preference models |
+| `matching.py` | rank of the right match among many candidates, for R@k |
+| `intervals.py` | bootstrap intervals, paired differences, partial correlations |
+| `prompt_bootstrap.py` | bootstrap that draws whole prompts |
 """
+
+from longalign.plugins import Table
+
+METRICS = Table(
+    "metric",
+    {
+        "fid": "longalign.metrics.fid:Fid",
+        "cmmd": "longalign.metrics.cmmd:Cmmd",
+        "denscore": "longalign.metrics.denscore:Denscore",
+        "oracle": "longalign.metrics.oracle:Oracle",
+        "diversity": "longalign.metrics.diversity:Diversity",
+        "looks": "longalign.metrics.looks:Looks",
+    },
+)
+
+__all__ = ["METRICS"]

@@ -1,6 +1,6 @@
-"""How far are two sets of pictures from each other (FID, CMMD), and how alike is one set to itself (diversity)?
+"""Distances between two sets of pictures (FID, CMMD) and diversity within one set.
 
-All of them work on features, (N, D), of any extractor (`metrics.features`), in float64 on the CPU.
+They are functions of features, (N, D), of any extractor (`longalign.metrics.features`), in float64 on the CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ROWS_AT_ONCE = 4096  # of a kernel matrix: 4096² float64 are 128 MiB
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean and covariance of features, in one pass; those of several processes can be merged.
+    """Mean and covariance of features, from one pass. Those of several processes can be merged.
 
     Attributes:
         count: N.
@@ -36,10 +36,13 @@ class Moments:
 
     @classmethod
     def fit(cls, features: Array | Iterable[Array]) -> Moments:
-        """One pass over (N, D) features, whole or in batches.
+        """The moments of features.
+
+        Args:
+            features: (N, D), or an iterable of batches of them.
 
         Raises:
-            LongalignError: none at all, batches of different widths, numbers that are not finite.
+            LongalignError: no features, batches of different widths, numbers that are not finite.
         """
         total: Moments | None = None
         for batch in [features] if isinstance(features, (Tensor, np.ndarray)) else features:
@@ -74,7 +77,7 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """(D, D), with N − 1 below.
+        """(D, D) unbiased covariance, divided by N − 1.
 
         Raises:
             LongalignError: fewer than two pictures.
@@ -86,11 +89,11 @@ class Moments:
 
 # d² = |μ_a − μ_b|² + tr Σ_a + tr Σ_b − 2 tr (Σ_a Σ_b)^½        (Heusel et al. 2017, Eq. 6; Fréchet 1957)
 def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
-    """The Fréchet distance of two Gaussians, squared, as FID is reported.
+    """The squared Fréchet distance of two Gaussians, which is what FID reports (Heusel et al. 2017, Eq. 6).
 
-    The product Σ_a Σ_b is not symmetric, and with fewer pictures than features it has no full rank, which is where a
-    general matrix root fails. With Σ_a = W Wᵀ, where W has only the directions in which a varies, tr (Σ_a Σ_b)^½ is the
-    sum of the roots of the eigenvalues of the symmetric Wᵀ Σ_b W.
+    Σ_a Σ_b is not symmetric, and with fewer pictures than features it has not full rank, so that a general matrix root
+    fails. With Σ_a = W Wᵀ, where the columns of W are the directions in which a varies, tr (Σ_a Σ_b)^½ is the sum of
+    the square roots of the eigenvalues of the symmetric Wᵀ Σ_b W.
 
     Args:
         mean_a, mean_b: (D,).
@@ -114,9 +117,12 @@ def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -
 
 
 def fid(x: Array | Moments, y: Array | Moments) -> float:
-    """The Fréchet distance of two sets of pictures, from their (N, D) features or their moments.
+    """FID: the squared Fréchet distance between the features of two sets of pictures.
 
-    It falls with the number of pictures (Chong and Forsyth 2020): compare only values from equally many.
+    It falls with the number of pictures (Chong and Forsyth 2020), so compare only values of equally large sets.
+
+    Args:
+        x, y: (N, D) features or moments of each set.
 
     Raises:
         LongalignError: fewer than two pictures on a side, different widths, numbers that are not finite.
@@ -127,14 +133,15 @@ def fid(x: Array | Moments, y: Array | Moments) -> float:
 
 # MMD² = E k(x, x') + E k(y, y') − 2 E k(x, y),   k(a, b) = exp(−|a − b|² / 2σ²)
 def cmmd(x: Array, y: Array, sigma: float = 10.0, scale: float = 1000.0) -> float:
-    """Jayasumana et al. 2024: squared maximum mean discrepancy of L2-normalised features, × 1000.
+    """CMMD: squared maximum mean discrepancy of L2-normalised features, × 1000 (Jayasumana et al. 2024).
 
-    The biased estimator, as theirs: means over all pairs, a picture with itself included. So a set has distance 0 from
-    itself, and two samples of one distribution have a little more than 0. It takes chunks of 4096 × 4096 pairs.
+    As in the paper's code the estimator is the biased one: its means include the pairs of a picture with itself. The
+    distance of a set from itself is 0, and two samples of one distribution have a distance slightly above 0.
 
     Args:
-        x, y: (N, D) and (M, D); theirs are of CLIP-L/14 at 336 px.
-        sigma: of the kernel.
+        x, y: (N, D) and (M, D); the paper takes CLIP-L/14 at 336 px.
+        sigma: σ of the kernel.
+        scale: factor of the result.
 
     Raises:
         LongalignError: no picture on a side, different widths, numbers that are not finite, features that are zero.
@@ -161,7 +168,10 @@ def _mean_kernel(a: Tensor, b: Tensor, sigma: float) -> float:
 
 # 1 − (2 / N(N−1)) Σ_{i<j} cos(x_i, x_j),   Σ_{i≠j} u_i·u_j = |Σ u|² − N for unit vectors u
 def diversity(x: Array) -> float:
-    """1 − mean cosine between the features of different pictures: 0 where all look alike.
+    """1 minus the mean cosine similarity between the features of different pictures: 0 if all are equal.
+
+    Args:
+        x: (N, D) features.
 
     Raises:
         LongalignError: fewer than two pictures, numbers that are not finite, features that are zero.
@@ -174,14 +184,14 @@ def diversity(x: Array) -> float:
 
 
 def diversity_draws(x: Array, counts: np.ndarray) -> np.ndarray:
-    """`diversity` of bootstrap samples. A pair of two copies of one picture is no pair of different pictures.
+    """`diversity` of bootstrap draws. Two copies of one picture do not count as a pair of different pictures.
 
     Args:
         x: (N, D).
         counts: (S, N) how often each picture is drawn (`metrics.intervals.resample`).
 
     Returns:
-        (S,); NaN where one picture alone was drawn.
+        (S,); NaN if a draw has only one picture.
     """
     u, weights = unit(x), torch.as_tensor(counts, dtype=torch.float64)
     squares = (weights**2).sum(1)
@@ -191,7 +201,7 @@ def diversity_draws(x: Array, counts: np.ndarray) -> np.ndarray:
 
 
 def checked(features: Array) -> Tensor:
-    """(N, D) → float64 on the CPU.
+    """(N, D) features in float64 on the CPU.
 
     Raises:
         LongalignError: another shape, numbers that are not finite.
@@ -203,7 +213,7 @@ def checked(features: Array) -> Tensor:
 
 
 def unit(features: Array) -> Tensor:
-    """(N, D) → the same with rows of length 1, float64.
+    """(N, D) features with rows of length 1, in float64 on the CPU.
 
     Raises:
         LongalignError: as `checked`; a row is zero.

@@ -1,4 +1,4 @@
-"""Models by name, and the embeddings of many pictures and captions."""
+"""Preference models by name, and the embeddings of many pictures and captions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CAPTIONS_AT_ONCE = 8192  # their sentences are in memory together; each distinct
 
 
 class Embedder(Protocol):
-    """What is asked of a model here; `longalign.preference.PreferenceModel` has it."""
+    """The methods that this file uses of a model; `longalign.preference.PreferenceModel` has them."""
 
     decomposition: Decomposition | None
 
@@ -33,11 +33,11 @@ class Embedder(Protocol):
 
 
 class Models(Mapping[str, Embedder]):
-    """Label → preference model. Each is loaded when it is asked for and not kept: one is in memory at a time.
+    """Label → preference model. A model is loaded on each access and not kept, so that one is in memory at a time.
 
     Args:
-        names: whatever `PreferenceModel.from_pretrained` takes, or ``stickers/clip`` and its like (those of
-            `embedded_models`); ``LABEL=NAME`` gives a label, else it is the last part of the name.
+        names: names that `PreferenceModel.from_pretrained` takes; ``LABEL=NAME`` gives a label, else the label is the
+            last part of the name.
         load: arguments of `from_pretrained`.
 
     Raises:
@@ -78,7 +78,7 @@ class Models(Mapping[str, Embedder]):
 
 
 def embedded_models() -> list[str]:
-    """The preference models that the package brings along; the plain CLIP first, Denscore last."""
+    """Names of the preference models in the package: the plain CLIP first, Denscore last."""
     return [name for of_world in WORLDS for name in world(of_world).preference_names()]
 
 
@@ -87,7 +87,7 @@ def _label(name: str) -> str:
 
 
 def _checked(name: str) -> str:
-    """The name itself; a wrong one of an embedded model is found before others have been read for minutes."""
+    """The name itself. A wrong name of an embedded model is refused now, before other models are loaded."""
     if "/" in name and (of_world := owner(name)) is not None:
         of_world.preference_folders(name)
     return name
@@ -100,9 +100,19 @@ def embed_images(
     count: int,
     on_step: Advance = lambda pictures: None,
 ) -> Tensor:
-    """(N, D) unit embeddings of ``picture(0)`` … ``picture(count − 1)``, each (3, H, W) in [0, 1].
+    """Unit embeddings of pictures. 64 pictures are in memory at a time; those of equal size are encoded together.
 
-    Pictures are made as they are needed, 64 at a time; those of equal size go through the model together.
+    Args:
+        model: the preference model, or a feature extractor.
+        picture: number → picture, (3, H, W) in [0, 1].
+        count: N; the numbers are 0 … N − 1.
+        on_step: called with the number of pictures that were encoded since the last call.
+
+    Returns:
+        (N, D).
+
+    Raises:
+        LongalignError: an embedding is not finite.
     """
     found: list[Tensor] = []
     for start in range(0, count, IMAGES_AT_ONCE):
@@ -125,12 +135,18 @@ def embed_captions(
     limits: Sequence[int | None] = (None,),
     on_step: Advance = lambda captions: None,
 ) -> dict[int | None, Tensor]:
-    """The captions' mean segment embeddings, of at most so many of their first segments (None: of all).
+    """Mean embeddings of the segments of captions (C_P^seg; LongAlign, §3.2).
 
-    A segment is a sentence; one longer than the model's window counts as several.
+    A segment is a sentence; a sentence that is longer than the model's window counts as several.
+
+    Args:
+        model: the preference model.
+        captions: N texts.
+        limits: take only so many first segments of each caption; None takes all.
+        on_step: called with the number of captions that were encoded since the last call.
 
     Returns:
-        limit → (N, D), at most of unit length.
+        limit → (N, D), of length 1 at most.
     """
     parts: dict[int | None, list[Tensor]] = {limit: [] for limit in limits}
     for start in range(0, len(captions), CAPTIONS_AT_ONCE):
@@ -153,7 +169,7 @@ def embed_captions(
 def embed_single(
     model: Embedder, captions: Sequence[str], on_step: Advance = lambda captions: None
 ) -> Tensor:
-    """(N, D) unit embeddings of each caption's first tokens, as many as the model reads (77)."""
+    """(N, D) unit embeddings of the first tokens of N captions, as many as the model reads (77 for CLIP)."""
     found: list[Tensor] = []
     for start in range(0, len(captions), CAPTIONS_AT_ONCE):
         chunk = captions[start : start + CAPTIONS_AT_ONCE]
@@ -164,7 +180,15 @@ def embed_single(
 
 
 def decomposition_of(label: str, model: Embedder, prompts: Sequence[str] | None) -> tuple[Decomposition, str]:
-    """The model's stored V, else one fitted on ``prompts``; and in words which of them.
+    """The model's stored V; else V fitted on prompts.
+
+    Args:
+        label: of the model, for the message.
+        model: the preference model.
+        prompts: to fit on; None: there are none.
+
+    Returns:
+        the decomposition, and its source in words.
 
     Raises:
         LongalignError: no stored V and no prompts.

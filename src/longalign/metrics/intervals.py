@@ -1,4 +1,4 @@
-"""Intervals for means that share their queries, and for partial correlations: one set of bootstrap draws for all."""
+"""Bootstrap intervals of means over common queries, of their differences, and of partial correlations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ _DRAWS_AT_ONCE = 100
 
 
 def resample(n: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each of n units is drawn, for ``samples`` draws of n with replacement: float64 (≤ 100, n) at a time."""
+    """Bootstrap draws with replacement, as counts.
+
+    Args:
+        n: number of units; each draw takes n of them.
+        samples: number of draws.
+        seed: of the draws.
+
+    Yields:
+        float64 (≤ 100, n): for each draw, how often each unit was taken.
+    """
     rng = np.random.default_rng(seed)
     for start in range(0, samples, _DRAWS_AT_ONCE):
         rows = range(start, min(start + _DRAWS_AT_ONCE, samples))
@@ -24,7 +33,15 @@ def resample(n: int, samples: int, seed: int) -> Iterator[np.ndarray]:
 def percentile(
     value: float, draws: np.ndarray, n: int, *, level: float = 0.95, format: str = ".1%"
 ) -> Estimate:
-    """An estimate with its percentile interval; draws in which it is not defined are left out."""
+    """An estimate with its percentile interval (Efron and Tibshirani 1993, ch. 13).
+
+    Args:
+        value: the estimate.
+        draws: (samples,) the same statistic of each bootstrap draw; draws that are not finite are left out.
+        n: how many observations stand behind it.
+        level: of the interval.
+        format: format specification of the numbers.
+    """
     draws = draws[np.isfinite(draws)]
     if not math.isfinite(value) or not len(draws):
         return Estimate(math.nan, math.nan, math.nan, n, format, level)
@@ -35,13 +52,14 @@ def percentile(
 class PairedBootstrap:
     """Means of several quantities over the same N queries, and differences of such means, with 95 % intervals.
 
-    Queries are drawn with replacement, the same ones for every quantity, while the candidates stay. So a difference
-    between two models is judged by how they differ query by query, which is much sharper than two separate intervals.
+    Every draw takes the same queries for all quantities. The interval of a difference between two models then depends
+    on how they differ query by query, and is much narrower than two separate intervals suggest.
 
     Args:
         values: name → (N,) in [0, 1], such as hits.
-        samples: draws.
+        samples: number of draws.
         seed: of the draws.
+        level: of the intervals.
     """
 
     def __init__(
@@ -55,14 +73,17 @@ class PairedBootstrap:
         self.draws = np.concatenate([w @ matrix / self.n for w in resample(self.n, samples, seed)])  # (S, C)
 
     def estimate(self, name: Hashable) -> Estimate:
-        """The mean. Where every query hits, or none, resampling shows no spread: Wilson's interval is taken."""
+        """The mean of a quantity. If all queries hit, or none, draws do not vary; the interval is then Wilson's."""
         i = self.column[name]
         if self.mean[i] in (0.0, 1.0):
             return wilson(round(self.mean[i] * self.n), self.n, self.level)
         return percentile(self.mean[i], self.draws[:, i], self.n, level=self.level)
 
     def difference(self, a: Hashable, b: Hashable) -> Estimate:
-        """The mean of a minus that of b. Where all queries agree, what Wilson allows n of n to miss is added."""
+        """The mean of ``a`` minus the mean of ``b``.
+
+        If all queries agree, the interval is widened by what Wilson's interval allows for n of n hits.
+        """
         i, j = self.column[a], self.column[b]
         found = percentile(
             self.mean[i] - self.mean[j],
@@ -80,7 +101,14 @@ class PairedBootstrap:
 
 # r_ab·c = (r_ab − r_ac r_bc) / √((1 − r_ac²)(1 − r_bc²))
 def partial(r_ab: np.ndarray, r_ac: np.ndarray, r_bc: np.ndarray) -> np.ndarray:
-    """The correlation of a and b with c held fixed, from the three plain ones; NaN where c explains one of them."""
+    """Partial correlation of a and b with c held fixed.
+
+    Args:
+        r_ab, r_ac, r_bc: plain correlations, arrays of one shape.
+
+    Returns:
+        the same shape; NaN where c explains a or b completely.
+    """
     rest = (1 - r_ac**2) * (1 - r_bc**2)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(rest > 1e-12, (r_ab - r_ac * r_bc) / np.sqrt(rest), np.nan)
@@ -100,8 +128,10 @@ def partial_correlations(
     Args:
         scores: (N, J).
         truth, looks: (N,).
-        versions: so many neighbouring rows belong to one prompt. With more than one, each column is taken against its
-            prompt's mean, so only differences within prompts count, and whole prompts are drawn.
+        versions: how many neighbouring rows belong to one prompt. If more than one, the mean of each prompt is
+            subtracted, so that only differences within prompts count, and whole prompts are drawn.
+        samples: number of bootstrap draws.
+        seed: of the draws.
 
     Returns:
         (J, 2) values and (samples, J, 2) bootstrap draws; ``[…, 0]`` is with truth, ``[…, 1]`` with looks.

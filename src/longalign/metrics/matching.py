@@ -1,7 +1,7 @@
-"""Retrieval without a matrix of all scores: count, chunk by chunk, what scores above the true match.
+"""Ranks for retrieval without a matrix of all scores: candidates above the true match are counted chunk by chunk.
 
-R@k needs only the rank of the true match, and the rank needs only a count. So N texts against N images take the
-memory of one chunk of scores, whatever N, and the result is exact.
+R@k depends on the rank of the true match alone, and the rank is a count. So N texts against N images need the memory of
+one chunk of scores, for any N, and the result is exact.
 """
 
 from __future__ import annotations
@@ -20,28 +20,37 @@ from longalign.errors import LongalignError
 TIE = 1e-6
 CHUNK = 4096  # 64 MiB of float32 scores at once
 SEARCHES = ("auto", "count", "faiss")
-_FAISS_FROM = 10_000  # candidates; below, a few products are all there is to do
+_FAISS_FROM = 10_000  # candidates; with fewer, counting is as fast
 _FAISS_TOP = 16  # hits fetched a query, enough for k ≤ 10 and a few ties
 
 
 class Counts(NamedTuple):
-    """For each of N queries: candidates that score above its true match, and others that tie with it; int64 (N,)."""
+    """For each of N queries the number of candidates above its true match, and of ties with it; int64 (N,)."""
 
     above: np.ndarray
     tied: np.ndarray
 
 
 class Match(NamedTuple):
+    """Counts for texts that look for their image, and for images that look for their text."""
+
     text_to_image: Counts
     image_to_text: Counts
 
 
 def hits(counts: Counts, k: int) -> np.ndarray:
-    """Is the true match among the first k? (N,) in [0, 1], its mean is R@k.
+    """Probability that the true match is among the first k. The mean over queries is R@k.
 
-    Ties are broken at random, and the expectation is taken: with a candidates above and t tied ones beside the true
-    match, it is among the first k with probability (k − a) / (t + 1). So a model that scores everything alike gets
-    k/N, which is chance, and neither 0 nor 1.
+    Ties count as broken at random: with ``a`` candidates above and ``t`` other candidates tied with the true match, the
+    probability is (k − a) / (t + 1), cut to [0, 1]. A model that gives all candidates the same score then gets k/N,
+    which is chance.
+
+    Args:
+        counts: of N queries.
+        k: how many candidates count.
+
+    Returns:
+        (N,) in [0, 1].
     """
     return ((k - counts.above) / (counts.tied + 1.0)).clip(0, 1)
 
@@ -54,14 +63,15 @@ def match(
     chunk: int = CHUNK,
     on_step: Callable[[int], None] = lambda texts: None,
 ) -> Match:
-    """Ranks of the true matches in both directions. Text i and image i belong together.
+    """Counts for the true matches in both directions. Text i and image i belong together.
 
     Args:
         texts, images: (N, D) embeddings on one device; scores are their inner products.
-        search: ``count`` counts all scores. ``faiss`` fetches the best candidates with FAISS's exact index and
-            counts only for queries that they leave open, with counts above cut at 16, so R@k is the same for k ≤ 10.
-            ``auto``: FAISS where it is installed and there are at least 10,000 candidates on a CPU.
+        search: ``count`` compares with all scores. ``faiss`` fetches the best 16 candidates with FAISS's exact index
+            and compares with all scores only if these leave the rank open; R@k is the same for k ≤ 10. ``auto`` takes
+            FAISS if it is installed and there are at least 10,000 candidates on a CPU.
         chunk: side of the blocks of scores.
+        on_step: called with the number of texts that were ranked since the last call.
 
     Raises:
         LongalignError: an unknown search, or FAISS asked for and not installed.
@@ -91,13 +101,22 @@ def match(
 
 
 def use_faiss(search: str, candidates: int, device: str = "cpu") -> bool:
-    """Whether `match` goes through FAISS; see there."""
+    """Whether `match` uses FAISS.
+
+    Args:
+        search: as of `match`.
+        candidates: how many there are.
+        device: of the embeddings.
+
+    Raises:
+        LongalignError: an unknown search, or FAISS asked for and not installed.
+    """
     if search not in SEARCHES:
         raise LongalignError(f"search {search!r} is unknown; one of {', '.join(SEARCHES)}")
     if search == "auto":
         return device == "cpu" and candidates >= _FAISS_FROM and find_spec("faiss") is not None
     if search == "faiss" and find_spec("faiss") is None:
-        raise LongalignError("FAISS is not installed: pip install faiss-cpu, or leave --search away")
+        raise LongalignError("FAISS is not installed: pip install faiss-cpu, or leave --search out")
     return search == "faiss"
 
 

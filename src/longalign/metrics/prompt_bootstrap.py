@@ -3,43 +3,75 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from longalign.metrics.intervals import percentile, resample
 from longalign.report import Estimate
 
-Cell = str | Estimate
+TableCell = str | Estimate
+MISSING = "—"
 
 
-class Draws:
-    """Bootstrap draws of prompts, and means over pictures with their intervals.
+class Number(NamedTuple):
+    """A number of a metric, NaN where there is none, and the cell that shows it."""
+
+    value: float
+    cell: TableCell
+
+
+class PromptBootstrap:
+    """Bootstrap draws of prompts with all their pictures: pictures of one prompt are not independent.
 
     Args:
-        owner: (N,) which prompt each picture belongs to, from 0 on.
+        prompts: (N,) the prompt of each picture.
+        samples: number of draws.
+        seed: of the draws.
+
+    Attributes:
+        owner: (N,) number of each picture's prompt, from 0 on, in the order in which prompts come first.
+        count: how many prompts there are.
     """
 
-    def __init__(self, owner: np.ndarray, samples: int, seed: int) -> None:
-        self.owner = owner
-        self.prompts = int(owner.max()) + 1
+    def __init__(self, prompts: Sequence[str], samples: int = 2000, seed: int = 0) -> None:
+        place = {prompt: k for k, prompt in enumerate(dict.fromkeys(prompts))}
+        self.owner = np.array([place[prompt] for prompt in prompts], np.int64)
+        self.count = len(place)
         self.samples, self.seed = samples, seed
 
     def per_prompt(self, values: np.ndarray) -> np.ndarray:
-        """(N,) → (P,) sums; NaN counts as nothing."""
-        return np.bincount(self.owner, np.nan_to_num(values), self.prompts)
+        """(N,) values of pictures → (P,) sums over the pictures of each prompt. NaN counts as 0."""
+        return np.bincount(self.owner, np.nan_to_num(values), self.count)
 
-    def mean(self, values: np.ndarray, format: str) -> tuple[float, Cell]:
-        """Mean of (N,) values, those that are NaN left out; without an interval where there is one prompt alone."""
+    def mean(self, values: np.ndarray, format: str) -> Number:
+        """The mean of (N,) values with its interval. NaN values are left out.
+
+        With a single prompt there is no interval.
+
+        Args:
+            values: (N,).
+            format: format specification of the number.
+        """
         n = int(np.isfinite(values).sum())
         if not n:
-            return math.nan, "—"
+            return Number(math.nan, MISSING)
         sums, counts = self.per_prompt(values), self.per_prompt(np.isfinite(values).astype(float))
         value = float(sums.sum() / counts.sum())
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = [(w @ sums) / (w @ counts) for w in resample(self.prompts, self.samples, self.seed)]
-        return value, self.cell(value, np.concatenate(found), n, format)
+            draws = [(w @ sums) / (w @ counts) for w in resample(self.count, self.samples, self.seed)]
+        return self.number(value, np.concatenate(draws), n, format)
 
-    def cell(self, value: float, draws: np.ndarray, n: int, format: str) -> Cell:
-        if self.prompts < 2:
-            return f"{value:{format}}"
-        return percentile(value, draws, n, format=format)
+    def number(self, value: float, draws: np.ndarray, n: int, format: str) -> Number:
+        """A number with the interval of its bootstrap draws; without one if there is a single prompt.
+
+        Args:
+            value: the estimate.
+            draws: (samples,) the same statistic of each draw.
+            n: how many pictures stand behind it.
+            format: format specification.
+        """
+        if self.count < 2:
+            return Number(value, f"{value:{format}}")
+        return Number(value, percentile(value, draws, n, format=format))

@@ -1,8 +1,8 @@
-"""Random numbers of a step that do not depend on how many processes share it, nor on the size of its micro-batches.
+"""Random numbers of a training step, independent of the number of processes and of the size of micro-batches.
 
-Every number is a function of the run's seed, the step, and either nothing else (what all rows have in common, such as
-where a crop lies) or a row's place in the step's whole batch (its noise). What layers draw themselves (dropout) is no
-such function: it comes from torch's random state, which each process has of its own.
+Each number is a function of the run's seed and the step. Numbers that all rows share (such as the place of a crop)
+depend on nothing else; numbers of one row (such as its noise) also depend on the row's place in the step's batch.
+Dropout is different: layers take it from torch's random state, which each process has of its own.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ class Draws:
     """The random numbers of one micro-batch.
 
     Attributes:
-        seed: the run's.
-        first: the place of its first row in the step's whole batch.
-        batch_size: rows of the step's whole batch, over all processes and micro-batches.
+        seed: the seed of the run.
+        step: number of the step, from 0.
+        first: place of the micro-batch's first row in the step's batch.
+        batch_size: rows of the step's batch, over all processes and micro-batches.
     """
 
     seed: int
@@ -34,27 +35,30 @@ class Draws:
 
     @classmethod
     def now(cls, rows: int) -> Draws:
-        """From torch's random state, for ``rows`` rows that are a batch of their own."""
+        """Random numbers from torch's random state, for a batch of ``rows`` rows."""
         return cls(int(torch.randint(2**62, ())), 0, 0, rows)
 
     def common(self) -> torch.Generator:
-        """From its beginning, the same for all rows of the step."""
+        """A new generator, the same for all rows of the step."""
         return _generator(self.seed, _COMMON, self.step)
 
     def rows(self, count: int) -> list[torch.Generator]:
-        """Of each of this micro-batch's ``count`` rows its own, from its beginning."""
+        """New generators, one for each of this micro-batch's ``count`` rows."""
         return [_generator(self.seed, _ROW, self.step, self.first + row) for row in range(count)]
 
     # u_k = (π(k) + v_k) / n for a permutation π of 0 … n − 1 and v_k uniform in [0, 1)
     def stratified(self, count: int, copies: int, generator: torch.Generator) -> Tensor:
-        """(count · copies,) in [0, 1): the step's whole batch has one in each of n = batch_size · copies equal parts.
+        """Stratified uniform numbers: one in each of n = batch_size · copies equal parts of [0, 1).
 
-        Less noise in the gradient than with independent ones. In random order, since rows that have something in common
-        (a padded length) may come together.
+        They give less noise in the gradient than independent numbers. Their order is random, since neighbouring rows
+        may have something in common (such as a padded length).
 
         Args:
             count: rows of this micro-batch; row i has places i · copies … (i + 1) · copies − 1.
             generator: `common`.
+
+        Returns:
+            (count · copies,) numbers of this micro-batch.
         """
         n = self.batch_size * copies
         u = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
@@ -62,28 +66,18 @@ class Draws:
 
 
 def normal(generators: Sequence[torch.Generator], *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-    """(len(generators), *shape), each row from its own, on the CPU so that it is the same for every device."""
+    """Standard normal (len(generators), *shape), one row a generator; on the CPU, so that devices do not differ."""
     return torch.stack([torch.randn(shape, generator=g, dtype=dtype) for g in generators])
 
 
 def uniform(generators: Sequence[torch.Generator]) -> Tensor:
-    """(len(generators),) in [0, 1), each from its own."""
+    """Uniform (len(generators),) in [0, 1), one number a generator."""
     return torch.stack([torch.rand((), generator=g) for g in generators])
 
 
-class Drawing:
-    """What objectives that draw random numbers share."""
-
-    _draws: Draws | None = None
-
-    def reseed(self, draws: Draws) -> None:
-        """The loop calls this before `backward`, with the random numbers of the micro-batch that comes."""
-        self._draws = draws
-
-    def draws_of(self, rows: int) -> Draws:
-        """Those that `reseed` was given, once; without it, ones from torch's random state."""
-        draws, self._draws = self._draws or Draws.now(rows), None
-        return draws
+def numpy_generator(generator: torch.Generator) -> np.random.Generator:
+    """numpy's generator with a seed drawn from torch's."""
+    return np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
 
 
 def _generator(*key: int) -> torch.Generator:

@@ -48,7 +48,7 @@ class Decomposition:
     def fit(cls, embeddings: Tensor | Iterable[Tensor], source: str = "") -> Decomposition:
         """One pass over (N, D) embeddings, whole or in batches. Each must be one prompt's C_P or C_P^seg.
 
-        Given the texts of one training batch it is the batch estimate of the released reward code (FACTS §1.4).
+        Given the texts of one training batch it is the batch estimate of the released reward code.
 
         Raises:
             LongalignError: no embedding at all, batches of different widths, numbers that are not finite.

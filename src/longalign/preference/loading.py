@@ -10,7 +10,11 @@ from typing import Any
 import torch
 
 from longalign.errors import LongalignError
+from longalign.preference.calibration import FILE_NAME as CALIBRATION
+from longalign.preference.calibration import Calibration
 from longalign.preference.decomposition import FILE_NAME, Decomposition
+from longalign.preference.late import FILE_NAME as HEAD
+from longalign.preference.late import Late, LateHead, ZeroShot, kinds_of
 from longalign.preference.open_clip import clip_of, read_checkpoint
 from longalign.preference.preprocess import Preprocess
 from longalign.runtime import pick_device, pick_dtype, quiet
@@ -28,8 +32,13 @@ def read_model(
     dtype: str = "auto",
     tokenizer: str | os.PathLike[str] | None = None,
     preprocess: Preprocess | None = None,
-) -> tuple[Any, Any, Preprocess, Decomposition | None]:
-    """What `PreferenceModel` is made of: CLIP, tokenizer, preprocessing, V. Arguments as of its `from_pretrained`."""
+    late: str = "trained",
+    calibration: str | os.PathLike[str] | None = None,
+) -> tuple[Any, Any, Preprocess, Decomposition | None, Late | None, Calibration | None]:
+    """What `PreferenceModel` is made of: CLIP, tokenizer, preprocessing, V, late head, calibration.
+
+    Arguments are those of `PreferenceModel.from_pretrained`.
+    """
     device = pick_device(device)
     kind = pick_dtype(dtype, device)
     where, tokenizers = _places(os.fspath(name))
@@ -42,7 +51,35 @@ def read_model(
         preprocess = preprocess or _preprocess(where, clip.config.vision_config.image_size)
     clip = clip.to(device, kind).eval().requires_grad_(False)
     words = _tokenizer([os.fspath(tokenizer)] if tokenizer is not None else tokenizers, os.fspath(name))
-    return clip, words, preprocess, _decomposition(where, clip.config.projection_dim)
+    decomposition = _decomposition(where, clip.config.projection_dim)
+    head, calibrated = _late(where, late, calibration)
+    if head is not None:
+        head = head.to(clip.device).eval().requires_grad_(False)
+    return clip, words, preprocess, decomposition, head, calibrated
+
+
+def _late(
+    where: str, late: str, calibration: str | os.PathLike[str] | None
+) -> tuple[Late | None, Calibration | None]:
+    """How sentences are judged: the head, in float32, and the calibration that belongs to it."""
+    folder = Path(where)
+    has_head = folder.is_dir() and (folder / HEAD).is_file()
+    own = folder / CALIBRATION
+    found = Calibration.load(calibration) if calibration is not None else None
+    if found is None and folder.is_dir() and own.is_file():
+        found = Calibration.load(own)
+        if late == "trained" and not has_head and found.kind == "zero-shot":
+            late = "zero-shot"
+    elif found is not None:
+        late = {"zero-shot": "zero-shot", "late": "trained"}.get(found.kind, "none")
+    head: Late | None = None
+    if late == "zero-shot":
+        head = ZeroShot()
+    elif late == "trained" and has_head:
+        head = LateHead.load(folder / HEAD)
+    if calibration is None and found is not None and found.kind not in kinds_of(head):
+        found = None  # it is of other scores than those that are wanted now
+    return head, found
 
 
 def _places(name: str) -> tuple[str, list[str]]:

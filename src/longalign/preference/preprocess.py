@@ -143,7 +143,7 @@ def resize(pixels: Tensor, height: int, width: int, mode: str = "bicubic") -> Te
 def crop(pixels: Tensor, keep: float, generator: torch.Generator | None = None) -> Tensor:
     """Keeps the share ``keep`` of each side: at a random place, one for the whole batch; centred without ``generator``.
 
-    Reward fine-tuning crops 504 of 512 pixels at random before scoring, against blocky artefacts (FACTS §1.5).
+    Reward fine-tuning crops 504 of 512 pixels at random before scoring, against blocky artefacts (LongAlign, App. C).
     """
     if not 0 < keep <= 1:
         raise LongalignError(f"a crop keeps a share of each side between 0 and 1, not {keep}")

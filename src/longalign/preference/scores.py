@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from longalign.errors import LongalignError
+from longalign.preference.calibration import Calibration, Verdict
 from longalign.preference.decomposition import Decomposition
 
-SCALE = 100.0  # scores are reported × 100 (FACTS §1.3)
+SCALE = 100.0  # scores are reported × 100, as in the papers
 
 
 class SegmentScore(NamedTuple):
@@ -22,16 +24,42 @@ class SegmentScore(NamedTuple):
         score: 100 · C_X·C_P of the sentence.
         aligned: 100 · C_X·C⊥ of the sentence; None without a decomposition. Sentences differ in η, which has
             nothing to do with the image, so this compares the sentences of one text more fairly.
+        late: 100 · S, by late interaction (`longalign.preference.late`); None of a model without.
+        probability: P(true), from 0 to 1; None without a calibration, as is `verdict`.
+        verdict: ``true``, ``doubtful`` or ``false``; how often the two firm ones may be wrong is `Calibration.error`.
     """
 
     text: str
     score: float
     aligned: float | None = None
+    late: float | None = None
+    probability: float | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def pooled(self) -> float:
+        """`aligned` where there is one, else `score`."""
+        return self.score if self.aligned is None else self.aligned
 
     @property
     def best(self) -> float:
-        """`aligned` where there is one, else `score`."""
-        return self.score if self.aligned is None else self.aligned
+        """`late` where there is one, else `pooled`."""
+        return self.pooled if self.late is None else self.late
+
+    def judged(self, calibration: Calibration) -> SegmentScore:
+        """With probability and verdict.
+
+        Raises:
+            LongalignError: it has not the score that the calibration is of.
+        """
+        name = "late" if calibration.kind == "zero-shot" else calibration.kind
+        value = getattr(self, name)
+        if value is None:
+            raise LongalignError(
+                f"the calibration is of the {calibration.kind} score, which this model has not"
+            )
+        probability = calibration.probability(value)
+        return self._replace(probability=probability, verdict=calibration.verdict(probability))
 
 
 @dataclass(frozen=True)
@@ -48,7 +76,7 @@ class Scores:
         single: (B,) C_X·C_P of the text's first tokens, as many as the model reads (77).
         aligned: (B,) C_X·c⊥, what the paper defines as Denscore-O (§4.1). None without a decomposition, as
             are those below.
-        aligned_cosine: (B,) C_X·c⊥ / |c⊥|, which fits the numbers that the paper prints (FACTS §1.4).
+        aligned_cosine: (B,) C_X·c⊥ / |c⊥|, which fits the numbers that the paper prints (Table 2).
         irrelevant: (B,) C_X·V, which depends on the image alone. The paper's third score is η times it.
         eta: (B,) c·V, which depends on the text alone. Not × 100.
         segments: for each image the segments of its text, in order.
@@ -111,6 +139,8 @@ def scores_of(
     single: Tensor,
     texts: Sequence[Sequence[str]],
     decomposition: Decomposition | None = None,
+    late: Tensor | None = None,
+    calibration: Calibration | None = None,
 ) -> Scores:
     """Scores from embeddings.
 
@@ -119,6 +149,8 @@ def scores_of(
         segments: (Σ K, D) unit embeddings of all segments, text after text.
         single: (B, D) unit embeddings of the texts' first tokens.
         texts: the K segments of each text.
+        late: (Σ K,) S of each segment.
+        calibration: for probabilities and verdicts.
     """
     counts = [len(of_text) for of_text in texts]
     bounds = [0, *accumulate(counts)]
@@ -134,7 +166,9 @@ def scores_of(
 
     text = segment_mean(segments, counts)  # (B, D)
     by_segment = split(dot(of_segment, segments))
-    aligned_by_segment: list[list[float]] | list[list[None]] = [[None] * count for count in counts]
+    nothing: list[list[None]] = [[None] * count for count in counts]
+    aligned_by_segment: list[list[float]] | list[list[None]] = nothing
+    late_by_segment = nothing if late is None else split(late)
     parts: dict[str, Tensor] = {}
     if decomposition is not None:
         c_perp, eta = decomposition.split(text)
@@ -147,15 +181,16 @@ def scores_of(
             "irrelevant": SCALE * (image @ decomposition.v_like(image)),
             "eta": eta,
         }
+
+    def segment(i: int, k: int, piece: str) -> SegmentScore:
+        found = SegmentScore(piece, by_segment[i][k], aligned_by_segment[i][k], late_by_segment[i][k])
+        return found if calibration is None else found.judged(calibration)
+
     return Scores(
         overall=(SCALE * dot(image, text)).cpu(),
         single=(SCALE * dot(image, single)).cpu(),
         segments=[
-            [
-                SegmentScore(piece, by_segment[i][k], aligned_by_segment[i][k])
-                for k, piece in enumerate(of_text)
-            ]
-            for i, of_text in enumerate(texts)
+            [segment(i, k, piece) for k, piece in enumerate(of_text)] for i, of_text in enumerate(texts)
         ],
         **{name: value.cpu() for name, value in parts.items()},
     )

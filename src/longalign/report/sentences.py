@@ -1,4 +1,4 @@
-"""What came of each sentence: which ones an encoder could read, and which ones the picture makes true."""
+"""The sentences of a prompt: which ones the plain encoding reads, and which ones are true of a picture."""
 
 from __future__ import annotations
 
@@ -17,41 +17,60 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sentences:
-    """The sentences of one prompt, and whether the plain encoding reads them.
+    """The sentences of one prompt.
 
     Attributes:
         segments: in order.
-        beyond: (sentences,) True where a sentence lies, at least in part, past the window.
+        beyond: for each of them, whether it lies, at least in part, past the window of the plain encoding.
     """
 
     segments: Sequence[Segment]
     beyond: Sequence[bool]
 
 
-def window_of(pipe: Any) -> int:
-    """How many tokens the pipeline's first text encoder reads, with the start and end tokens."""
-    return int(pipe.tokenizer.model_max_length)
+def window_of(tokenizer: Any) -> int:
+    """How many tokens an encoder with this tokenizer reads, with the start and end tokens."""
+    return int(tokenizer.model_max_length)
 
 
-def sentences_of(pipe: Any, prompts: Sequence[str], language: str = "en") -> list[Sentences]:
-    """The sentences of each prompt; those with a token past the first tokenizer's window are `beyond`."""
-    segmenter = Segmenter("sentence", tokenizer=pipe.tokenizer, window=window_of(pipe), language=language)
-    tokens = tokenise(pipe.tokenizer, prompts, before=1)
+def sentences_of(tokenizer: Any, prompts: Sequence[str], language: str = "en") -> list[Sentences]:
+    """The sentences of each prompt; those with a token past the window are `beyond`.
+
+    Args:
+        tokenizer: of the plain encoding, such as ``pipe.tokenizer``.
+        prompts: the texts.
+        language: whose rules cut the sentences.
+    """
+    window = window_of(tokenizer)
+    segmenter = Segmenter("sentence", tokenizer=tokenizer, window=window, language=language)
+    tokens = tokenise(tokenizer, prompts, before=1)
     found = []
     for prompt in prompts:
         segments = segmenter(prompt)
-        cut = tokens[prompt].cut_at(window_of(pipe))
+        cut = tokens[prompt].cut_at(window)
         found.append(Sentences(segments, [cut is not None and s.end > cut for s in segments]))
     return found
 
 
 def judge(texts: Sequence[str], image: Image, oracle: str | None) -> list[Mark]:
-    """The oracle's verdict on each sentence; `unjudged` without one, or where the sentence states nothing it knows."""
+    """The verdict of a world's judge on each sentence; ``unjudged`` if there is no judge or it does not know the fact.
+
+    Args:
+        texts: the sentences.
+        image: the picture.
+        oracle: name of the world; None: there is no judge.
+    """
     return world(oracle).judge(image, texts)
 
 
 def sentence_rows(sentences: Sentences, images: Mapping[str, Image], oracle: str | None) -> list[SentenceRow]:
-    """One row a sentence, with the verdict on each column's picture."""
+    """One row a sentence, with its mark for each column's picture.
+
+    Args:
+        sentences: of one prompt.
+        images: column → picture.
+        oracle: the world that judges, such as ``stickers``; None leaves all sentences unjudged.
+    """
     texts = [s.text for s in sentences.segments]
     marks = {column: judge(texts, image, oracle) for column, image in images.items()}
     return [

@@ -11,19 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longalign.data.entries import TEXT_KEYS, Entry, Failure
-from longalign.data.sources import (
-    METADATA as _METADATA,
-)
-from longalign.data.sources import (
-    open_source,
-)
+from longalign.data.entries import TEXT_KEYS, CaptionedPicture, Failure, Source
+from longalign.data.sources import METADATA as _METADATA
+from longalign.data.sources import named_source
 from longalign.errors import LongalignError
 
 if TYPE_CHECKING:
     from longalign.preference.images import ImageLike
 
 METADATA = _METADATA[0]
+WORLD_PAIRS = 1000  # pairs of a world, which has no end of its own
 __all__ = [
     "METADATA",
     "TEXT_KEYS",
@@ -62,23 +59,31 @@ def pairs_of(images: Sequence[str | os.PathLike[str]], prompts: Sequence[str]) -
 
 
 def read_pairs(source: str | os.PathLike[str]) -> Iterator[Pair | Failure]:
-    """The pairs of a data set, read as they are needed; for what it may be see `longalign.data.sources.open_source`.
+    """The pairs of a data set, read as they are needed.
+
+    Args:
+        source: a file or a folder as in `longalign.data.sources.open_source`, or the name of a world: then
+            `WORLD_PAIRS` held-out pictures of it.
 
     Raises:
         LongalignError: no such file or folder, or nothing of that kind in it. A bad row is a `Failure`.
     """
-    return (_pair(entry) for entry in open_source(source))
+    return (_pair(entry) for entry in _opened(source))
 
 
 def count_pairs(source: str | os.PathLike[str]) -> int:
     """How many pairs `read_pairs` will give, failures included; reads no picture."""
     try:
-        return len(open_source(source))
+        return len(_opened(source))
     except LongalignError:
         return 0  # `read_pairs` says what is wrong
 
 
-def _pair(entry: Entry | Failure) -> Pair | Failure:
+def _opened(source: str | os.PathLike[str]) -> Source:
+    return named_source(os.fspath(source), split="test", count=WORLD_PAIRS)
+
+
+def _pair(entry: CaptionedPicture | Failure) -> Pair | Failure:
     if isinstance(entry, Failure):
         return entry
     if isinstance(entry.image, bytes):

@@ -75,7 +75,7 @@ def measure(
             pieces = [[s.text for s in model.segments(pair.text)] for pair, _ in good]
             embedded = embedder.texts([text for of_pair in pieces for text in of_pair])
             texts.append(segment_mean(embedded, [len(p) for p in pieces]))
-            images.append(torch.stack([x for _, x in good]))
+            images.append(torch.stack([x.pooled for _, x in good]))
             found += [pair for pair, _ in good]
         on_step(len(batch))
     if len(found) < 2:

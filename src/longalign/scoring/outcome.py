@@ -24,6 +24,7 @@ class ScoreConfig:
         model: as in `PreferenceModel.from_pretrained`.
         tokenizer: where the model has none.
         decomposition: a file of `longalign decompose`; else the model's own, if it has one.
+        calibration: a file of `longalign calibrate`; else the model's own, if it has one.
         relative: compare each sentence with the same sentence on the other pictures.
         worst: how many of the lowest sentences to keep.
         batch_size: pictures at once.
@@ -33,6 +34,7 @@ class ScoreConfig:
     model: str = "stickers"
     tokenizer: str | None = None
     decomposition: str | None = None
+    calibration: str | None = None
     relative: bool = False
     worst: int = 0
     batch_size: int = 32
@@ -49,11 +51,15 @@ class Outcome:
         lowest: the pairs with the lowest worst sentences, the lowest first.
         ranking: of the kept pictures, where several share one prompt.
         failures: the first thousand; ``summary.failed`` counts them all.
+        late: are sentences compared by their late scores?
+        promised: the error rate that verdicts promise; None without a calibration.
         overall, worst: of every scored pair, for the histogram.
     """
 
     config: ScoreConfig
     decomposed: bool
+    late: bool = False
+    promised: float | None = None
     summary: Summary = field(default_factory=Summary)
     kept: list[Scored] = field(default_factory=list)
     lowest: list[Scored] = field(default_factory=list)
@@ -82,4 +88,6 @@ class Outcome:
     def ranked_by(self) -> str:
         """What sentences are compared by, in words."""
         kind = "aligned score" if self.decomposed else "score"
+        if self.late and not self.config.relative:
+            return "late score"
         return f"{kind} less its mean over the other pictures" if self.config.relative else kind

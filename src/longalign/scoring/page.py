@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from longalign.preference import load_image
+from longalign.preference import SegmentScore, load_image
 from longalign.preference.images import ImageLike, to_rgb
 from longalign.report import Table
 from longalign.report.render import SMALL_PX, data_uri, environment
@@ -49,6 +49,7 @@ class Bar:
     width: float
     share: float
     top: bool = False
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,22 @@ def signed(value: float, format_: str = ".1f") -> str:
     return format(value, format_).replace("-", "\N{MINUS SIGN}")
 
 
-def bars_of(values: Sequence[float], low: float, high: float, top: int | None = None) -> list[Bar]:
-    """Bars on the scale from ``low`` to ``high``; ``top`` is marked as the best."""
+def said_of(segment: SegmentScore) -> str:
+    """The verdict with P(true); nothing without a calibration."""
+    if segment.verdict is None or segment.probability is None:
+        return ""
+    return f"{segment.verdict} ({segment.probability:.0%})"
+
+
+def bars_of(
+    values: Sequence[float],
+    low: float,
+    high: float,
+    top: int | None = None,
+    segments: Sequence[SegmentScore] = (),
+) -> list[Bar]:
+    """Bars on the scale from ``low`` to ``high``; ``top`` is marked as the best; verdicts are those of ``segments``."""
+    said = [said_of(segment) for segment in segments] or [""] * len(values)
     shares = [100.0 if high <= low else 100 * (value - low) / (high - low) for value in values]
     return [
         Bar(
@@ -161,6 +176,7 @@ def bars_of(values: Sequence[float], low: float, high: float, top: int | None = 
             round(_LEAST_WIDTH + share * (1 - _LEAST_WIDTH / 100), 1),
             round(share, 1),
             i == top,
+            said[i],
         )
         for i, (value, share) in enumerate(zip(values, shares, strict=True))
     ]
@@ -175,11 +191,8 @@ def _numbers(item: Scored) -> list[tuple[str, str]]:
 
 def _card(item: Scored) -> Card:
     values = item.values
-    bars = bars_of(values, min(values), max(values))
-    rows = [
-        Row(segment.text, [bars[k]], worst=k == item.worst and len(values) > 1)
-        for k, segment in enumerate(item.segments)
-    ]
+    bars = bars_of(values, min(values), max(values), segments=item.segments)
+    rows = [Row(segment.text, [bars[k]], worst=k == item.suspect) for k, segment in enumerate(item.segments)]
     return Card(picture_of(item.pair.image, item.pair.name), _numbers(item), rows)
 
 
@@ -196,6 +209,7 @@ def _ranked(outcome: Outcome) -> Ranked:
                 low,
                 high,
                 top=list(outcome.ranking.order).index(outcome.ranking.best[k]),
+                segments=[item.segments[k] for item in items],
             ),
         )
         for k, segment in enumerate(items[0].segments)
@@ -208,6 +222,8 @@ def _worst_numbers(item: Scored) -> list[tuple[str, str]]:
     found = [("score", signed(row["score"]))]
     if row["others"] is not None:
         found.append(("mean of its other sentences", signed(row["others"])))
+    if said := said_of(item.segments[item.worst]):
+        found.append(("verdict", said))
     return [*found, ("sentence", f"{row['index'] + 1} of {row['sentences']}")]
 
 
@@ -238,6 +254,11 @@ def _intro(outcome: Outcome) -> str:
         )
     elif outcome.kept:
         parts.append("Bars and colours run from a picture's lowest sentence to its highest.")
+    if outcome.promised is not None:
+        parts.append(
+            f"True and false are said where at most {outcome.promised:.0%} of such verdicts should be wrong, by the "
+            "model's calibration; the rest is doubtful. The lowest sentence is marked unless it is called true."
+        )
     caution = (
         "A sentence's score is what this picture has over the mean of the other pictures with the same sentence."
         if outcome.config.relative

@@ -78,6 +78,7 @@ def worst_row(item: Scored) -> dict[str, Any]:
         "index": item.worst,
         "sentences": len(values),
         "score": values[item.worst],
+        **({"verdict": verdict} if (verdict := item.segments[item.worst].verdict) is not None else {}),
         "others": sum(others) / len(others) if others else None,
         "overall": item.scores["overall"],
     }

@@ -31,7 +31,11 @@ def load_model(config: ScoreConfig) -> PreferenceModel:
         LongalignError: either cannot be loaded, or they do not belong together.
     """
     model = PreferenceModel.from_pretrained(
-        config.model, device=config.device, dtype=config.dtype, tokenizer=config.tokenizer
+        config.model,
+        device=config.device,
+        dtype=config.dtype,
+        tokenizer=config.tokenizer,
+        calibration=config.calibration,
     )
     if config.decomposition is not None:
         model.decomposition = Decomposition.load(config.decomposition, model.width)
@@ -52,11 +56,14 @@ def score(
     """Scores pairs as they come; what cannot be read is skipped, counted and reported.
 
     Args:
+        pairs: pictures and texts, streamed.
+        config: the settings.
         keep: hold every result, rank the pictures of one prompt, show all of them on the page. For a data set:
             False, which holds the lowest alone.
         model: in place of loading ``config.model``.
         out: run folder: ``metrics.jsonl`` has a line a pair as soon as it is scored, ``report.html`` the page,
             ``worst.jsonl`` the lowest sentences.
+        overwrite: replace an earlier run in `out`.
         command_line: what the user typed, for the page.
         on_result: called with each result, in order.
 
@@ -68,7 +75,13 @@ def score(
     model = model or load_model(config)
     settings = {"command": "score", **asdict(config)}
     run = RunFolder(out, settings, overwrite=overwrite) if out is not None else None
-    outcome = Outcome(config, model.decomposition is not None, folder=run.path if run else None)
+    outcome = Outcome(
+        config,
+        model.decomposition is not None,
+        late=model.late is not None,
+        promised=model.calibration.error if model.calibration is not None else None,
+        folder=run.path if run else None,
+    )
     lowest = Lowest(config.worst)
     results = score_pairs(model, pairs, batch_size=config.batch_size, relative=config.relative)
     for result in results:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel, SegmentScore, to_pixels
 from longalign.preference.decomposition import Decomposition
+from longalign.preference.late import Tokens, late_scores, pad
 from longalign.preference.scores import SCALE, scores_of
 from longalign.scoring.data import (
     Failure,
@@ -35,7 +36,7 @@ class Scored:
         scores: ``overall``, ``single`` and, with a decomposition, ``aligned``, ``aligned_cosine``, ``irrelevant``,
             ``eta``; see `longalign.preference.Scores`.
         segments: the sentences with their scores, in order.
-        relative: for each sentence its `SegmentScore.best` less the mean of the same over the other pictures of the
+        relative: for each sentence its `SegmentScore.pooled` less the mean of the same over the other pictures of the
             data set; None unless asked for.
     """
 
@@ -57,6 +58,13 @@ class Scored:
         values = self.values
         return min(range(len(values)), key=values.__getitem__)
 
+    @property
+    def suspect(self) -> int | None:
+        """The lowest of several sentences, unless it is called true: then None, as nothing seems to be wrong."""
+        if len(self.segments) < 2 or self.segments[self.worst].verdict == "true":
+            return None
+        return self.worst
+
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and texts."""
         segments = []
@@ -74,12 +82,19 @@ class Scored:
         }
 
 
+class Seen(NamedTuple):
+    """A picture's unit embeddings: pooled (D,), and of its patches (P, W) where the model has late interaction."""
+
+    pooled: Tensor
+    patches: Tensor | None
+
+
 class Embedder:
     """Unit embeddings of pictures of any size, and of texts, which it remembers."""
 
     def __init__(self, model: PreferenceModel) -> None:
         self.model = model
-        self._known: dict[str, Tensor] = {}
+        self._known: dict[str, tuple[Tensor, Tokens | None]] = {}
 
     def prepare(self, pair: Pair | Failure) -> Tensor | Failure:
         """What the model will see, (1, 3, S, S), made by threads; what is unreadable, as a `Failure`."""
@@ -92,29 +107,42 @@ class Embedder:
         except LongalignError as error:
             return Failure(pair.name, str(error).removeprefix(f"{pair.image}: "))
 
-    def images(self, prepared: Sequence[Tensor]) -> Tensor:
-        """(B) of what `prepare` gives → (B, D) on the CPU."""
+    def images(self, prepared: Sequence[Tensor]) -> list[Seen]:
+        """(B) of what `prepare` gives → B pictures' embeddings, on the CPU."""
         with inference(self.model.clip):
-            return self.model.image_prepared(torch.cat(list(prepared)).to(self.model.device)).cpu()
+            x = torch.cat(list(prepared)).to(self.model.device)
+            pooled, patches = self.model.parts_prepared(x)
+        of_patches = [None] * len(pooled) if patches is None else list(patches.cpu())
+        return [Seen(p, q) for p, q in zip(pooled.cpu(), of_patches, strict=True)]
 
     def texts(self, texts: Sequence[str], truncate: bool = False) -> Tensor:
         """(N) → (N, D) on the CPU; ``truncate`` as in `PreferenceModel.text`."""
+        known = self._encoded(texts, truncate)
+        return torch.stack([c for c, _ in known]) if known else torch.zeros(0, self.model.width)
+
+    def tokens(self, texts: Sequence[str]) -> Tokens | None:
+        """The tokens of N sentences, at least one; None of a model without late interaction."""
+        found = [tokens for _, tokens in self._encoded(texts) if tokens is not None]
+        return pad(found) if found else None
+
+    def _encoded(self, texts: Sequence[str], truncate: bool = False) -> list[tuple[Tensor, Tokens | None]]:
         # A text that is cut is longer than the window, so it is no sentence: one memory serves both.
         if len(self._known) > _SENTENCES_KEPT:
             self._known.clear()
         if new := [text for text in dict.fromkeys(texts) if text not in self._known]:
             with inference(self.model.clip):
-                encoded = self.model.text(new, truncate=truncate).cpu()
-            self._known.update(zip(new, encoded, strict=True))
-        if not texts:
-            return torch.zeros(0, self.model.width)
-        return torch.stack([self._known[text] for text in texts])
+                pooled, tokens = self.model.text_parts(new, truncate=truncate)
+            pooled = pooled.cpu()
+            tokens = None if tokens is None else Tokens(tokens.embeddings.cpu(), tokens.weights.cpu())
+            for row, text in enumerate(new):
+                self._known[text] = (pooled[row], tokens and tokens.rows(slice(row, row + 1)))
+        return [self._known[text] for text in texts]
 
 
 def embed_images(
     embedder: Embedder, pairs: Iterable[Pair | Failure], batch_size: int = 32
-) -> Iterator[list[tuple[Pair, Tensor] | Failure]]:
-    """Batch after batch, in order: each pair with its (D,) embedding, or why there is none.
+) -> Iterator[list[tuple[Pair, Seen] | Failure]]:
+    """Batch after batch, in order: each pair with its embeddings, or why there are none.
 
     While one batch is computed, the pictures of the next are being read.
     """
@@ -136,10 +164,10 @@ def embed_images(
 
 def _embedded(
     embedder: Embedder, batch: list[tuple[Pair | Failure, Tensor | Failure]]
-) -> list[tuple[Pair, Tensor] | Failure]:
+) -> list[tuple[Pair, Seen] | Failure]:
     prepared = [x for _, x in batch if isinstance(x, Tensor)]
     rows = iter(embedder.images(prepared)) if prepared else iter(())
-    found: list[tuple[Pair, Tensor] | Failure] = []
+    found: list[tuple[Pair, Seen] | Failure] = []
     for pair, x in batch:
         if isinstance(x, Failure):
             found.append(x)
@@ -161,7 +189,7 @@ def score_pairs(
     Args:
         decomposition: in place of the model's own.
         relative: also `Scored.relative`. Needs all pictures before the first result: their embeddings are kept (4·D
-            bytes each), and each picture is still read only once.
+            bytes each, and 4·P·W for patches), and each picture is still read only once.
 
     Raises:
         LongalignError: a decomposition of another width; fewer than two readable pictures for ``relative``.
@@ -170,11 +198,11 @@ def score_pairs(
     decomposition = decomposition or model.decomposition
     if decomposition is not None:
         decomposition.check_width(model.width)
-    batches: Iterable[list[tuple[Pair, Tensor] | Failure]] = embed_images(embedder, pairs, batch_size)
+    batches: Iterable[list[tuple[Pair, Seen] | Failure]] = embed_images(embedder, pairs, batch_size)
     total, count = None, 0
     if relative:
         batches = list(batches)
-        embedded = [item[1] for batch in batches for item in batch if not isinstance(item, Failure)]
+        embedded = [item[1].pooled for batch in batches for item in batch if not isinstance(item, Failure)]
         count = len(embedded)
         if count < 2:
             raise LongalignError(
@@ -188,7 +216,7 @@ def score_pairs(
 
 def _score_batch(
     embedder: Embedder,
-    batch: list[tuple[Pair, Tensor] | Failure],
+    batch: list[tuple[Pair, Seen] | Failure],
     decomposition: Decomposition | None,
     total: Tensor | None,
     count: int,
@@ -197,10 +225,15 @@ def _score_batch(
     if not found:
         return []
     texts = [[segment.text for segment in embedder.model.segments(pair.text)] for pair, _ in found]
-    segments = embedder.texts([text for of_pair in texts for text in of_pair])  # (Σ K, D)
+    flat = [text for of_pair in texts for text in of_pair]
+    segments = embedder.texts(flat)  # (Σ K, D)
     single = embedder.texts([pair.text for pair, _ in found], truncate=True)  # (B, D)
-    image = torch.stack([x for _, x in found])  # (B, D)
-    scores = scores_of(image, segments, single, texts, decomposition)
+    image = torch.stack([x.pooled for _, x in found])  # (B, D)
+    patches = [x.patches for _, x in found if x.patches is not None]
+    tokens, late = embedder.tokens(flat), None
+    if patches and tokens is not None:
+        late = late_scores(torch.stack(patches), tokens, [len(of_pair) for of_pair in texts])
+    scores = scores_of(image, segments, single, texts, decomposition, late, embedder.model.calibration)
     base = None
     if total is not None:
         compared = segments if decomposition is None else decomposition.split(segments)[0]
@@ -211,7 +244,7 @@ def _score_batch(
         if base is not None:
             # s_ik − mean_{j≠i} s_jk = s_ik − (Σ_j s_jk − s_ik) / (N − 1)
             relative = [
-                segment.best - (base[start + k] - segment.best) / (count - 1)
+                segment.pooled - (base[start + k] - segment.pooled) / (count - 1)
                 for k, segment in enumerate(of_pair)
             ]
         start += len(of_pair)

@@ -71,7 +71,7 @@ def preference_folder(name: str = "denscore") -> Path:
     return folder() / "clip" if name == "clip" else folder().parent / name
 
 
-LORAS = ("sft", "reward")  # stages of training, in this order
+LORAS = ("sft", "reward", "sft-context")  # stages of training; the last two each stand on the first
 
 
 def lora_names() -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from longalign.data.pairs import PreferenceData, RatedPair
 from longalign.errors import LongalignError
-from longalign.stickers.captions import Fact, Sentence, caption, is_true, text_of
+from longalign.stickers.captions import Fact, Sentence, caption, facts, is_true, lie, sentence, text_of
 from longalign.stickers.changes import alter
 from longalign.stickers.looks import LOOKS, worsen
 from longalign.stickers.world import MAX_OBJECTS, SPLITS, Scene, render_array, scene
@@ -21,6 +21,8 @@ from longalign.stickers.world import MAX_OBJECTS, SPLITS, Scene, render_array, s
 # The longest sentence has 13 words and a full stop: five of them and the two special tokens are 72 of CLIP's 77.
 MOST_STATED = 5
 
+QUESTIONS = 3  # sentences about each picture that are known to be true, and as many lies
+_ASKED = 0xA5C  # keeps the draws of questions apart from the others
 _STREAM = 0x7A7E  # keeps these draws apart from `scene`'s; not 0, for numpy pads seeds with zeros
 
 
@@ -150,7 +152,13 @@ class RaterPairs(PreferenceData):
             )
             for which, version in ((1, a), (2, b))
         )
+        true_a, false_a = self._questions(a.scene, index, 1)
+        true_b, false_b = self._questions(b.scene, index, 2)
         return RatedPair(
+            true_a=true_a,
+            false_a=false_a,
+            true_b=true_b,
+            false_b=false_b,
             image_a=image_a,
             image_b=image_b,
             prompt=text_of(prompt),
@@ -162,6 +170,15 @@ class RaterPairs(PreferenceData):
             looks_a=a.looks,
             looks_b=b.looks,
         )
+
+    def _questions(self, shown: Scene, index: int, which: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Sentences that are true of a picture, and a lie in one word for each; a quarter leaves the disc out."""
+        rng = np.random.default_rng([SPLITS[self.split], self.seed, index, _ASKED, which])
+        everything = facts(shown)
+        stated = [everything[i] for i in rng.permutation(len(everything))[:QUESTIONS]]
+        stated = [replace(fact, disc=None) if rng.random() < 0.25 else fact for fact in stated]
+        lies = [sentence(lie(shown, fact, rng), rng).text for fact in stated]
+        return tuple(sentence(fact, rng).text for fact in stated), tuple(lies)
 
     def plan(self, index: int) -> tuple[list[Sentence], Version, Version, float]:
         """All of a pair but its pixels: the prompt, both versions, and the rating."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from longalign.errors import LongalignError
 from longalign.evaluation.pairs import Pairs
+from longalign.scoring.calibrate import Asked
 from longalign.scoring.data import Pair as ScoredPair
-from longalign.stickers.captions import caption, text_of
+from longalign.stickers.captions import caption, facts, lie, sentence, text_of
 from longalign.stickers.changes import alter
 from longalign.stickers.files import parse_range
+from longalign.stickers.looks import LOOKS, worsen
 from longalign.stickers.world import SPLITS, Scene, render, render_array, scene
 
 _FAMILY = 0xFA  # keeps the draws of relatives apart from `scene`'s
@@ -90,3 +94,21 @@ def captions_of_scenes(count: int, split: str = "train", objects: tuple[int, int
     """Captions of scenes, without drawing them."""
     for i in range(count):
         yield text_of(caption(scene(i, objects=objects, split=split), i))
+
+
+def sticker_questions(
+    count: int, *, split: str = "validation", seed: int = 0, objects: tuple[int, int] = (2, 9)
+) -> Iterator[Asked]:
+    """Sticker scenes, a third of them clean, with their sentences and a lie in one word for each.
+
+    Every second caption does not speak of discs.
+    """
+    for i in range(count):
+        rng = np.random.default_rng([0xCA1, SPLITS[split], seed, i])
+        shown = scene(i, objects=objects, split=split, seed=seed)
+        strength = 0.0 if rng.random() < 1 / 3 else float(rng.random())
+        pixels = worsen(render_array(shown), LOOKS[rng.integers(len(LOOKS))], strength, rng)
+        stated = [replace(fact, disc=None) if i % 2 else fact for fact in facts(shown)]
+        true = [sentence(fact, rng).text for fact in stated]
+        false = [sentence(lie(shown, fact, rng), rng).text for fact in stated]
+        yield Asked(ScoredPair(Image.fromarray(pixels), " ".join(true), f"scene {i}"), true, false)

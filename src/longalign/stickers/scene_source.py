@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from longalign.data.entries import Entry, Source
+from longalign.data.entries import CaptionedPicture, Source
 from longalign.data.sources import Objects
 from longalign.stickers.captions import caption, text_of
 from longalign.stickers.world import Scene, render, scene
@@ -35,8 +35,8 @@ class StickerScenes(Source):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Entry:
-        return Entry(self.picture(index), self.text(index), f"scene {index}")
+    def __getitem__(self, index: int) -> CaptionedPicture:
+        return CaptionedPicture(self.picture(index), self.text(index), f"scene {index}")
 
     def picture(self, index: int) -> Image.Image:
         """The scene, drawn."""

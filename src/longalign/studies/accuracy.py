@@ -1,4 +1,4 @@
-"""Shares of true sentences before and beyond the window: one bootstrap over scenes behind every interval."""
+"""Shares of true sentences before and beyond the window, with bootstrap intervals over scenes."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def judged_true(
 
 
 def shuffled(images: Sequence[Image.Image]) -> list[Image.Image]:
-    """Each scene gets the next one's picture: what a model that ignores its prompt would draw."""
+    """Each scene gets the picture of the next scene, as from a model that ignores its prompt. This measures chance."""
     return [*images[1:], *images[:1]]
 
 
 def parts_of(beyond: Scenes) -> dict[str, Scenes]:
-    """Name of a row → which sentences of each scene are in it."""
+    """Name of a row → for each scene a mask of the sentences that the row counts."""
     before = [~b for b in beyond]
     return dict(zip(PARTS, (before, list(beyond), [np.ones_like(b) for b in beyond]), strict=True))
 
 
 def counts_in(true: Scenes, chosen: Scenes) -> tuple[np.ndarray, np.ndarray]:
-    """(S,) true sentences and (S,) all sentences, of those that are chosen in each scene."""
+    """(S,) numbers of true sentences and (S,) numbers of all sentences, among the chosen ones of each scene."""
     successes = np.array([int(t[c].sum()) for t, c in zip(true, chosen, strict=True)])
     return successes, np.array([int(c.sum()) for c in chosen])
 
@@ -71,7 +71,7 @@ def share_table(
 def accuracy_table(
     sentences: Sequence[Sentences], images: Mapping[str, Sequence[Image.Image]], oracle: str | None
 ) -> Table:
-    """`share_table` of pictures; chance is that of the last column's."""
+    """`share_table` of pictures; chance is measured on the pictures of the last column."""
     with_chance = {**images, CHANCE: shuffled(list(images.values())[-1])}
     true = {label: judged_true(sentences, column, oracle) for label, column in with_chance.items()}
     return share_table(true, [np.array(s.beyond, bool) for s in sentences])
@@ -84,9 +84,9 @@ def ratio_difference(
     samples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """Σ s_a / Σ n_a − Σ s_b / Σ n_b with a 95 % interval: the same scenes are drawn for both.
+    """Σ s_a / Σ n_a − Σ s_b / Σ n_b with a 95 % interval. Each bootstrap sample takes the same scenes for both.
 
-    So scenes that are hard for both widen it no more than their difference does.
+    So a scene that is hard for both does not widen the interval.
 
     Args:
         a, b: (S,) successes and (S,) counts each, as `counts_in` gives them.
@@ -98,7 +98,7 @@ def ratio_difference(
     found = percentile(value, spread, n, format="+.1%")
     if not np.isfinite(value) or found.high - found.low > 1e-12:
         return found
-    room = 1 - wilson(len(table), len(table)).low  # nothing varies, which says little of few scenes
+    room = 1 - wilson(len(table), len(table)).low  # nothing varies: with few scenes this is weak evidence
     return Estimate(value, max(-1.0, value - room), min(1.0, value + room), n, "+.1%")
 
 
@@ -109,7 +109,7 @@ def mean_estimate(values: np.ndarray, *, format: str = ".2f", samples: int = 200
 
 
 def table_json(table: Table, head: str = "row") -> list[dict[str, Any]]:
-    """A table for machines: one object a row, its name under `head`, value, interval and count under each column's."""
+    """A table for machines: one object for each row, with its name under `head` and an object for each column."""
     return [
         {
             name or head: cell

@@ -1,4 +1,4 @@
-"""How far the sticker world can be trusted: the oracle on clean and spoilt pictures, the base model on its scenes."""
+"""Checks of the sticker world: the oracle on clean and degraded pictures, the base model on held-out scenes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Spoil = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 def noise(image: Image.Image, rng: np.random.Generator, deviation: float = 16.0) -> Image.Image:
-    """Gaussian noise of so many grey levels."""
+    """Gaussian noise with this standard deviation in grey levels."""
     values = np.asarray(image) + rng.normal(0, deviation, (image.height, image.width, 3))
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
@@ -30,7 +30,7 @@ def blur(image: Image.Image, rng: np.random.Generator, radius_px: float = 1.0) -
 
 
 def jpeg(image: Image.Image, rng: np.random.Generator, quality: int = 40) -> Image.Image:
-    """Through JPEG and back."""
+    """JPEG compression."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return Image.open(file).convert("RGB")
@@ -75,11 +75,11 @@ def check_oracle(
     model: str | None = "stickers",
     on_step: Callable[[int], None] = lambda steps: None,
 ) -> Table:
-    """How often the oracle is right about true sentences and lies, and how often it calls neither.
+    """Accuracy of the oracle on true and on false sentences, and how often it calls a sentence unclear.
 
     Args:
-        sentences: at least so many true ones, and as many lies, for each way of spoiling the pictures.
-        model: whose VAE the pictures go through, as one of the ways; None leaves it out.
+        sentences: at least this many true ones, and as many false ones, for each kind of degradation.
+        model: one kind of degradation is encoding and decoding by the VAE of this model; None leaves it out.
     """
     spoils = dict(SPOILS)
     if model is not None:
@@ -128,10 +128,14 @@ def check_model(
     strategies: tuple[str, ...] | None = None,
     on_step: Callable[[int], None] = lambda pictures: None,
 ) -> Table:
-    """Share of true sentences on held-out scenes that the base model was made for (25 steps, UniPC or a flow's Euler).
+    """Share of true sentences in pictures of held-out scenes by the base model (25 steps; UniPC, or Euler for flows).
 
     Args:
-        strategies: None for those of `strategies_of`.
+        scenes: how many.
+        model: name of the model.
+        objects: least and greatest number of stickers.
+        guidance: None is the model's own.
+        strategies: None is `strategies_of(model)`.
     """
     from longalign.diffusion.pipelines import settings_of
     from longalign.weights.stack import (

@@ -1,8 +1,8 @@
-"""What the paper concludes from Table 1 (LongAlign, §5.2), and whether it holds here.
+"""The conclusions of LongAlign from Table 1 (§5.2), tested on given models.
 
-Each claim is a list of differences of R@1, text → image. A difference *holds* where its whole 95 % interval is on the
-claimed side of zero, *does not hold* where it is on the other, and is *undecided* else. A claim holds where all its
-differences do, and does not where one does not.
+Each claim is a list of differences of R@1, text → image. A difference *holds* if its whole 95 % interval is on the
+claimed side of zero. It *does not hold* if the whole interval is on the other side. Otherwise it is *undecided*. A
+claim holds if all its differences hold, and does not hold if one of them does not.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Claim:
 
 
 def decide(difference: Estimate, threshold: float = 0.0, *, or_equal: bool = False) -> str:
-    """Is a quantity above a threshold, going by its interval?"""
+    """Whether a quantity is above a threshold, decided by its interval."""
     if difference.low > threshold or (or_equal and difference.low == threshold):
         return HOLDS
     if difference.high < threshold or (not or_equal and difference.high == threshold):
@@ -68,7 +68,7 @@ def decide(difference: Estimate, threshold: float = 0.0, *, or_equal: bool = Fal
 
 
 def all_of(verdicts: Iterable[str]) -> str:
-    """The verdict on a claim from those on its parts."""
+    """The verdict on a claim from the verdicts on its parts."""
     found = list(verdicts)
     if FAILS in found:
         return FAILS
@@ -83,7 +83,7 @@ def paper_claims(
     """The three claims, tested on these models.
 
     Args:
-        plain: labels of models that no preference was trained into; by default the first one.
+        plain: labels of models without preference training; by default the first one.
         segment: labels of those trained with a segment loss; by default the last of several.
 
     Raises:
@@ -136,5 +136,5 @@ def claims_table(claims: Sequence[Claim]) -> Table:
         "Claims of the paper",
         ["", "difference of R@1", "verdict"],
         rows,
-        note="By 95 % paired bootstrap intervals over queries, each on its own.",
+        note="By 95 % paired bootstrap intervals over queries, without correction for several claims.",
     )

@@ -57,25 +57,29 @@ def base_columns() -> dict[str, Column]:
 
 
 def shipped_columns(model: str = DEFAULT) -> dict[str, Column]:
-    """Plain → segments → soft tokens → SFT → SFT+RFT, as far as this version ships them for a model."""
+    """Plain → segments → soft tokens → SFT → SFT+RFT, of which each model has those that the package contains."""
     from longalign.stickers import lora_names, token_names
 
     columns = base_columns()
     if "softrepa" in token_names(model):
         columns[SOFT] = Column(soft_tokens=f"{model}/softrepa")
-    there = [f"{DEFAULT}/{name}" for name in lora_names()] if model == DEFAULT else []
+    there = (
+        [f"{DEFAULT}/{name}" for name in ("sft", "reward") if name in lora_names()]
+        if model == DEFAULT
+        else []
+    )
     stages = [SFT, RFT][: len(there)]
     return columns | {label: Column("clip-cat", tuple(there[: n + 1])) for n, label in enumerate(stages)}
 
 
 def file_name(label: str, column: Column) -> str:
-    """What to call a column's files: its encoding; its label in small letters where it has stages or soft tokens."""
+    """The name of a column's files: its encoding, or its label in small letters if it has LoRAs or soft tokens."""
     named = label if column.loras or column.soft_tokens else column.strategy
     return re.sub(r"[^a-z0-9.]+", "-", named.lower()).strip("-")
 
 
 def tokens_on(pipe: Any, column: Column) -> AbstractContextManager[Any]:
-    """For a ``with`` block: a column's soft tokens on a pipeline; nothing where it has none.
+    """A context in which a column's soft tokens are on a pipeline; an empty context if the column has none.
 
     Raises:
         LongalignError: there are none of this name, or they are for another backbone.
@@ -88,7 +92,7 @@ def tokens_on(pipe: Any, column: Column) -> AbstractContextManager[Any]:
 
 
 class Drawer:
-    """Draws columns of one model, and keeps the pipeline while only the encoding or the soft tokens change.
+    """Draws columns of one model. It loads the pipeline again only when the LoRAs change.
 
     Args:
         model: name of the pipeline.
@@ -124,15 +128,15 @@ class Drawer:
         """
         pipe = self.pipe(column.loras)
         t5 = t5_branch(self.model, column.strategy, pipe, column.loras)
-        with _cuts_are_known(), tokens_on(pipe, column):
+        with ignore_truncation_warnings(), tokens_on(pipe, column):
             return draw(
                 pipe, prompts, seeds, strategy=column.strategy, length=length, t5=t5, sampling=sampling
             )
 
 
 @contextmanager
-def _cuts_are_known() -> Iterator[None]:
-    """That the plain encoding cuts is what is being shown; the rows of the report say where."""
+def ignore_truncation_warnings() -> Iterator[None]:
+    """Ignores `TruncationWarning`: these studies show what the plain encoding cuts off, and the report marks it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)
         yield
@@ -148,7 +152,11 @@ def draw_columns(
     on_step: Callable[[int], None] = lambda pictures: None,
     **sampling: Any,
 ) -> dict[str, list[Image.Image]]:
-    """Every prompt in every column, prompt i from seed ``seed + i`` in all of them."""
+    """Draws every prompt in every column. Prompt i has the noise of seed ``seed + i`` in all columns.
+
+    Returns:
+        Label of the column → a picture of each prompt.
+    """
     seeds = [seed + i for i in range(len(prompts))]
     return {
         label: drawer.draw(column, prompts, seeds, length=length, on_step=on_step, **sampling)

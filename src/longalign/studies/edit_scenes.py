@@ -1,9 +1,9 @@
-"""One-change edits of held-out scenes, and what the oracle says of them.
+"""Edits of held-out scenes with one change each, and the verdicts of the oracle.
 
-A scene is rendered and described in full; one thing about it changes, and with it the sentences about that thing alone.
-The edit *succeeded* when every cell that should change shows what it should: the new sentence is true of it, or it is
-empty. *Collateral* is what an edit did to the rest: sentences about the rest that are not true any more (unclear counts
-as not true), empty cells in which a sticker has appeared, and by how much the pixels there differ.
+A scene is rendered and described in full. One thing in it changes, and only the sentences about that thing change. An
+edit *succeeded* if every cell that should change shows what it should: the new sentence is true of it, or it is empty.
+*Collateral* damage is measured on the rest of the picture: sentences that are no longer true (unclear counts as not
+true), empty cells in which a sticker appeared, and the difference of the pixels.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SceneEdit:
 
     @property
     def kept(self) -> list[Fact]:
-        """What both captions say."""
+        """The facts that both captions state."""
         return [fact for fact in facts(self.after) if fact in facts(self.before)]
 
     @property
@@ -69,7 +69,7 @@ class SceneEdit:
 
 @dataclass(frozen=True)
 class EditVerdict:
-    """What the oracle says of one edited picture.
+    """The verdict of the oracle on one edited picture.
 
     Attributes:
         success: every cell that should change shows what it should.
@@ -90,7 +90,9 @@ class EditVerdict:
 def scene_edits(
     count: int, *, objects: tuple[int, int] = (2, 5), changes: Sequence[str] = CHANGES, seed: int = 0
 ) -> list[SceneEdit]:
-    """Edits of scenes of the `test` split, changes in turn; scenes in which the next is impossible are left out.
+    """Edits of scenes of the `test` split, with the changes in turn.
+
+    Scenes in which the next change is impossible are left out.
 
     Args:
         objects: least and greatest number of stickers.
@@ -141,7 +143,7 @@ def _edit_of(index: int, change: str, objects: tuple[int, int], seed: int) -> Sc
 
 
 def _altered(before: Scene, change: str, rng: np.random.Generator) -> Scene | None:
-    """The scene after a change of a sticker drawn at random; None where nothing in it can change so."""
+    """The scene after the change of a random sticker; None if no sticker in it can change in this way."""
     able = [s for s in before.stickers if change in possible(before, s)]
     return changed(before, able[rng.integers(len(able))], change, rng) if able else None
 
@@ -149,7 +151,7 @@ def _altered(before: Scene, change: str, rng: np.random.Generator) -> Scene | No
 def _said(
     stickers: Sequence[Sticker | None], background: str, which: int, key: tuple[int, int]
 ) -> Sentence | None:
-    """The sentence about a sticker, or after them all the background, in the same phrasing whatever it says."""
+    """The sentence about a sticker, or (the last one) about the background. The phrasing depends on the key alone."""
     rng = np.random.default_rng([SPLITS["test"], *key, _STREAM, which])
     if which == len(stickers):
         return sentence(Fact(background=background), rng)
@@ -162,7 +164,7 @@ def _fact(sticker: Sticker) -> Fact:
 
 
 def judge_edit(edit: SceneEdit, image: Image.Image) -> EditVerdict:
-    """What became of an edit, by the pixels of a 96 × 96 picture."""
+    """The verdict on an edit, from the pixels of a 96 × 96 picture."""
     reading = read(image)
     seen = reading.kinds()
     pixels = np.asarray(image.convert("RGB"), np.float64)
@@ -183,5 +185,5 @@ def judge_edit(edit: SceneEdit, image: Image.Image) -> EditVerdict:
 def _shows(reading: Reading, cell: int, sticker: Sticker | None) -> bool:
     if sticker is not None:
         return reading.judge(_fact(sticker)) == "true"
-    # Empty is what no kind of sticker is, for certain.
+    # A cell is empty if the oracle is certain of every kind of sticker that it is not there.
     return all(reading.judge(Fact(kind=kind, cell=cell)) == "false" for kind in KIND_NAMES)

@@ -59,7 +59,15 @@ class EditStudyConfig(EditSettings, Stack):
 
 @dataclass(frozen=True)
 class EditStudy:
-    """All that a study measured. `verdicts` and `images`: column → one an edit; `options`: column → how it edited."""
+    """The result of `edit_study`.
+
+    Attributes:
+        config: the settings.
+        edits: the edits that were asked for.
+        verdicts, images: column → one for each edit; images of the first `keep_pictures` edits alone.
+        options: column → how it edited.
+        run: the run folder.
+    """
 
     config: EditStudyConfig
     edits: list[SceneEdit]
@@ -70,7 +78,7 @@ class EditStudy:
 
 
 def edit_steps(config: EditStudyConfig, pipe: Any) -> int:
-    """How often `edit_study` calls back in all: once a picture and step."""
+    """The sum of the numbers that `edit_study` passes to `on_step`: pictures times steps."""
     options = _columns(Denoiser.of(pipe), config, settings_of(config.model, pipe))
     return config.count * (config.steps + sum(how.calls for how in options.values()))
 
@@ -85,16 +93,16 @@ def edit_study(
     pipe: Any = None,
     on_step: Callable[[int], None] = lambda pictures: None,
 ) -> EditStudy:
-    """Edits renders of scenes of the `test` split in every column and judges what came of them.
+    """Edits renders of scenes of the `test` split in every column and judges the results.
 
-    Two columns are baselines: ``no edit`` sends the picture through the VAE and back, ``redrawn`` draws the target from
+    Two columns are baselines: ``no edit`` is the VAE's reconstruction of the picture, ``redrawn`` draws the target from
     noise. Edit i has the noise of seed ``config.seed + i`` in all columns.
 
     Args:
         out: the run folder; None makes `runs/stickers-edits-<date>-NNN`.
         batch_size: most pictures at once.
-        keep_pictures: of so many edits, in the run folder and on the page.
-        pipe: a pipeline that is loaded already, without soft tokens; `config.model` then only says what it is.
+        keep_pictures: the run folder and the page have the pictures of this many edits.
+        pipe: a pipeline that is loaded already, without soft tokens. `config.model` then only names it.
         on_step: called after each step with the number of pictures; `edit_steps` is the sum.
 
     Raises:

@@ -30,7 +30,7 @@ Measure = Callable[[Sequence[EditVerdict]], Estimate]
 
 
 def tables_of(study: EditStudy) -> list[Table]:
-    """Success, the three kinds of collateral, and where there are soft tokens what they change."""
+    """Success, three kinds of collateral damage, and the effect of soft tokens if there are some."""
     tables = [
         _table(
             study,
@@ -41,7 +41,7 @@ def tables_of(study: EditStudy) -> list[Table]:
         ),
         _table(
             study,
-            "Collateral: sentences about the rest that are not true any more",
+            "Collateral: sentences about the rest that are no longer true",
             lambda verdicts: bootstrap_ratio([v.lost for v in verdicts], [v.kept for v in verdicts]),
             "Of the sentences that both captions share, those that are not true of the edited picture (unclear counts "
             "as not true). 95 % bootstrap intervals over scenes.",
@@ -64,7 +64,7 @@ def tables_of(study: EditStudy) -> list[Table]:
 
 
 def _table(study: EditStudy, caption: str, measure: Measure, note: str) -> Table:
-    """A row for each change and one for all, a column for each way of editing."""
+    """A row for each change and one for all, a column for each method."""
     chosen = {
         change: [i for i, edit in enumerate(study.edits) if edit.change == change]
         for change in study.config.changes
@@ -124,7 +124,8 @@ def write_edit_study(study: EditStudy, command_line: str | None = None) -> list[
     report = Report(
         title="One change, and the rest left alone",
         intro=f"{config.count} held-out scenes of {config.objects[0]} to {config.objects[1]} stickers, each with one "
-        "change that two captions state. The oracle reads the pixels: did it happen, and did everything else stay?",
+        "change that two captions state. The oracle reads the pixels: did it happen, and did "
+        "everything else stay the same?",
         facts=provenance(facts, command_line),
         tables=tables,
         cases=_cases(study),

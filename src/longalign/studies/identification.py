@@ -1,8 +1,8 @@
-"""Identification: does the text-irrelevant score follow looks, and the text-relevant one truth? (LongAlign, §4.1)
+"""Identification of the two parts of a preference score with truth and image quality (LongAlign, §4.1).
 
-The paper decomposes a preference score into C_X·C⊥, which should be alignment, and C_X·V, which should be looks
-alone. On photographs nobody knows either factor. Here both are known of every picture, so the partial correlations of
-each score with each factor, the other held fixed, say whether the parts are what they are called.
+The paper decomposes a preference score into C_X·C⊥, which should be alignment with the text, and C_X·V, which should be
+image quality ("looks") alone. Photographs have no ground truth of either factor. Renders of the sticker world have
+both. So the partial correlations of each score with each factor, with the other factor held fixed, test the claim.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PAIRS = (("C_X·V", "looks"), ("C_X·C⊥", "truth"), ("C_X·V", "truth"), ("C_X
 
 @dataclass(frozen=True)
 class Found:
-    """Of one model: the four partial correlations in the order of `PAIRS`, and the margin between the pairs.
+    """For one model: the four partial correlations in the order of `PAIRS`, and the margin between the pairs.
 
     ``margin`` is the smaller of the first two minus the greater magnitude of the others.
     """
@@ -54,7 +54,16 @@ class Found:
 
 @dataclass(frozen=True)
 class Identification:
-    """Label → what was found, between prompts (N prompts, one render each) and within them (several renders each)."""
+    """The result of `identify`.
+
+    Attributes:
+        between: label → `Found` between prompts (N prompts, one render each).
+        within: label → `Found` within prompts (several renders each).
+        v_source: label → source of the model's V.
+        renders: N.
+        versions: renders of each prompt.
+        correlation_of_factors: correlation of truth and looks over the renders.
+    """
 
     between: Mapping[str, Found]
     within: Mapping[str, Found]
@@ -118,7 +127,7 @@ class Identification:
 
 
 def identification_steps(models: int, renders: int, versions: int) -> int:
-    """How far `identify` counts in all: renders read."""
+    """The sum of the numbers that `identify` passes to `on_step`: renders that the models read."""
     return models * (renders + (renders // versions * versions if versions > 1 else 0))
 
 
@@ -152,7 +161,7 @@ def identify(
         raise LongalignError("correlations need at least 10 renders, and 3 prompts with several versions")
     v_prompts = sticker_prompts() if v_prompts is None else v_prompts
     one = _Study([(i, 0) for i in range(renders)], objects, seed)
-    # other prompts than those above, for the sake of independence
+    # other prompts than those above, so that both results are independent
     several = _Study(
         [(renders + p, v) for p in range(renders // versions) for v in range(versions)]
         if versions > 1
@@ -187,7 +196,7 @@ def identify(
 
 
 class _Study:
-    """A list of renders, made again whenever one is needed: thousands of pictures are not kept."""
+    """A list of renders. Each picture is rendered when it is needed, to save memory."""
 
     def __init__(self, keys: list[tuple[int, int]], objects: tuple[int, int], seed: int) -> None:
         self.keys = keys

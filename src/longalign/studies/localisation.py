@@ -1,9 +1,9 @@
-"""Localisation: of a caption with exactly one false sentence, is that sentence the lowest-scored?
+"""Localisation: how often the one false sentence of a caption has the lowest score.
 
-A whole-text score says that something is wrong; scores by sentence (LongAlign, §3.2, Fig. 16) should say what.
-Sentences differ in what they score against any picture at all, so two things are measured apart: the scores as they are
-(C_P), or without V (C⊥); and each of them *calibrated*, that is, less the sentence's mean score over other pictures.
-Scores are linear in the image embedding, so that mean is the score of the mean embedding.
+A score of the whole text says that something is wrong. Scores of sentences (LongAlign, §3.2, Fig. 16) should say what
+is wrong. Some sentences score higher than others on any picture. So there are four kinds of scores: C_P as it is, C⊥
+(without V), and both *calibrated*: minus the sentence's mean score over other pictures. Scores are linear in the image
+embedding, so this mean is the score of the mean embedding.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from longalign.errors import LongalignError
 from longalign.metrics.embedding import Advance, Embedder, decomposition_of, embed_images
+from longalign.preference import PreferenceModel
+from longalign.preference.late import late_scores
 from longalign.report import Estimate, Table, wilson
 from longalign.stickers.scene_pairs import (
     sticker_prompts,
@@ -27,19 +29,22 @@ from longalign.stickers.scene_pairs import (
 from longalign.stickers.world import render_array
 from longalign.studies.renders import OneFalse, one_false, other_scenes
 
-SCORES = ("C_P", "C⊥", "C_P, calibrated", "C⊥, calibrated")
+SCORES = ("C_P", "C⊥", "C_P, calibrated", "C⊥, calibrated", "S, late")
 CHANCE = "chance"
 KINDS = ("kind", "position", "disc", "background")
 
 
 @dataclass(frozen=True)
 class Localisation:
-    """Label → (N, 4) for the scores of `SCORES`: was the false sentence the lowest? And what the renders were.
+    """The result of `localise`.
 
     Attributes:
+        hits: label → bool (N, 5), for the scores of `SCORES`: whether the false sentence has the lowest score. (N, 4)
+            of a model without late interaction.
+        v_source: label → source of the model's V.
         sentences: (N,) how many sentences each caption has.
-        kinds: (N,) what is wrong in the false one.
-        others: pictures that the calibrated scores were calibrated on.
+        kinds: (N,) what is wrong in the false sentence.
+        others: number of pictures for the calibration.
     """
 
     hits: Mapping[str, np.ndarray]
@@ -49,12 +54,16 @@ class Localisation:
     v_source: Mapping[str, str]
 
     def estimates(self, label: str, chosen: np.ndarray | None = None) -> list[Estimate]:
-        """The four shares, over all renders or the chosen ones, with Wilson intervals."""
+        """The shares, over all renders or the chosen ones, with Wilson intervals."""
         found = self.hits[label] if chosen is None else self.hits[label][chosen]
         return [wilson(int(column.sum()), len(found)) for column in found.T]
 
+    def _cells(self, label: str, chosen: np.ndarray | None = None) -> list[str | Estimate]:
+        found: list[str | Estimate] = [*self.estimates(label, chosen)]
+        return found + ["–"] * (len(SCORES) - len(found))
+
     def chance(self, chosen: np.ndarray | None = None) -> Estimate:
-        """The mean of 1 / number of sentences; known, not estimated."""
+        """The mean of 1 / number of sentences: an exact value, without an interval."""
         counts = self.sentences if chosen is None else self.sentences[chosen]
         value = float((1 / counts).mean()) if len(counts) else float("nan")
         return Estimate(value, value, value, len(counts))
@@ -65,7 +74,7 @@ class Localisation:
         overall = Table(
             "The false sentence is the lowest-scored",
             columns,
-            [[label, *self.estimates(label), self.chance()] for label in self.hits],
+            [[label, *self._cells(label), self.chance()] for label in self.hits],
             plot=True,
             baseline=CHANCE,
             note=f"{len(self.sentences):,} held-out renders with one false sentence; Wilson intervals, 95 %. "
@@ -84,7 +93,7 @@ class Localisation:
                     caption,
                     columns,
                     [
-                        [f"{label} · {name}", *self.estimates(label, chosen), self.chance(chosen)]
+                        [f"{label} · {name}", *self._cells(label, chosen), self.chance(chosen)]
                         for label in self.hits
                         for name, chosen in parts
                     ],
@@ -113,7 +122,7 @@ class Localisation:
 
 
 def localisation_steps(models: int, renders: int, others: int = 500) -> int:
-    """How far `localise` counts in all: pictures read."""
+    """The sum of the numbers that `localise` passes to `on_step`: pictures that the models read."""
     return models * (renders + others)
 
 
@@ -127,7 +136,7 @@ def localise(
     seed: int = 0,
     on_step: Advance = lambda pictures: None,
 ) -> Localisation:
-    """How often the one false sentence of a caption has the lowest score, for every model and four kinds of score.
+    """How often the one false sentence of a caption has the lowest score, for every model and each kind of score.
 
     Args:
         models: label → model, see `Models`.
@@ -158,15 +167,33 @@ def localise(
         with torch.no_grad():
             c_p = model.text(texts)  # (Σ K, D)
         c_perp, _ = decomposition.split(c_p)
-        hits[label] = lowest_is_false(_scores(c_x, mean, c_p, c_perp, counts), asked)
+        scores = _scores(c_x, mean, c_p, c_perp, counts)
+        if isinstance(model, PreferenceModel) and model.late is not None:
+            late = _late(model, asked, [[s.text for s in one.said] for one in asked])
+            scores = np.concatenate([scores, late[:, None]], axis=1)
+        hits[label] = lowest_is_false(scores, asked)
     return Localisation(hits, counts, np.array([one.kind for one in asked]), others, v_source)
 
 
 def _scores(c_x: Tensor, mean: Tensor, c_p: Tensor, c_perp: Tensor, counts: np.ndarray) -> np.ndarray:
-    """(Σ K, 4) scores of `SCORES`, sentence after sentence."""
+    """(Σ K, 4) pooled scores of `SCORES`, sentence after sentence."""
     image = c_x.repeat_interleave(torch.from_numpy(counts).to(c_x.device), dim=0)  # (Σ K, D)
     columns = [(x * c).sum(-1) for x in (image, image - mean) for c in (c_p, c_perp)]
     return torch.stack(columns, dim=-1).double().cpu().numpy()
+
+
+@torch.no_grad()
+def _late(model: PreferenceModel, asked: Sequence[OneFalse], texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """(Σ K,) S of every sentence."""
+    distinct = list(dict.fromkeys(text for of_caption in texts for text in of_caption))
+    row_of = {text: row for row, text in enumerate(distinct)}
+    tokens = model.tokens(distinct)
+    found = []
+    for one, of_caption in zip(asked, texts, strict=True):
+        rows = torch.tensor([row_of[text] for text in of_caption], device=tokens.weights.device)
+        patches = model.patches(to_tensor(render_array(one.shown))[None])
+        found.append(late_scores(patches, tokens.rows(rows), [len(of_caption)]))
+    return torch.cat(found).double().cpu().numpy()
 
 
 def lowest_is_false(scores: np.ndarray, asked: Sequence[OneFalse]) -> np.ndarray:

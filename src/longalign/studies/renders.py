@@ -1,4 +1,4 @@
-"""Sticker pictures of which everything is known: how much of a prompt is true of them, and how good they look."""
+"""Sticker pictures with known truth (the share of a prompt that is true of them) and known image quality."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _RENDER, _LIE = 0x1D, 0x10C  # keep the draws of the two studies apart from each
 
 @dataclass(frozen=True)
 class Render:
-    """A prompt, and a picture of what may be something else.
+    """A prompt, and a picture that may differ from it.
 
     Attributes:
         said: the full caption of the scene that was asked for.
         shown: what is drawn: that scene with some mistakes.
         truth: share of the prompt's sentences that are true of it.
-        kind, strength: how its looks were spoilt; looks are −strength.
-        noise_seed: of the spoiling.
+        kind, strength: how the picture was degraded; looks are −strength.
+        noise_seed: seed of the degradation.
     """
 
     said: list[Sentence]
@@ -48,7 +48,7 @@ class Render:
 def known_render(
     prompt: int, version: int = 0, *, objects: tuple[int, int] = (2, 9), seed: int = 0
 ) -> Render:
-    """One version of held-out scene number ``prompt``: 0 to as many mistakes as it has stickers, and spoilt looks.
+    """One version of held-out scene number ``prompt``: with 0 to as many mistakes as it has stickers, and degraded.
 
     The number of mistakes and the strength are uniform and independent of each other.
     """
@@ -96,11 +96,11 @@ def one_false(index: int, *, objects: tuple[int, int] = (2, 9), seed: int = 0) -
 
 
 def kind_of_lie(fact: Fact, told: Fact) -> str:
-    """In which word two facts differ."""
+    """The name of the word in which two facts differ."""
     names = {"kind": "kind", "cell": "position", "disc": "disc", "background": "background"}
     return next(name for field, name in names.items() if getattr(fact, field) != getattr(told, field))
 
 
 def other_scenes(count: int = 500) -> list[Scene]:
-    """Scenes of the `validation` split, none of which is asked about."""
+    """Scenes of the `validation` split, which are not among those that are asked about."""
     return [scene(i, objects=(2, 9), split="validation") for i in range(count)]

@@ -35,7 +35,7 @@ LETTERS: dict[Mark, str] = {"true": "t", "false": "f", "unclear": "u", "unjudged
 AT_ONCE = 50  # scenes between two savings
 REFERENCE = "reference"
 
-# What a sentence may say, and which sentences say it.
+# Statement → which sentences make it.
 ASPECTS: dict[str, Callable[[Fact], bool]] = {
     "kind, anywhere": lambda fact: fact.kind is not None,
     "kind in its place": lambda fact: fact.kind is not None,
@@ -47,7 +47,7 @@ ASPECTS: dict[str, Callable[[Fact], bool]] = {
 
 @dataclass(frozen=True)
 class Series:
-    """The scenes with one sort of captions, and what came of them.
+    """The scenes with one sort of captions, and their results.
 
     Attributes:
         prompts, sentences: of the S scenes.
@@ -61,7 +61,7 @@ class Series:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """All that a study measured. `series`: sort of captions → what came of it."""
+    """The result of `study`. `series`: sort of captions → its results."""
 
     config: StudyConfig
     columns: Mapping[str, Column]
@@ -72,7 +72,7 @@ class StudyResult:
 
 
 def study_steps(columns: Mapping[str, Column], config: StudyConfig) -> int:
-    """How often `study` calls back in all: once a picture and step."""
+    """The sum of the numbers that `study` passes to `on_step`: pictures times steps."""
     return config.scenes * config.steps * len(columns) * len(config.captions)
 
 
@@ -87,16 +87,16 @@ def study(
     device: str = "cpu",
     on_step: Callable[[int], None] = lambda pictures: None,
 ) -> StudyResult:
-    """Draw scenes of the `test` split in every column and judge them; what is there in `out` is not done again.
+    """Draw scenes of the `test` split in every column and judge them. Results that `out` has already are kept.
 
     Scene i starts from the noise of seed ``config.seed + i`` in all columns and captions.
 
     Args:
         columns: label → way of drawing.
         out: the run folder; None makes `runs/study-<date>-NNN`.
-        overwrite: do all of it anew.
-        keep_pictures: of so many scenes, in the run folder; all others are forgotten once judged.
-        on_step: called after each sampling step with the number of pictures, and for what is there already.
+        overwrite: remove the results in `out` and start again.
+        keep_pictures: the run folder has the pictures of this many scenes; other pictures are not kept.
+        on_step: called after each sampling step with the number of pictures, and once for the results in `out`.
 
     Raises:
         LongalignError: the model has no oracle; a column's LoRA or soft tokens are none, or for another model; the
@@ -126,7 +126,7 @@ def study(
     series = {}
     for sort in config.captions:
         prompts = [text_of(caption(s, i, referring=CAPTIONS[sort])) for i, s in enumerate(scenes)]
-        sentences = sentences_of(pipe, prompts)
+        sentences = sentences_of(pipe.tokenizer, prompts)
         facts = [parse_all([x.text for x in s.segments]) for s in sentences]
         for i in range(min(keep_pictures, config.scenes)):
             run.save_image(f"{sort}/{i:04d}-{REFERENCE}", render(scenes[i]))
@@ -158,16 +158,16 @@ def study(
                 atomic_write_text(file, "".join(map(json_line, [{"drawn_with": key}, *done])))
             rows[label] = done
         series[sort] = Series(prompts, sentences, rows)
-    return StudyResult(config, columns, scenes, series, run, window_of(pipe))
+    return StudyResult(config, columns, scenes, series, run, window_of(pipe.tokenizer))
 
 
 def picture_name(sort: str, index: int, column: str) -> str:
-    """Where the picture of a scene lies among the run's images."""
+    """The name of a scene's picture in the run folder."""
     return f"{sort}/{index:04d}-{column}"
 
 
 def solver_of(pipe: Any) -> str:
-    """The solver that a pipeline has, by its name among the settings; else by its class, as for flow models."""
+    """The name of a pipeline's scheduler in the settings; for other schedulers (flow models) the name of its class."""
     kind = type(pipe.scheduler).__name__
     return {of: name for name, of in SCHEDULERS.items()}.get(kind, kind)
 
@@ -175,9 +175,9 @@ def solver_of(pipe: Any) -> str:
 def judge_scene(
     drawn: Scene, facts: Sequence[Fact | None], image: Image.Image, other: Image.Image | None = None
 ) -> dict[str, Any]:
-    """What the oracle says of a picture: a letter a sentence, "." where a sentence does not say such a thing.
+    """The verdicts of the oracle on a picture: one letter for each sentence, "." if a sentence has no such statement.
 
-    Under ``objects`` stand the counts of surplus, repeated and missing ones.
+    ``objects`` has the numbers of surplus, repeated and missing stickers.
 
     Args:
         drawn: the scene that the picture should show.
@@ -217,7 +217,7 @@ def letters_true(letters: str) -> np.ndarray:
 
 
 def _starts(done: int, scenes: int) -> list[int]:
-    """First scenes of the parts that are left. None is of one scene: chance needs another's picture."""
+    """First scenes of the remaining parts. A part has at least two scenes: chance needs another scene's picture."""
     starts = list(range(done, scenes, AT_ONCE))
     if starts and scenes - starts[-1] == 1:
         starts[-1] -= 1

@@ -1,7 +1,7 @@
-"""A study's settings and its run folder, in which it can go on.
+"""The settings of a study of scenes, and its run folder, which can be continued.
 
-What is known of every picture is kept, one file a column, so that an interrupted study goes on where it was, and
-another column can be added to a finished one::
+The folder has a file for each column with the verdicts on every picture. So an interrupted study continues, and a
+finished one can get another column::
 
     columns/self-contained-sft.jsonl
         {"drawn_with": {…}}                                             settings and hashes of the weights
@@ -28,15 +28,13 @@ from longalign.weights.lora_file import resolve_lora
 from longalign.worlds import resolve_model
 
 COMMAND = "stickers study"
-ROWS = (
-    2  # raise it when the lines of a column's file say something else; those of another number are made anew
-)
+ROWS = 2  # raise it when the format of a column's file changes; files with another number are made again
 CAPTIONS = {"self-contained": False, "referring": True}  # name → whether sentences refer to the one before
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """What is drawn. `objects`: least and most stickers of a scene; `captions`: names in `CAPTIONS`.
+    """What is drawn. `objects`: least and greatest number of stickers of a scene; `captions`: names in `CAPTIONS`.
 
     `guidance` and `scheduler` (of `longalign.diffusion.sampling.set_scheduler`): None is what suits the model.
     """
@@ -53,7 +51,7 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if self.scenes < 2:
             raise LongalignError(
-                "a study needs 2 scenes at the least: chance is one scene's picture under another's text"
+                "a study needs at least 2 scenes: chance is measured on the picture of another scene"
             )
         if unknown := set(self.captions) - set(CAPTIONS):
             raise LongalignError(
@@ -62,7 +60,7 @@ class StudyConfig:
 
 
 def column_key(column: Column, config: StudyConfig, length: int) -> dict[str, Any]:
-    """All that the pictures of a column depend on, and what their lines say."""
+    """Everything that the pictures of a column depend on, and the format of its file."""
     tokens = column.soft_tokens
     return {
         "rows": ROWS,
@@ -76,7 +74,7 @@ def column_key(column: Column, config: StudyConfig, length: int) -> dict[str, An
 
 
 def _settings(config: StudyConfig) -> dict[str, Any]:
-    """What two runs in one folder must have in common."""
+    """The settings that must be equal to continue a folder."""
     common = {k: v for k, v in asdict(config).items() if k not in ("scenes", "captions")}
     return {**json.loads(json.dumps(common)), "split": "test"}
 
@@ -96,7 +94,7 @@ def _sha256(path: Path) -> str:
 
 
 def read_rows(file: Path, key: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The lines of a column's file; none where there is no file, or where it was drawn with something else."""
+    """The lines of a column's file. Empty if there is no file, or if its pictures were drawn with other settings."""
     try:
         head, *rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
@@ -108,7 +106,7 @@ def read_rows(file: Path, key: Mapping[str, Any]) -> list[dict[str, Any]]:
 def open_study(
     out: str | Path | None, config: StudyConfig, columns: Mapping[str, Column], overwrite: bool
 ) -> RunFolder:
-    """The run folder, made or taken up again."""
+    """The run folder, new or continued."""
     resolved = {
         "command": COMMAND,
         **_settings(config),
@@ -136,14 +134,14 @@ def open_study(
 
 
 class Reopened(RunFolder):
-    """A run folder to go on in."""
+    """A run folder that is continued: nothing in it is removed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
 
 def _earlier(path: Path) -> dict[str, Any] | None:
-    """The settings of the study in a folder; None where there is none."""
+    """The settings of the study in a folder; None if there is none."""
     try:
         config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

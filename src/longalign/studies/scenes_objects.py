@@ -1,7 +1,7 @@
-"""Surplus, repeated and missing objects: what a study counts in the pictures, and its tables.
+"""Surplus, repeated and missing objects: how a study counts them in pictures, and its tables.
 
-SoftREPA is known to repeat objects (FACTS §2.5), which sentence-by-sentence truth does not see: nobody says what is not
-there.
+Soft tokens can make a model repeat objects. The truth of single sentences does not show this, because no sentence says
+what is absent.
 """
 
 from __future__ import annotations

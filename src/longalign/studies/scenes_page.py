@@ -1,4 +1,4 @@
-"""A study's tables and page."""
+"""Tables and page of a study of scenes."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ from longalign.studies.scenes import (
 from longalign.studies.scenes_objects import objects_tables
 from longalign.versions import provenance
 
-MOST_CASES = 8  # scenes on the page, of each sort of captions
+MOST_CASES = 8  # scenes on the page for each sort of captions
 _MARKS = {letter: mark for mark, letter in LETTERS.items()}
 BEFORE, BEYOND, ALL = PARTS
 
 
 def tables_of(result: StudyResult) -> list[Table]:
-    """Shares for each sort of captions; differences; what the sentences say; surplus and missing objects; looks."""
+    """Shares for each sort of captions, differences, shares by statement, surplus and missing objects, and looks."""
     shares = [
         share_table(
             _true(series) | {CHANCE: _chance(series)}, _beyond(series), f"{sort.capitalize()} captions"
@@ -68,7 +68,7 @@ def tables_of(result: StudyResult) -> list[Table]:
 
 
 def differences(result: StudyResult) -> Table:
-    """Beyond against before the window, each column against the one to its left, referring against self-contained."""
+    """Beyond minus before the window, each column minus the one on its left, referring minus self-contained."""
     labels = list(result.columns)
     rows: list[list[str | Estimate]] = []
     counts: dict[str, dict[str, Any]] = {}
@@ -100,7 +100,7 @@ def _to_the_left(counts: Mapping[str, Any], labels: list[str]) -> list[str | Est
 
 
 def aspect_tables(result: StudyResult) -> list[Table]:
-    """Share of true statements by what is stated, for each sort of captions."""
+    """Share of true statements by kind of statement, for each sort of captions."""
     found = []
     for sort, series in result.series.items():
         rows: list[list[str | Estimate]] = []
@@ -110,10 +110,10 @@ def aspect_tables(result: StudyResult) -> list[Table]:
                 rows.append([aspect, *cells])
         found.append(
             Table(
-                f"By what is said, {sort} captions",
+                f"By statement, {sort} captions",
                 ["", *series.rows],
                 rows,
-                note="A sentence may say several things, each judged by itself. Kind, anywhere: the sticker is "
+                note="A sentence may make several statements, each judged by itself. Kind, anywhere: the sticker is "
                 "somewhere in the picture. 95 % bootstrap intervals over scenes.",
             )
         )

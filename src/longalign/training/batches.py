@@ -1,6 +1,6 @@
-"""Which rows a step sees. It depends on the seed and the step alone, so a run can go on from any step.
+"""The rows of each training step. They depend only on the seed and the step, so a run can resume from any step.
 
-The rows of all steps are one endless row of epochs, each a permutation of the data of its own::
+The rows of all steps form one endless sequence of epochs. Each epoch has its own permutation of the data::
 
     π_0(0) … π_0(n−1)  π_1(0) … π_1(n−1)  π_2(0) …
     └ step 0: B rows ┘└ step 1 ┘ …                    (a step may reach over the end of an epoch)
@@ -12,6 +12,7 @@ b rows in each of P processes. So P processes with A micro-batches see the same 
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +27,7 @@ from longalign.training.recipe import TrainSettings
 
 @dataclass(frozen=True)
 class Batching:
-    """batch_size = micro_batch_size × num_processes × accumulation."""
+    """How a step's rows are shared out: batch_size = micro_batch_size × num_processes × accumulation."""
 
     batch_size: int
     micro_batch_size: int
@@ -45,12 +46,12 @@ class Batching:
 
     @classmethod
     def of(cls, train: TrainSettings, num_processes: int, rows: int | None = None) -> Batching:
-        """Share out `train.batch_size` in micro-batches of `rows` rows, else as the recipe says.
+        """Share out `train.batch_size` in micro-batches of `rows` rows; without `rows` as the recipe says.
 
-        `auto` is a process's whole share at first.
+        For `auto` this gives a process's whole share, where the search begins.
 
         Raises:
-            LongalignError: it cannot be shared out evenly; the nearest sizes that can be are named.
+            LongalignError: it cannot be shared out evenly; the message names the nearest sizes that can.
         """
         whole = train.batch_size
         if rows is None and train.micro_batch_size != "auto":
@@ -67,7 +68,7 @@ class Batching:
         return cls(whole, micro, num_processes, whole // (micro * num_processes))
 
     def smaller(self) -> Batching | None:
-        """The same batch in micro-batches of at most half as many rows; None where they are of one row already."""
+        """The same batch in micro-batches of at most half as many rows; None if they have one row already."""
         share = self.batch_size // self.num_processes
         for rows in range(self.micro_batch_size // 2, 0, -1):
             if share % rows == 0:
@@ -75,7 +76,7 @@ class Batching:
         return None
 
     def first_row(self, micro_batch: int, process_index: int) -> int:
-        """Where in a step's rows a process's micro-batch begins."""
+        """The place in a step's rows where a micro-batch of a process begins."""
         return (micro_batch * self.num_processes + process_index) * self.micro_batch_size
 
 
@@ -106,7 +107,7 @@ class RowOrder:
 
 
 class MicroBatches(Sampler[list[int]]):
-    """The micro-batches of one process, from step `start` to before step `stop`, as a `DataLoader` wants them."""
+    """The micro-batches of one process, from step `start` to before step `stop`, for a `DataLoader`."""
 
     def __init__(
         self, order: RowOrder, batching: Batching, process_index: int, start: int, stop: int
@@ -145,13 +146,16 @@ def make_loader(
     order = RowOrder(len(data), batching.batch_size, seed)  # type: ignore[arg-type]
     # Forked, since `collate` is a method of the objective, which would travel to a spawned worker with its models.
     fork = num_workers > 0 and "fork" in multiprocessing.get_all_start_methods()
-    return DataLoader(
-        data,
-        batch_sampler=MicroBatches(order, batching, process_index, start, stop),
-        collate_fn=collate,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        # Its own: a loader draws a seed for workers even without any, and would move the step's random state.
-        generator=torch.Generator().manual_seed(seed),
-        multiprocessing_context="fork" if fork else None,
-    )
+    with warnings.catch_warnings():
+        # More workers than cores: the recipe asks for them, and a container may count its cores wrongly.
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        return DataLoader(
+            data,
+            batch_sampler=MicroBatches(order, batching, process_index, start, stop),
+            collate_fn=collate,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            # Its own: a loader draws a seed for workers even without any, and would move the step's random state.
+            generator=torch.Generator().manual_seed(seed),
+            multiprocessing_context="fork" if fork else None,
+        )

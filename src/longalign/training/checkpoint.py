@@ -1,4 +1,4 @@
-"""Checkpoints: folders that are there whole or not at all, holding tensors and JSON, never a pickle.
+"""Checkpoints: folders of safetensors and JSON, without pickles. A checkpoint is complete or does not exist.
 
 checkpoints/step-00000100/
     modules.safetensors    what is trained, and its buffers
@@ -42,11 +42,11 @@ def write_checkpoint(
 ) -> Path:
     """Write ``<folder>/step-<step>`` and remove all but the last `keep` checkpoints up to it.
 
-    The files are flushed in a temporary folder, which then gets its name. Later checkpoints than this one (left from
-    before a resumption from an earlier one) are removed too: they are of a course that was given up.
+    The files are flushed in a temporary folder, which then gets its name. Later
+    checkpoints than this one are removed too: a run that resumed from an earlier checkpoint has left them behind.
 
     Raises:
-        LongalignError: the disk refuses; the earlier checkpoints stay as they are.
+        LongalignError: the disk cannot be written; earlier checkpoints stay as they are.
     """
     final = _write(folder / f"step-{step:08d}", step, parts, state)
     every = _steps(folder)
@@ -60,7 +60,7 @@ def write_best(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]
     """Write ``<folder>/best-<step>``; remove earlier ones that no checkpoint refers to.
 
     Raises:
-        LongalignError: the disk refuses; what was there stays as it was.
+        LongalignError: the disk cannot be written; earlier files stay as they are.
     """
     final = _write(best_path(folder, step), step, parts, {})
     _tidy(folder, but=step)
@@ -68,7 +68,7 @@ def write_best(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]
 
 
 def best_path(folder: Path, step: int) -> Path:
-    """Where among the checkpoints the best weights of a step are."""
+    """The folder of the best weights of a step."""
     return folder / f"best-{step:08d}"
 
 
@@ -95,7 +95,7 @@ def _write(
 
 
 def _tidy(folder: Path, but: int | None = None) -> None:
-    """Remove what no run needs. It may go on from any checkpoint, and then needs the best weights that it had there."""
+    """Remove best weights that no checkpoint refers to; a run may resume from any checkpoint and needs those."""
     used = {but, *map(_best_step, _steps(folder).values())}
     for path in folder.glob("best-*"):
         if (match := _BEST.fullmatch(path.name)) and int(match[1]) not in used:
@@ -115,7 +115,7 @@ def _best_step(path: Path) -> int | None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint of `folder` that is whole. Each broken one after it is left out with a warning."""
+    """The last complete checkpoint in `folder`. A warning names each broken one after it."""
     for path in reversed(_steps(folder).values()):
         if (broken := _broken(path)) is None:
             return path

@@ -1,4 +1,4 @@
-"""`plan`: what a recipe will cost, from one measured step, without writing anything."""
+"""`plan`: time and memory that a recipe needs, from one measured step. It writes nothing."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from typing import Any
 import torch
 
 from longalign.training.batches import Batching, make_loader
-from longalign.training.fitting import settle_batching
 from longalign.training.processes import average_gradients, make_accelerator
 from longalign.training.recipe import Recipe
-from longalign.training.step import build_task, set_random_state, take_micro_batch
+from longalign.training.step import build_task, set_random_state, settle_batching, take_micro_batch
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What training will cost each process.
+    """Time and memory of a training run, for each process.
 
     Attributes:
+        device: the device of the trial.
         modules: name → (trainable, all) parameters.
-        steps: updates of the weights. rows: how many the data has. epochs: how often each is seen.
+        steps: updates of the weights.
+        rows: number of rows of the data.
+        epochs: how many times each row is seen.
         batching: how a step's rows are shared out, found by trying where the recipe says `auto`.
         weights_bytes, gradients_bytes, optimizer_bytes, average_bytes: known from the parameters alone.
-        peak_bytes: measured in a micro-batch and an update: the above, frozen models, activations. On a GPU what
-            torch has allotted; else the whole process.
-        step_s: measured: `accumulation` micro-batches and an update; total_s: all steps, without evaluations.
+        peak_bytes: measured in a micro-batch and an update: the above, frozen models, activations. On a GPU the
+            memory that torch has allocated; else that of the whole process.
+        step_s: seconds of a step, measured: `accumulation` micro-batches and an update.
+        total_s: seconds of all steps, without evaluations.
     """
 
     device: str
@@ -51,7 +54,9 @@ class Plan:
 
 
 def plan(recipe: Recipe) -> Plan:
-    """Build the recipe's model and data, take two micro-batches (the second is timed) and an update, and forget them.
+    """Build the recipe's model and data, compute two micro-batches (the second is timed) and an update.
+
+    Nothing is kept.
 
     Raises:
         LongalignError: what `fit` would refuse at its start.

@@ -1,4 +1,4 @@
-"""Keys of a recipe: dotted overrides, and unknown keys answered with the nearest right one."""
+"""Keys of a recipe: overrides such as ``train.lr=1e-4``, and errors that name the nearest key for an unknown one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def keys_of(model: type[BaseModel]) -> Keys:
-    """The keys that `model` reads, those of models inside it too (lists and unions of models are left to pydantic)."""
+    """The keys of `model` and of the models inside it. Lists and unions of models are left to pydantic."""
     found: dict[str, Keys | None] = {}
     for name, field in model.model_fields.items():
         inner = [a for a in (field.annotation, *typing.get_args(field.annotation)) if _is_model(a)]
@@ -28,7 +28,11 @@ def keys_of(model: type[BaseModel]) -> Keys:
 
 
 def check_keys(values: Mapping[str, Any], keys: Keys) -> None:
-    """Raise `LongalignError` for the first key of `values` that is none of `keys`, naming the nearest right one."""
+    """Check that all keys of `values` are known.
+
+    Raises:
+        LongalignError: one is not; the message names the nearest known key.
+    """
     for path in _unknown(values, keys):
         raise LongalignError(f"{path}: no such key; {_advice(path, keys)}")
 
@@ -61,7 +65,11 @@ def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
 
 
 def validated(model: type[M], values: Any, path: str = "") -> M:
-    """`values` as `model`; what is wrong with them is said with dotted paths under `path`, in one line."""
+    """`values` as `model`.
+
+    Raises:
+        LongalignError: values are wrong; one line names each by its dotted path under `path`.
+    """
     if not isinstance(values, Mapping):
         raise LongalignError(f"{path}: a section of keys is wanted, not {values!r}")
     try:
@@ -80,7 +88,7 @@ def differing(one: Any, other: Any, path: str = "") -> Iterator[str]:
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """``"did you mean reward?"``, or else what there is."""
+    """``"did you mean reward?"``, or a list of all names if none is near."""
     near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
 

@@ -1,4 +1,4 @@
-"""What a run leaves beside its checkpoints: the model for users, and the report."""
+"""Results of a run besides its checkpoints: the model, and the report."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from longalign.report import Curve, Line, Report, Table, write_report
 from longalign.report.curve import smoothed
 from longalign.runs import atomic_folder
 from longalign.training.batches import Batching
-from longalign.training.folder import TrainFolder
+from longalign.training.folder import TrainFolder, sample_cases
 from longalign.training.progress import STOPPED, Best, FitResult
 from longalign.training.recipe import Recipe
-from longalign.training.samples import sample_cases
 from longalign.training.weights import Weights
 from longalign.versions import versions
 
@@ -23,10 +22,10 @@ _LAST = ["grad_norm", "lr"]  # curves that few look at come last
 
 
 def save_model(objective: Objective, folder: Path) -> Path:
-    """`objective.save` into `folder`, which is replaced as a whole or stays as it was.
+    """Save the model into `folder`, which is replaced as a whole or, on an error, stays as it was.
 
     Raises:
-        LongalignError: the disk refuses.
+        LongalignError: the disk cannot be written.
     """
     try:
         with atomic_folder(folder) as temporary:
@@ -85,7 +84,7 @@ def write_page(
 
 
 def held_out_table(rows: list[dict[str, Any]], best: Best | None = None) -> list[Table]:
-    """The figures of the first, the best and the last evaluation; none where there was none."""
+    """A table of the first, the best and the last evaluation; empty if there was none."""
     found = {row["step"]: row for row in rows if row.get("kind") == "evaluate"}
     if not found:
         return []
@@ -99,7 +98,7 @@ def held_out_table(rows: list[dict[str, Any]], best: Best | None = None) -> list
 
 
 def learning_curves(rows: list[dict[str, Any]], best: Best | None = None) -> list[Curve]:
-    """A curve for every metric of the training lines and of evaluations, those of one name together.
+    """One figure for every metric, with its training and held-out curves.
 
     The loss comes first, then the figure that tells the best evaluation, whose step is marked; so where a reward goes
     on rising while its judges turn away, that is seen.

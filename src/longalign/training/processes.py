@@ -1,4 +1,4 @@
-"""What several training processes have to agree on. With one, each function here returns what it was given.
+"""Communication between training processes. With one process each function returns its input.
 
 Gradients are averaged here and not by DistributedDataParallel: its hooks know `forward` alone, and objectives call
 other methods of a module, or a module several times, or none of it in some step.
@@ -7,6 +7,7 @@ other methods of a module, or a module several times, or none of it in some step
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -23,17 +24,23 @@ R = TypeVar("R")
 BUCKET_NUMBERS = 2**25  # numbers sent at once: 128 MiB of float32
 
 
-def make_accelerator(precision: str) -> Accelerator:
-    """The accelerator of this process: device and process group as `accelerate launch` set them, autocast as asked.
+def make_accelerator(precision: str, *, cpu: bool = False) -> Accelerator:
+    """The accelerator of this process, with the device and process group that `accelerate launch` has set up.
+
+    Args:
+        precision: ``no``, ``bf16`` or ``fp16``: the dtype of autocast.
+        cpu: use the CPU, also where there is a GPU.
 
     Raises:
         LongalignError: the device cannot do `precision`, or accelerate is set up to shard models.
     """
+    # accelerate warns of an old Linux kernel, which a user of a shared machine cannot change.
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     AcceleratorState._reset_state()  # else a second run in one process could not have another precision
     try:
         # Saving a model may take the main process longer than the ten minutes that others wait by default.
         patience = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=2))
-        accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[patience])
+        accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[patience])
     except ValueError as error:
         raise LongalignError(f"train.precision {precision}: {error}; take bf16 or no") from error
     if (
@@ -73,14 +80,14 @@ def average_gradients(parameters: Sequence[Tensor], accelerator: Accelerator, ac
 
 
 def same_everywhere(tensors: Sequence[Tensor], accelerator: Accelerator) -> None:
-    """Give every process the main one's values, whatever each drew when it built its model."""
+    """Copy the main process's values to all processes; each may have built its model with other random numbers."""
     if accelerator.num_processes > 1:
         for tensor in tensors:
             dist.broadcast(tensor.data, src=0)
 
 
 def agree(accelerator: Accelerator, *wishes: bool) -> tuple[bool, ...]:
-    """Each wish of any process becomes that of all: clocks differ, and a signal may reach one process alone."""
+    """True for each wish that any process has: clocks differ, and a signal may reach only one process."""
     if accelerator.num_processes == 1:
         return wishes
     flags = torch.tensor([float(w) for w in wishes], device=accelerator.device)
@@ -89,7 +96,7 @@ def agree(accelerator: Accelerator, *wishes: bool) -> tuple[bool, ...]:
 
 
 def on_main(accelerator: Accelerator, function: Callable[[], R]) -> R:
-    """The main process's `function()` for all. Where it fails, all fail: none waits for what will not come."""
+    """Run `function` in the main process and give its result to all. If it fails, all processes fail."""
     if accelerator.num_processes == 1:
         return function()
     box: list[Any] = [None, None]
@@ -108,7 +115,7 @@ def on_main(accelerator: Accelerator, function: Callable[[], R]) -> R:
 
 
 def on_main_only(accelerator: Accelerator, function: Callable[[], Any]) -> Any:
-    """The main process's result for itself, None for the others; its failure is everyone's."""
+    """Run `function` in the main process; its result there, None elsewhere. If it fails, all processes fail."""
     box: list[Any] = []
     on_main(accelerator, lambda: box.append(function()))
     return box[0] if box else None
@@ -132,7 +139,7 @@ class Means:
             pair[0], pair[1] = pair[0] + total, pair[1] + count
 
     def gather(self, accelerator: Accelerator) -> dict[str, list[float]]:
-        """Name → [sum, count] over all processes, which all have to call this. `Means(state)` takes it up again."""
+        """Name → [sum, count] over all processes; every process has to call this. `Means(state)` restores it."""
         own = {name: [float(total), count] for name, (total, count) in self.sums.items()}
         if accelerator.num_processes == 1:
             return own
@@ -143,7 +150,7 @@ class Means:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Neighbours of one type on one device, up to `BUCKET_NUMBERS` together (a larger one goes alone)."""
+    """Groups of consecutive tensors of one dtype and device, of at most `BUCKET_NUMBERS` numbers."""
     buckets: list[list[Tensor]] = []
     size = 0
     for t in tensors:
@@ -158,7 +165,7 @@ def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
 
 
 def leave_group() -> None:
-    """Wait for the other processes and leave the group, as the last thing that all of them do.
+    """Wait for the other processes and leave the process group; call this last.
 
     Left to the interpreter's exit, a process whose peer is gone already may abort (gloo, seen once on a busy
     machine).

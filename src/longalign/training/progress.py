@@ -1,4 +1,4 @@
-"""How far a run is, and what it came to."""
+"""Progress and result of a training run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STOPPED: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Best:
-    """The best evaluation so far: which figure of it was compared, and how (`max` or `min`)."""
+    """The best evaluation so far: the metric that decides, and its mode (`max` or `min`)."""
 
     metric: str
     mode: str
@@ -37,7 +37,7 @@ class Best:
 
 @dataclass
 class Progress:
-    """How far a run is; what a checkpoint's `state.json` holds of it."""
+    """Progress of a run, as a checkpoint's `state.json` stores it."""
 
     step: int = 0
     skipped: int = 0
@@ -49,27 +49,27 @@ class Progress:
     evaluations_since_best: int = 0
 
     def state(self, accelerator: Accelerator) -> dict[str, Any]:
-        """Every process has to call this, since the metrics since the last line are theirs together."""
+        """The state as plain values. Every process has to call this, since it sums metrics over processes."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         best = None if self.best is None else dataclasses.asdict(self.best)
         return {**plain, "best": best, "window": self.window.gather(accelerator)}
 
     @classmethod
     def of(cls, state: Mapping[str, Any], accelerator: Accelerator) -> Progress:
-        """What `state` gave; what an older version did not write is as at the start."""
+        """Restore what `state` gave. Values that an older version did not write keep their defaults."""
         known = {f.name: state[f.name] for f in dataclasses.fields(cls) if f.name in state}
         best = None if known.get("best") is None else Best(**known["best"])
         window = Means(state["window"] if accelerator.is_main_process else None)
         return cls(**{**known, "best": best, "window": window})
 
     def follow(self, wanted: BestSettings | None) -> None:
-        """Forget a best evaluation that was told by another figure."""
+        """Forget the best evaluation if the recipe now names another metric or mode."""
         best = self.best
         if best is not None and (wanted is None or (best.metric, best.mode) != (wanted.metric, wanted.mode)):
             self.best, self.evaluations_since_best = None, 0
 
     def compare(self, value: float, wanted: BestSettings) -> bool:
-        """Is this step's evaluation the best so far? The first of equals is, and what is not finite never."""
+        """Is this step's evaluation the best so far? Of equal values the first counts; a value must be finite."""
         sign = 1 if wanted.mode == "max" else -1
         if math.isfinite(value) and (self.best is None or sign * value > sign * self.best.value):
             self.best, self.evaluations_since_best = Best(wanted.metric, wanted.mode, self.step, value), 0
@@ -78,14 +78,14 @@ class Progress:
         return False
 
     def exhausted(self, wanted: BestSettings | None) -> bool:
-        """Has there been no better evaluation for `patience` of them?"""
+        """Have the last `patience` evaluations brought no better one?"""
         patience = None if wanted is None else wanted.patience
         return patience is not None and self.evaluations_since_best >= patience
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         folder: the run folder.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +14,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from longalign.errors import LongalignError
-from longalign.objectives import OBJECTIVES
+from longalign.objectives import OBJECTIVES, Objective
+from longalign.plugins import unknown
 from longalign.recipes import find_recipe
 from longalign.training.keys import (
     check_keys,
     keys_of,
-    nearest,
     one_line,
     override,
     validated,
@@ -28,7 +27,7 @@ from longalign.training.keys import (
 
 
 class BestSettings(BaseModel):
-    """The section `train.best`, a guard against over-fitting: which evaluation is the best, and when none is to come.
+    """The section `train.best`, a guard against over-fitting: which evaluation is best, and when to stop early.
 
     The weights of the best evaluation are kept in a checkpoint of their own, and become `model/` at the end.
     """
@@ -37,20 +36,20 @@ class BestSettings(BaseModel):
 
     metric: str = Field(
         min_length=1,
-        description="a figure of the evaluations, as metrics.jsonl names it: loss, true, score_…",
+        description="a metric of the evaluations, as metrics.jsonl names it: loss, true, score_…",
     )
-    mode: Literal["max", "min"] = Field(description="is more of it better, or less")
+    mode: Literal["max", "min"] = Field(description="max if larger is better, min if smaller is better")
     patience: int | None = Field(
         None, gt=0, description="stop after so many evaluations without a better one; null: never"
     )
 
 
 class TrainSettings(BaseModel):
-    """The section `train`: what is the same for every objective.
+    """The section `train`, the same for every objective.
 
     A *step* is one update of the weights. Its `batch_size` rows are shared out among the processes in micro-batches of
-    `micro_batch_size` rows (by default a process's whole share at once; with `auto` the largest part of it that a trial
-    before the first step finds to fit into memory); gradients are averaged over all of them.
+    `micro_batch_size` rows (by default a process's whole share; with `auto` the largest part of it that fits into
+    memory, found by a trial before the first step); gradients are averaged over all of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -77,31 +76,31 @@ class TrainSettings(BaseModel):
     lr_every: int = Field(
         1,
         gt=0,
-        description="steps between changes of the learning rate, after the warm-up; 1: a smooth course",
+        description="steps between changes of the learning rate after the warm-up; 1: every step",
     )
     max_grad_norm: float | None = Field(
-        1.0, gt=0, description="gradients are clipped to this norm; null: not"
+        1.0, gt=0, description="gradients are clipped to this norm; null: no clipping"
     )
     precision: Literal["no", "bf16", "fp16"] = Field(
-        "no", description="autocast; trained weights stay float32"
+        "no", description="dtype of autocast; trained weights stay float32"
     )
     compile: bool = Field(
         False, description="torch.compile what is trained: minutes at the first step, faster steps on a GPU"
     )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the average of the weights; 0: none")
     log_every: int = Field(10, gt=0, description="steps between lines of metrics.jsonl")
-    evaluate_every: int = Field(0, ge=0, description="steps between evaluations; 0: at the end alone")
+    evaluate_every: int = Field(0, ge=0, description="steps between evaluations; 0: only at the end")
     evaluate_first: bool = Field(False, description="evaluate before the first step too, as step 0")
     best: BestSettings | None = Field(
         None, description="keep the weights of the best evaluation, and save those; null: the last ones"
     )
     checkpoint_every_s: float = Field(600.0, gt=0)
-    checkpoint_every_steps: int = Field(0, ge=0, description="as well as by time; 0: by time alone")
-    keep_checkpoints: int = Field(2, gt=0, description="how many of the last ones stay")
+    checkpoint_every_steps: int = Field(0, ge=0, description="in addition to those by time; 0: by time only")
+    keep_checkpoints: int = Field(2, gt=0, description="number of latest checkpoints to keep")
     stop_after_s: float | None = Field(None, gt=0, description="stop with a checkpoint after this time")
     num_workers: int = Field(0, ge=0, description="processes that load data, for each training process")
     tracker: Literal["auto", "none", "tensorboard", "wandb", "trackio"] = Field(
-        "auto", description="who gets metrics and sample pictures; auto: TensorBoard where it is installed"
+        "auto", description="receives metrics and sample pictures; auto: TensorBoard if it is installed"
     )
 
     @field_validator("precision", mode="before")
@@ -165,7 +164,7 @@ HARMLESS = frozenset(
 
 
 class _Head(BaseModel):
-    """The top level of a recipe, its sections apart."""
+    """The top level of a recipe, without its sections."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -177,7 +176,17 @@ class _Head(BaseModel):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A validated recipe. `settings` is the section named as the objective; it and `data` are the objective's own."""
+    """A validated recipe.
+
+    Attributes:
+        objective: name of the objective.
+        model: what is trained, or trained on: an embedded model, a folder or a hub name.
+        train: the section ``train``.
+        data: the section ``data``, a `DataSettings` of the objective.
+        settings: the section with the name of the objective, its `Settings`.
+        seed: of all random numbers.
+        out: the run folder; None: a new one.
+    """
 
     objective: str
     model: str
@@ -197,8 +206,6 @@ class Recipe:
         name = values.get("objective")
         if name is None:
             raise LongalignError(f"objective: is missing; there are {', '.join(OBJECTIVES)}")
-        if not isinstance(name, str) or name not in OBJECTIVES:
-            raise LongalignError(f"objective: there is no {name!r}; {nearest(str(name), list(OBJECTIVES))}")
         kind = objective_class(name)
         sections: dict[str, type[BaseModel]] = {
             "data": kind.DataSettings,
@@ -215,7 +222,7 @@ class Recipe:
         return cls(name, head.model, train, data, settings, head.seed, head.out)
 
     def to_mapping(self) -> dict[str, Any]:
-        """The recipe as resolved, defaults included: plain values, as `from_mapping` reads them."""
+        """The complete recipe with defaults, as plain values that `from_mapping` reads."""
         return {
             "objective": self.objective,
             "model": self.model,
@@ -255,7 +262,18 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise LongalignError(f"{path}: {error}") from error
 
 
-def objective_class(name: str) -> Any:
-    """The class that `OBJECTIVES` names; importing it loads torch but no weights."""
-    module, _, attribute = OBJECTIVES[name].partition(":")
-    return getattr(import_module(module), attribute)
+def objective_class(name: Any) -> type[Objective]:
+    """The class of an objective, by its name in `OBJECTIVES`. This imports torch and loads no weights.
+
+    Raises:
+        LongalignError: the name is unknown, or a plugin gives no `Objective` with `Settings` and `DataSettings`.
+    """
+    if not isinstance(name, str) or name not in OBJECTIVES:
+        raise LongalignError(unknown("objective", str(name), OBJECTIVES))
+    kind = OBJECTIVES[name]
+    if not (isinstance(kind, type) and issubclass(kind, Objective)):
+        raise LongalignError(f"objective {name!r}: {kind!r} is no subclass of longalign.objectives.Objective")
+    for section in ("Settings", "DataSettings"):
+        if not hasattr(kind, section):
+            raise LongalignError(f"objective {name!r}: {kind.__name__} lacks its pydantic model {section}")
+    return kind

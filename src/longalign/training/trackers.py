@@ -20,7 +20,7 @@ PROJECT = "longalign"
 
 
 class Tracker(ABC):
-    """One of accelerate's trackers that also takes sample pictures. It lives in the main process alone."""
+    """One of accelerate's trackers that also takes sample pictures. Only the main process has it."""
 
     def __init__(self, tracker: Any) -> None:
         self.tracker = tracker
@@ -123,7 +123,7 @@ def make_tracker(name: str, folder: Path, config: Mapping[str, Any], step: int =
 
 
 def _identity(folder: Path) -> str:
-    """By which a service knows this run again, kept in ``tracker.json``."""
+    """The id by which a service recognises this run, kept in ``tracker.json``."""
     path = folder / "tracker.json"
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["id"])

@@ -1,4 +1,4 @@
-"""What is trained: parameters by name, AdamW, the learning rate's course, the moving average."""
+"""The trained parameters by name, AdamW, the learning rate schedule, and the moving average."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Weights:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The modules with the average for weights (if there is one) and without dropout, for judging and saving."""
+        """Inside, the modules have the averaged weights (if any) and no dropout, for evaluating and saving."""
         own = [p.detach().clone() for p in self.parameters.values()] if self.average else []
         self._copy(self.average)
         self.mode(training=False)
@@ -96,7 +96,7 @@ class Weights:
             module.train(training)
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        """What a checkpoint holds of it. Frozen weights are left out: building the objective again brings them."""
+        """The tensors for a checkpoint. Frozen weights are left out, since building the objective loads them again."""
         names = list(self.parameters)
         moments = {
             f"{name}::{key}": value
@@ -110,12 +110,12 @@ class Weights:
         }
 
     def judged(self) -> dict[str, Tensor]:
-        """What evaluations see and models are saved from: the average if there is one, and the buffers."""
+        """The weights that are evaluated and saved: the average if there is one, and the buffers."""
         averages = dict(zip(self.parameters, self.average, strict=False))
         return {**self.parameters, **averages, **self.buffers}
 
     def load_judged(self, saved: Mapping[str, Tensor]) -> None:
-        """Take back what `judged` gave, as the modules' own weights.
+        """Load what `judged` gave as the modules' own weights.
 
         Raises:
             LongalignError: names or shapes are not those of these modules.
@@ -123,7 +123,7 @@ class Weights:
         _copy_named("modules", {**self.parameters, **self.buffers}, saved)
 
     def load_parts(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take back what `parts` gave.
+        """Restore what `parts` gave.
 
         Raises:
             LongalignError: names or shapes are not those of these modules.

@@ -10,6 +10,7 @@ The released models had their dropout after `up`; peft has it before `down`. Wit
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,19 +18,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import recurse_remove_peft_layers
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from longalign.backbones import backbone_of
+from longalign.diffusion.pipelines import SETTINGS_FILE
 from longalign.encoding.adapter import TextAdapter
 from longalign.errors import LongalignError
+from longalign.runs import atomic_write_text
 from longalign.weights.factors import change, concatenated
 from longalign.weights.fingerprint import Fingerprint, difference, fingerprint
 from longalign.weights.lora_file import LoraFile, Pair, check_layers, resolve_lora
 from longalign.weights.text_adapter import read_text_adapter, write_text_adapter
 
 ADAPTER_FOLDER = "adapter"
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")  # CLIPs whose LoRAs lie in sub-folders of these names
+CLIP_BLOCKS = ("CLIPAttention", "CLIPMLP")
+
+
+def component_of(model: nn.Module) -> str:
+    """What diffusers' pipelines call such a model: ``unet``, ``transformer`` or, of any CLIP, ``text_encoder``.
+
+    Raises:
+        LongalignError: it belongs to no known backbone.
+    """
+    if getattr(getattr(model, "config", None), "model_type", None) == "clip_text_model":
+        return TEXT_ENCODERS[0]
+    return backbone_of(model).component
 
 
 def target_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -38,7 +55,7 @@ def target_layers(model: nn.Module) -> dict[str, nn.Module]:
     The order is that of ``named_modules()``: block by block, and in each block its layers. A layer in two nested blocks
     appears once, with the outer block. Layers that peft has wrapped appear unwrapped, under their own names.
     """
-    blocks = backbone_of(model).lora_blocks
+    blocks = CLIP_BLOCKS if component_of(model) == TEXT_ENCODERS[0] else backbone_of(model).lora_blocks
     found: dict[str, nn.Module] = {}
     for block_name, block in model.named_modules():
         if type(block).__name__ in blocks:
@@ -58,7 +75,8 @@ def attach(
     name: str = "default",
     layers: Iterable[str] | None = None,
 ) -> list[nn.Parameter]:
-    """Put a new LoRA on a UNet or transformer, and freeze all other parameters of the model.
+    """Put a new LoRA on a UNet, a transformer or a CLIP text encoder, and freeze all its other parameters.
+
 
     LoRAs that are on the model already stay active and frozen, so stages can be stacked. The LoRA's weights and its
     part of the computation are float32, whatever the model's precision; autocast may change the computation.
@@ -130,7 +148,9 @@ def merge(model: Any, names: Sequence[str] | None = None) -> None:
         if changes:
             weight.copy_(weight.float() + torch.stack(changes).sum(0).to(weight.device))
     if len(names) == len(attached(model)):
-        model.unload_lora()
+        recurse_remove_peft_layers(model)  # as diffusers' `unload_lora`, which models of transformers lack
+        del model.peft_config
+        model._hf_peft_config_loaded = False
     else:
         model.delete_adapters(list(names))
 
@@ -191,6 +211,7 @@ def save(
     adapter: TextAdapter | None = None,
     base: Fingerprint | None = None,
     base_name: str = "",
+    strategy: str = "clip-cat",
 ) -> Path:
     """Write the LoRAs of a model as one that ``pipe.load_lora_weights(folder)`` reads.
 
@@ -203,6 +224,7 @@ def save(
         adapter: the text adapter that was trained with it, saved in ``folder/adapter``.
         base: ``fingerprint(model)``, if it is known already; for a big model it takes seconds.
         base_name: what to call the base in messages.
+        strategy: how texts were encoded in training, for `longalign.weights.stack.strategy_for`.
 
     Returns:
         the path of the LoRA file.
@@ -217,7 +239,7 @@ def save(
     }
     file = LoraFile(
         pairs,
-        backbone_of(model).component,
+        component_of(model),
         alpha=float(model.peft_config[names[0]].lora_alpha) if len(names) == 1 else None,
         base=base or fingerprint(model, base_name),
         stacked_on=tuple(n for n in attached(model) if n not in names),
@@ -225,7 +247,14 @@ def save(
     path = file.write(folder)
     if adapter is not None:
         write_text_adapter(adapter, Path(folder) / ADAPTER_FOLDER)
+    note_strategy(folder, strategy)
     return path
+
+
+def note_strategy(folder: str | os.PathLike[str], strategy: str) -> None:
+    """Write beside a LoRA how texts were encoded in its training, unless it was ``clip-cat``."""
+    if strategy != "clip-cat":
+        atomic_write_text(Path(folder) / SETTINGS_FILE, json.dumps({"strategy": strategy}) + "\n")
 
 
 def load(
@@ -278,7 +307,7 @@ def put(
     trainable: bool = False,
 ) -> None:
     """`load` for a file that was read already; `where` is its name in messages."""
-    if file.component != backbone_of(model).component:
+    if file.component != component_of(model):
         raise LongalignError(
             f"{where}: is a LoRA of a {file.component}, and this is a {type(model).__name__}"
         )

@@ -2,6 +2,7 @@
 
 folder/
     pytorch_lora_weights.safetensors   <component>.<layer>.lora_A.weight (down), .lora_B.weight (up)
+    text_encoder/                      a LoRA of the (first) text encoder, likewise; text_encoder_2/ of the second
     adapter/                           the T5 → UNet text adapter, if one was trained with the LoRA
 
 The file's metadata holds diffusers' own entry (rank and alpha, without which alpha ≠ rank would be read wrongly) and
@@ -47,7 +48,7 @@ class LoraFile:
 
     Attributes:
         layers: module name → factors.
-        component: name of the denoising module in pipelines: ``unet``, ``transformer`` or another backbone's.
+        component: of the pipeline: ``unet``, ``transformer`` or another backbone's; ``text_encoder`` of any CLIP.
         alpha: the change is scaled by alpha / rank; None stands for alpha = rank.
         base: fingerprint of the weights on which it was trained; None if unknown.
         stacked_on: names of other LoRAs that were on the model in training.
@@ -116,7 +117,10 @@ class LoraFile:
 
 def _layers(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, dict[str, Pair]]:
     """Component and factors, with their shapes checked against each other."""
-    known = {key.partition(".")[0] for key in tensors if key.endswith((_DOWN, _UP))} & set(components())
+    known = {key.partition(".")[0] for key in tensors if key.endswith((_DOWN, _UP))} & {
+        *components(),
+        "text_encoder",
+    }
     if len(known) != 1:
         raise LongalignError(
             f"{path}: is not a LoRA in the layout of diffusers and peft for one of {', '.join(components())} "

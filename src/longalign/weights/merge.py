@@ -15,7 +15,7 @@ import torch
 from longalign.backbones import backbone_of, denoising_module
 from longalign.errors import LongalignError
 from longalign.report import Table
-from longalign.weights import lora
+from longalign.weights import lora, text_lora
 from longalign.weights.convert import new_folder
 from longalign.weights.factors import added, truncated
 from longalign.weights.fingerprint import Fingerprint
@@ -23,6 +23,7 @@ from longalign.weights.lora_file import LoraFile, Pair, resolve_lora
 from longalign.weights.stack import (
     check_order,
     load_pipeline,
+    strategy_for,
     text_adapter,
 )
 from longalign.weights.text_adapter import write_text_adapter
@@ -77,7 +78,8 @@ def merge_loras(
 ) -> Merged:
     """Write several stacked LoRAs of one model as one: the sum of their changes, with the first one's base.
 
-    The text adapter of the last stage that has one is copied, too.
+    The text adapter of the last stage that has one is copied, too. LoRAs of text encoders are added exactly.
+
 
     Args:
         names: LoRA folders, files or `stickers/…`, in the order of training.
@@ -116,6 +118,13 @@ def merge_loras(
         merged.write(folder)
         if (adapter := text_adapter(names)) is not None:
             write_text_adapter(adapter, folder / lora.ADAPTER_FOLDER)
+        for encoder in lora.TEXT_ENCODERS:
+            parts = [
+                LoraFile.read(path) for name in names if (path := text_lora.text_loras(name).get(encoder))
+            ]
+            if parts:
+                LoraFile(added(parts), parts[0].component, base=parts[0].base).write(folder / encoder)
+        lora.note_strategy(folder, strategy_for("auto", names))
     return Merged(Path(out), merged.rank, errors)
 
 
@@ -145,6 +154,8 @@ def merge_into(
     trained = {backbone_of(pipe).component: denoising_module(pipe)}
     if (adapter := text_adapter(names)) is not None:
         trained[lora.ADAPTER_FOLDER] = adapter
+    changed = {encoder for name in names for encoder in text_lora.text_loras(name)}
+    trained |= {encoder: clip for encoder, clip in text_lora.clips_of(pipe).items() if encoder in changed}
     with new_folder(Path(out)) as folder:
         save_whole(pipe, model, trained, folder)
     return Merged(Path(out), 0, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,13 +11,13 @@ from typing import Any
 import torch
 
 from longalign.backbones import denoising_module
-from longalign.diffusion.pipelines import open_pipeline
+from longalign.diffusion.pipelines import SETTINGS_FILE, open_pipeline
 from longalign.encoding import T5Branch
 from longalign.encoding.adapter import TextAdapter
 from longalign.errors import LongalignError
 from longalign.runtime import quiet
 from longalign.soft_tokens import loading as of_tokens
-from longalign.weights import lora
+from longalign.weights import lora, text_lora
 from longalign.weights.factors import without
 from longalign.weights.lora_file import LoraFile, resolve_lora
 from longalign.worlds import DEFAULT, resolve_model
@@ -32,7 +33,7 @@ class Stack:
         soft_tokens: trained soft text tokens: a file, the folder that holds one (such as a run folder of
             `longalign train`), or embedded ones. None: none.
         soft_token_scale, soft_token_branches: as in `longalign.soft_tokens.SoftTokens`.
-        strategy: how prompts are encoded, as in `longalign.encode`.
+        strategy: how prompts are encoded, as in `longalign.encode`; ``auto`` as in `strategy_for`.
         device, dtype: as in `load_pipeline`.
         check_base: refuse LoRAs that were trained on other weights.
     """
@@ -91,6 +92,8 @@ def load_pipeline(
 
     Args:
         name: an embedded model such as ``stickers``, a folder, or a hub name.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        dtype: ``auto`` (float16 on CUDA, else float32), ``float32``, ``float16`` or ``bfloat16``.
         loras: LoRA stages in the order of their training: folders that `longalign train` wrote, other LoRAs in
             diffusers' layout, ``stickers/…``. `t5_branch` loads text adapters in them.
         check_base: refuse a LoRA that was trained on other weights.
@@ -106,8 +109,25 @@ def load_pipeline(
         put_on(pipe, [os.fspath(f) for f in loras], check_base=check_base, base_name=name)
         module = denoising_module(pipe)
         if fuse if fuse is not None else module.dtype != torch.bfloat16:
-            lora.merge(module)
+            for part in (module, *text_lora.clips_of(pipe).values()):
+                if lora.attached(part):
+                    lora.merge(part)
     return pipe
+
+
+def strategy_for(strategy: str, loras: Sequence[str | os.PathLike[str]] = ()) -> str:
+    """A text encoding's name; of ``auto`` what the last LoRA that says so was trained with, else ``clip-cat``.
+
+    Args:
+        strategy: of `longalign.encode`, or ``auto``.
+        loras: stages on the model, as for `load_pipeline`.
+    """
+    if strategy != "auto":
+        return strategy
+    said = (resolve_lora(name) / SETTINGS_FILE for name in reversed(loras))
+    return next(
+        (str(json.loads(file.read_text())["strategy"]) for file in said if file.is_file()), "clip-cat"
+    )
 
 
 def t5_branch(model: str, strategy: str, pipe: Any, loras: Sequence[str] = ()) -> T5Branch | None:
@@ -151,6 +171,7 @@ def put_on(pipe: Any, names: Sequence[str], *, check_base: bool = True, base_nam
             _check_place(name, file, files, names)
             _check_base(name, replace(file, stacked_on=()), module, base_name)
         lora.put(module, file, name, name=f"stage_{number}", check_base=False)
+        text_lora.load_text(pipe, name, name=f"stage_{number}", check_base=check_base, base_name=base_name)
         files.append(file)
 
 

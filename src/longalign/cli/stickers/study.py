@@ -29,9 +29,9 @@ def study(
     stage: Annotated[
         list[str] | None,
         typer.Option(
-            help="A column after plain and segments, as 'LABEL=LORA+LORA~TOKENS*SCALE@STRATEGY' of which any part may "
+            help="A column after plain and segments, as 'LABEL=LORA+LORA~TOKENS*SCALE@STRATEGY' in which any part may "
             "be left out: LoRAs in order of their training, soft tokens and how much of their effect (0 to 1), and "
-            "another encoding than clip-cat. Repeat for each; else the stages that the package ships."
+            "another encoding than the LoRAs' own or clip-cat. Repeat for each; else the stages that the package ships."
         ),
     ] = None,
     columns: Annotated[
@@ -126,23 +126,25 @@ def parse_stage(text: str) -> tuple[str, Column]:
     be given alone, not in a stack.
 
     Raises:
-        LongalignError: something else; an unknown strategy; a scale that is none.
+        LongalignError: the text has another form, an unknown strategy, or a scale that is no number from 0 to 1.
     """
     from pathlib import Path
 
     from longalign.encoding.strategy import Strategy
     from longalign.studies.compare import Column
+    from longalign.weights.stack import strategy_for
 
     label, equals, rest = text.partition("=")
     made, at, strategy = rest.rpartition("@")
     if not at or "/" in strategy:
-        made, strategy = rest, "clip-cat"
+        made, strategy = rest, "auto"
     alone = bool(made) and Path(made).exists()
     loras, tilde, tokens = (made, "", "") if alone else made.partition("~")
     names = (loras,) if alone else tuple(loras.split("+")) if loras else ()
     _, early, word = loras.rpartition("@")
     if "~" in strategy or (tilde and early and "/" not in word):
         raise LongalignError(f"--stage {text!r}: @STRATEGY comes last, after ~TOKENS")
+    strategy = strategy_for(strategy, names)
     Strategy.of(strategy)
     tokens, scale = _scaled(tokens, text)
     said = names or tilde or at

@@ -10,11 +10,11 @@ Two sets of tokens are trained, ψ+ for the own caption and ψ− for others; ea
 f* is the denoiser's target: ε, or ε − x_0 of flow models, where the formula is the same (predictions at one x_t
 differ by a factor that they have in common). Where each part is from:
 
-* L, Δ, w, d, T and γ are FACTS §2.6, which has them from secondary notes.
-* That there are two averages is from the method's project page (jaayeon.github.io/AGSM): the target is moved by
+* L, Δ, w, d, T and γ are the paper's, known here from secondary notes on it.
+* The two averages are from the method's project page (jaayeon.github.io/AGSM): the target is moved by
   "implicit-reward–weighted EMA predictions (ε̂_θ⁺, ε̂_θ⁻)", which are "conditioned on positive, negative soft tokens
   (ψ⁺, ψ⁻)", and candidates are normalised together (by a Plackett–Luce model). The notes speak of one average ψ̂.
-* Said by neither, and chosen here: k and l run over the captions that the picture is seen under, its own and
+* Given by neither source, and chosen here: k and l run over the captions that the picture is seen under, its own and
   `negatives` others, and not over the batch. "pos" is the picture under its own caption, with that caption's Δ;
   "neg" under each of the others, with theirs. |·|² is the mean over channels and places, also in w. A(t) and Ã(t) are
   constants, 1 unless set. ψ+, ψ− and both averages start equal, so two averages make no difference to the first step.
@@ -41,7 +41,7 @@ from longalign.soft_tokens import Attachment, SoftTokens
 
 @contextmanager
 def wearing(attachment: Attachment, tokens: SoftTokens) -> Iterator[None]:
-    """Other tokens of the same kind in place of those that are attached. Backward passes belong inside, too."""
+    """Use other tokens of the same kind in place of the attached ones. Backward passes belong inside, too."""
     before, attachment.tokens = attachment.tokens, tokens
     try:
         yield
@@ -65,7 +65,7 @@ def choose_negatives(same: Tensor, own: int, near: Tensor, count: int, generator
     Where there are fewer of them, they come again.
 
     Args:
-        same: (B, B), as of `contrastive_pairs.same_captions`.
+        same: (B, B), as of `longalign.objectives.contrastive.pairs.same_captions`.
         own: number of its own caption.
         near: (n,) numbers of its near negatives.
     """

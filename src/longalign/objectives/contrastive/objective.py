@@ -1,4 +1,4 @@
-"""Soft text tokens trained by contrast (SoftREPA; FACTS §2.1, §2.2), or by its successor (§2.6)."""
+"""Training of soft text tokens by contrast (SoftREPA), or by its successor (`guided.py`)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from longalign.data.cached import CachedPictures
-from longalign.data.captioned import CaptionedPictures
 from longalign.data.text_states import Padding, TextStates
-from longalign.encoding import Conditioning
 from longalign.errors import LongalignError
 from longalign.losses import contrastive_loss
 from longalign.objectives.contrastive.guided import (
@@ -22,17 +19,15 @@ from longalign.objectives.contrastive.guided import (
     learn_guided,
     update_averages,
 )
-from longalign.objectives.contrastive.held_out import (
-    batches_of,
-    fixed_noise,
-    fixed_place,
-    row_figures,
-)
-from longalign.objectives.contrastive.negatives import near_caption
 from longalign.objectives.contrastive.pairs import (
     Caption,
     Matching,
+    batches_of,
+    fixed_noise,
+    fixed_place,
     gather_captions,
+    near_caption,
+    row_figures,
     same_captions,
 )
 from longalign.objectives.contrastive.settings import (
@@ -40,37 +35,32 @@ from longalign.objectives.contrastive.settings import (
     ContrastiveSettings,
 )
 from longalign.objectives.contrastive.tokens import check_size, new_tokens
-from longalign.objectives.held_out_pictures import judged
-from longalign.objectives.pictures.captioned import FromPictures
-from longalign.objectives.pictures.data import Batch
-from longalign.objectives.random_draws import Draws
+from longalign.objectives.pictures.captioned import Batch, CaptionedObjective
+from longalign.objectives.random_draws import Draws, numpy_generator
 from longalign.soft_tokens import SoftTokens
 
 
-class ContrastiveObjective(FromPictures):
-    """Each picture of a batch should be predicted best under its own caption, among those of the whole batch.
+class ContrastiveObjective(CaptionedObjective):
+    """Trains soft tokens so that each picture is predicted best under its own caption, among those of the batch.
 
-    All rows of a step, in all processes, have one time and one noise; the captions of all processes are negatives.
-    Equal captions are none for each other. The model is frozen; what is trained, and saved, is a few soft tokens.
+    All rows of a step, in all processes, share one time and one noise. The captions of all processes are negatives,
+    except equal captions. The model is frozen; only the soft tokens are trained and saved.
 
     Raises:
         LongalignError: pictures of a size that the model cannot take; settings for another backbone; when it learns, a
             batch without negatives, or one in several micro-batches.
     """
 
-    Settings = ContrastiveSettings  # type: ignore[assignment]
+    Settings = ContrastiveSettings
     name = "contrastive"
-    trains_adapter = False
     solver = ("unipc", 25)
+    settings: ContrastiveSettings
 
-    def _freeze(self) -> None:
-        """Freezes all, attaches new tokens, and moves parts that nothing needs off the device."""
+    def prepare(self) -> None:
+        """Freeze the model and attach new tokens."""
         settings, denoiser = self.settings, self.denoiser
         check_size(denoiser, self.size_px)
-        t5 = () if self.t5 is None else (self.t5.encoder, self.t5.adapter)
-        for part in (*self.pipe.components.values(), *t5):
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
+        self._freeze()
         if settings.gradient_checkpointing:
             denoiser.module.enable_gradient_checkpointing()
         self.tokens = new_tokens(denoiser, settings, self.texts, self.adapter, self.model_name)
@@ -83,30 +73,27 @@ class ContrastiveObjective(FromPictures):
                 self.averages[name] = copy.deepcopy(self.tokens).requires_grad_(False)
         weight = settings.matched_weight
         self.matched_weight = self.tokens.config.places.matched_weight if weight is None else weight
-        live = isinstance(self.data, CaptionedPictures) or isinstance(self.held_out, CaptionedPictures)
-        if not live and not self.prompts:
-            for part in self.texts.modules:
-                part.to("cpu")
 
     def modules(self) -> Mapping[str, nn.Module]:
+        """The tokens, and those for other captions where the successor's loss is used."""
         found: dict[str, nn.Module] = {"soft_tokens": self.tokens}
         if self.negative is not None:
             found["negative_tokens"] = self.negative
         return found
 
     def encode(self, batch: Batch) -> tuple[Tensor, list[TextStates], Padding]:
-        """As `FromPictures.encode`, with captions that can be told apart."""
+        """As `CaptionedObjective.encode`; the states are `Caption`s."""
         x0, states, padding = super().encode(batch)
         return x0, [Caption.of(s, text) for s, text in zip(states, batch["texts"], strict=True)], padding
 
     def learn(
         self, x0: Tensor, states: Sequence[TextStates], padding: Padding, accelerator: Any
     ) -> dict[str, float | Tensor]:
-        """One micro-batch, which has to be a process's whole share of the step's batch; see `FromPictures.learn`.
+        """See `CaptionedObjective.learn`. The micro-batch has to be this process's whole share of the step's batch.
 
         Returns:
             of the contrastive loss: `loss`, and over the batch of all processes `contrast`, `accuracy`, `matched`, as
-            `contrastive_held_out.row_figures` has them.
+            `longalign.objectives.contrastive.pairs.row_figures` has them.
         """
         settings, count = self.settings, len(x0)
         draws = self.draws_of(count)
@@ -155,7 +142,7 @@ class ContrastiveObjective(FromPictures):
         return dict(found)
 
     def _weighed(self, errors: Tensor, same: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """∂L/∂E (B, B + n), and L with its figures."""
+        """∂L/∂E (B, B + n), and the loss with its metrics."""
         settings = self.settings
         masked = torch.zeros_like(errors, dtype=torch.bool)
         masked[:, : len(errors)] = same
@@ -178,18 +165,18 @@ class ContrastiveObjective(FromPictures):
         return weights, {"loss": loss.detach(), **figures}
 
     def _check_batch(self, count: int, draws: Draws, same: Tensor) -> None:
-        """Refuses one that is no whole step, and one without negatives."""
+        """Refuse a micro-batch that is not a whole step, and a batch without negatives."""
         if count * self.context.num_processes < draws.batch_size:
             raise LongalignError(
-                "contrastive: a batch in several micro-batches has fewer negatives than it seems; leave "
-                "train.micro_batch_size out, and lower contrastive.pairs_at_once where memory is short"
+                "contrastive: the batch has to be one micro-batch, since captions of other micro-batches are no "
+                "negatives: leave train.micro_batch_size out, and lower contrastive.pairs_at_once to save memory"
             )
         # A trial of one process of several has a part of the batch.
         whole, others = len(same) == draws.batch_size, len(same) - 1
         if whole and int(same.sum(1).min()) == others and not self.settings.near_negatives:
             raise LongalignError(
-                "contrastive: there is one caption in the batch and nothing to tell it from; take a train.batch_size "
-                "of at least 2, better 8, and data with more than one caption"
+                "contrastive: the batch has only one caption, so there is no negative; take a train.batch_size of at "
+                "least 2, better 8, and data with more than one caption"
             )
 
     def _near_captions(
@@ -206,7 +193,7 @@ class ContrastiveObjective(FromPictures):
         known = [caption.key for caption in whole]
         texts: list[str] = []
         for caption, generator in zip(own, generators, strict=True):
-            rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+            rng = numpy_generator(generator)
             near = (
                 near_caption(caption.key, known, rng, self.model.oracle)
                 for _ in range(self.settings.near_negatives)
@@ -227,18 +214,6 @@ class ContrastiveObjective(FromPictures):
         at_once = self.settings.pairs_at_once
         return Matching(self.denoiser, x0, t, eps, captions, padding, self.adapter, at_once)
 
-    def losses(self, x0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
-        """(B,) E of each picture under its own caption."""
-        f = self.denoiser(self.denoiser.noised(x0, eps, t), t, conditioning)
-        return (f - self.denoiser.target(x0, eps, t)).square().flatten(1).mean(1)
-
-    def times(self, u: Tensor) -> Tensor:
-        """t = 1000 u; whole steps where the schedule has such."""
-        t = 1000 * u
-        if self.denoiser.alphas_cumprod is None:
-            return t
-        return t.long().clamp(max=len(self.denoiser.alphas_cumprod) - 1)
-
     def state_dict(self) -> dict[str, Tensor]:
         return {**super().state_dict(), **nn.ModuleDict(self.averages).state_dict()}
 
@@ -247,37 +222,27 @@ class ContrastiveObjective(FromPictures):
         own = {k: v for k, v in state.items() if k != "rows_skipped"}
         nn.ModuleDict(self.averages).load_state_dict(own)
 
-    def evaluate(self, accelerator: Any) -> dict[str, float]:
-        """On held-out rows in batches of `held_out_batch`, each at a fixed time (spread evenly) and with a fixed noise.
+    def held_out_figures(self, accelerator: Any) -> dict[str, float]:
+        """Metrics on held-out batches of `held_out_batch` pictures, each with a fixed time (spread evenly) and noise.
 
         Returns:
-            means of `contrastive_held_out.row_figures`; `loss`, which is `contrast` + λ·`matched`; where the model has
-            an oracle, `true` and `looks` of pictures that are drawn with the tokens: `drawn.judged`.
+            means of `longalign.objectives.contrastive.pairs.row_figures`; `loss`, which is `contrast` + λ·`matched`.
+            Empty where there is only one held-out row.
         """
-        found: dict[str, float] = {}
-        batches = (
-            [] if self.held_out is None else batches_of(self.held_out_count, self.settings.held_out_batch)
-        )
-        if batches:
-            sums: dict[str, Tensor] = {}
-            for g in range(len(batches)):
-                rows = self._held_out_rows(batches[g], g, len(batches)) if self._mine(g) else {}
-                for name, values in rows.items():
-                    total = torch.stack([values.sum(), values.new_tensor(float(len(values)))])
-                    sums[name] = sums.get(name, 0) + total
-            names = ("contrast", "accuracy", "matched", "information")
-            empty = torch.zeros(2, device=self.denoiser.device)
-            table = torch.stack([sums.get(name, empty).to(empty) for name in names])
-            table = accelerator.reduce(table, reduction="sum")
-            found = dict(zip(names, (table[:, 0] / table[:, 1]).tolist(), strict=True))
-            found = {"loss": found["contrast"] + self.matched_weight * found["matched"], **found}
-        if self.prompts:
-            figures, self._shown = judged(self, self.prompts, accelerator)
-            found |= figures
-        return found
-
-    def _mine(self, batch: int) -> bool:
-        return batch % self.context.num_processes == self.context.process_index
+        batches = batches_of(self.held_out_count, self.settings.held_out_batch)
+        if not batches:
+            return {}
+        sums: dict[str, Tensor] = {}
+        for g in self.context.share(len(batches)):
+            for name, values in self._held_out_rows(batches[g], g, len(batches)).items():
+                total = torch.stack([values.sum(), values.new_tensor(float(len(values)))])
+                sums[name] = sums.get(name, 0) + total
+        names = ("contrast", "accuracy", "matched", "information")
+        empty = torch.zeros(2, device=self.denoiser.device)
+        table = torch.stack([sums.get(name, empty).to(empty) for name in names])
+        table = accelerator.reduce(table, reduction="sum")
+        means = dict(zip(names, (table[:, 0] / table[:, 1]).tolist(), strict=True))
+        return {"loss": means["contrast"] + self.matched_weight * means["matched"], **means}
 
     @torch.no_grad()
     def _held_out_rows(self, numbers: Sequence[int], batch: int, batches: int) -> Mapping[str, Tensor]:

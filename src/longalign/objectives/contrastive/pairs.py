@@ -1,49 +1,57 @@
-"""A denoiser on every picture of a batch under every caption, a few pairs at a time (SoftREPA; FACTS §2.1).
+"""Errors of a denoiser on every picture of a batch under every caption, a few pairs at a time (SoftREPA).
 
-One time t and one noise ε for all pairs; E_ij is the mean squared error of the prediction on picture i under caption j.
-A loss of all E_ij has its exact gradient in the memory of a few pairs::
+All pairs share one time t and one noise ε. E_ij is the mean squared error of the prediction on picture i under caption
+j. The exact gradient of a loss on all E_ij is computed in the memory of a few pairs::
 
     pass 1   E_ij = ‖ f(x_t^i, t, y_j) − target_i ‖² / n      without gradient, chunk by chunk
              w_ij = ∂L/∂E_ij                                  (B² numbers)
     pass 2   ∂L/∂θ = Σ_ij w_ij ∂E_ij/∂θ                       each chunk again, with gradient
 
-The last chunk keeps its graph from the first pass, so a batch that is one chunk is computed once.
+The last chunk keeps its graph from the first pass, so a batch of one chunk is computed once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from longalign.data.text_states import Padding, TextStates, join
 from longalign.diffusion.denoiser import Denoiser
+from longalign.encoding.segments import Segmenter
+from longalign.errors import LongalignError
+from longalign.losses import contrastive_logits
+from longalign.objectives.random_draws import normal
+from longalign.worlds import world
+
+_SEED = 30_000  # the noise of held-out batch g has the seed _SEED + g, in every evaluation and run
 
 
 @dataclass(frozen=True, eq=False)
 class Caption(TextStates):
-    """One encoded caption that can be told from others.
+    """One encoded caption with a key that identifies its text.
 
     Attributes:
-        key: the text; of cached ones, which come without it, a digest of their states.
+        key: the text; for captions from a cache, which has no text, a digest of their states.
     """
 
     key: str = ""
 
     @classmethod
     def of(cls, states: TextStates, text: Any) -> Caption:
-        """The states of a caption that is known as text, or as its cached states."""
+        """The states of a caption, given as text or as its cached states."""
         key = text if isinstance(text, str) else _digest(states)
         return cls(states.own, states.own_shape, states.t5, states.pooled, states.cut, key)
 
 
 def same_captions(keys: Sequence[str], first: int = 0, count: int | None = None) -> Tensor:
-    """(count, B) true where caption j is another one with the text of caption ``first + i``."""
+    """(count, B): true where caption j has the text of caption ``first + i`` and is not that caption itself."""
     places: dict[str, int] = {}
     which = torch.tensor([places.setdefault(key, len(places)) for key in keys])
     own = torch.arange(first, first + (len(keys) - first if count is None else count))
@@ -51,7 +59,7 @@ def same_captions(keys: Sequence[str], first: int = 0, count: int | None = None)
 
 
 def gather_captions(captions: Sequence[Caption], accelerator: Any) -> list[Caption]:
-    """The captions of all processes, in the order of their ranks. All have equally many."""
+    """The captions of all processes, in the order of ranks. All processes have equally many."""
     if accelerator.num_processes == 1:
         return list(captions)
     heads = [(c.key, c.own_shape, c.cut, [_kind(t) for t in _parts(c)]) for c in captions]
@@ -85,13 +93,13 @@ class Matching:
     """Predictions and errors of pairs (i, j) of picture and caption.
 
     Args:
-        denoiser: its module may carry trained tokens.
+        denoiser: its module may have soft tokens attached.
         x0: (b, C, h, w) latents.
-        t: (), one time for all. eps: (C, h, w), one noise for all.
-        captions: of any number and padded lengths; a pair's caption stands at its own padded length, whatever the
-            others' are.
+        t: (), one time for all pairs.
+        eps: (C, h, w), one noise for all pairs.
+        captions: any number, of any padded lengths. Each caption keeps its own padded length.
         padding, adapter: as for `longalign.data.text_states.join`.
-        at_once: most pairs in one call of the denoiser.
+        at_once: largest number of pairs in one call of the denoiser.
     """
 
     def __init__(
@@ -144,7 +152,7 @@ class Matching:
 
     # ∂L/∂θ = Σ_p ∂L/∂E_p · ∂E_p/∂θ
     def backward(self, pairs: Tensor, weigh: Callable[[Tensor], Tensor], accelerator: Any) -> None:
-        """Add to `.grad` what some function L of the pairs' errors has there.
+        """Add the gradient of a function L of the pairs' errors to `.grad`.
 
         Args:
             pairs: (P, 2).
@@ -175,10 +183,87 @@ class Matching:
         return values
 
 
-def _for_all(padding: Padding, captions: Sequence[TextStates]) -> Padding:
-    """With something for each padded length that other processes' captions have.
+# I ≥ log K_i − L_i,  L_i = −log softmax_j(logit_ij)_i over K_i captions
+def row_figures(
+    errors: Tensor, masked: Tensor | None = None, *, scale: float = 4.0, temperature: float = 0.07
+) -> Mapping[str, Tensor]:
+    """How well the pictures of a batch tell their own captions from the others.
 
-    It stands for the empty prompt, which `join` adds to every conditioning and which plays no part here.
+    Args:
+        errors: (B, B) E_ij.
+        masked: (B, B) true where a caption repeats the picture's own one; it is not counted.
+        scale, temperature: as in `longalign.losses.contrastive_logits`.
+
+    Returns:
+        (B,) each: `contrast`, the cross-entropy L_i; `accuracy`, 1 where the own caption has the least error of all
+        (the greatest logit); `matched`, E_ii; `information`, log K_i − L_i in nats.
+    """
+    masked = torch.zeros_like(errors, dtype=torch.bool) if masked is None else masked
+    logits = contrastive_logits(errors, scale, temperature).masked_fill(masked, float("-inf"))
+    loss = -logits.log_softmax(1).diagonal()
+    least = errors.masked_fill(masked, float("inf")).argmin(1)
+    return {
+        "contrast": loss,
+        "accuracy": (least == torch.arange(len(errors), device=errors.device)).to(errors.dtype),
+        "matched": errors.diagonal(),
+        "information": (~masked).sum(1).log() - loss,
+    }
+
+
+def batches_of(rows: int, size: int) -> list[range]:
+    """Rows in batches of ``size``. A smaller last batch is left out, unless it is the only one and has two rows."""
+    whole = [range(first, first + size) for first in range(0, rows - size + 1, size)]
+    return whole or ([range(rows)] if rows > 1 else [])
+
+
+def fixed_place(batch: int, batches: int) -> float:
+    """The place in [0, 1) of the time of held-out batch number ``batch``; places are spread evenly."""
+    return (batch + 0.5) / batches
+
+
+def fixed_noise(batch: int, like: Tensor) -> Tensor:
+    """ε (C, h, w) of held-out batch number ``batch``, for latents (B, C, h, w)."""
+    [eps] = normal([torch.Generator().manual_seed(_SEED + batch)], *like.shape[1:])
+    return eps.to(like)
+
+
+def near_caption(
+    text: str, others: Sequence[str], rng: np.random.Generator, oracle: str | None = None
+) -> str:
+    """The caption with one sentence changed: a harder negative than the captions of other pictures.
+
+    Where the world of the captions can write false ones, one word of a sentence changes, so that it is false of the
+    picture. Otherwise one sentence is replaced by a sentence of another caption, which is likely but not certain to be
+    false of the picture.
+
+    Args:
+        text: the right caption.
+        others: captions to take sentences from; sentences of ``text`` itself are not used.
+        rng: draws the sentence and its replacement.
+        oracle: the world that the captions are about, as in `longalign.diffusion.pipelines.ModelSettings`.
+
+    Raises:
+        LongalignError: nothing can be exchanged.
+    """
+    sentences = [s.text for s in Segmenter()(text)]
+    changed = world(oracle).false_caption(sentences, rng)
+    if changed is not None:
+        return " ".join(changed)
+    foreign = list(dict.fromkeys(s.text for other in others for s in Segmenter()(other)))
+    foreign = [sentence for sentence in foreign if sentence not in sentences]
+    if not foreign:
+        raise LongalignError(
+            "contrastive.near_negatives: no caption of this batch has a sentence that another has not, so none can be "
+            "exchanged; take a larger train.batch_size, or near_negatives=0"
+        )
+    sentences[rng.integers(len(sentences))] = foreign[rng.integers(len(foreign))]
+    return " ".join(sentences)
+
+
+def _for_all(padding: Padding, captions: Sequence[TextStates]) -> Padding:
+    """The padding with an entry for each padded length that captions of other processes have.
+
+    The entry is for the empty prompt, which `join` adds to every conditioning and which is not used here.
     """
     own, t5 = dict(padding.own), dict(padding.t5)
     for c in captions:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from longalign.objectives.pictures.settings import CaptionedSettings
 from longalign.soft_tokens.config import Stage
 
 
@@ -23,10 +24,8 @@ class AlignmentGuidedSettings(BaseModel):
     ema: float = Field(0.9999, ge=0, lt=1, description="decay of the tokens that the directions come from")
 
 
-class ContrastiveSettings(BaseModel):
-    """The section `contrastive` of a recipe (SoftREPA; FACTS §2.1, §2.2). Only soft tokens are trained."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class ContrastiveSettings(CaptionedSettings):
+    """The section `contrastive` of a recipe (SoftREPA). Only soft tokens are trained."""
 
     scale: float = Field(4.0, gt=0, description="s of logit = s·exp(−E/τ)")
     temperature: float = Field(0.07, gt=0, description="τ of logit = s·exp(−E/τ)")
@@ -67,21 +66,4 @@ class ContrastiveSettings(BaseModel):
         0.02, ge=0, description="noise on the first state; 0: equal tokens, which stay equal for ever"
     )
 
-    strategy: str = Field(
-        "clip-cat", description="plain, clip-cat, t5-mlp or clip+t5: how captions are encoded"
-    )
-    length: int | None = Field(None, gt=0, description="padded length in tokens; null: the model's own")
-    start_from: tuple[str, ...] = Field(
-        (), description="LoRA folders of earlier stages, in order: on the model, frozen, and not saved again"
-    )
-    gradient_checkpointing: bool = Field(False, description="less memory, a third more time")
     held_out_batch: int = Field(8, gt=1, description="pictures that are contrasted at once in evaluations")
-    oracle_scenes: int = Field(
-        0, ge=0, description="held-out captions that are drawn and judged, where the model has an oracle"
-    )
-    sample_pictures: int = Field(
-        4, ge=0, description="held-out captions whose pictures a tracker shows at each evaluation"
-    )
-    guidance: float | None = Field(None, ge=0, description="classifier-free guidance; null: the model's own")
-
-    tune: ClassVar[str] = "tokens"  # in place of the choice that other objectives on pictures have

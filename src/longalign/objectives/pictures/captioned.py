@@ -1,68 +1,88 @@
-"""What objectives that learn from captioned pictures share: data live or cached, LoRA, adapter, evaluation, saving."""
+"""Base class of the objectives that train on image–caption pairs, and their data."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from longalign.data.cached import CachedPictures
+from longalign.data.cached import CachedPictures, is_cache
 from longalign.data.captioned import CaptionedPictures, Example, SkipLog
-from longalign.data.text_states import Padding, TextSide, TextStates, join
+from longalign.data.entries import Failure
+from longalign.data.sources import named_source
+from longalign.data.text_states import Padding, TextSide, TextStates, cut_off, join
 from longalign.diffusion.denoiser import Denoiser
 from longalign.diffusion.pipelines import ModelSettings, settings_of
+from longalign.diffusion.sampling import to_images
 from longalign.diffusion.solver import LinearSolver, make_solver
 from longalign.encoding import Conditioning, T5Branch
+from longalign.encoding.segments import Segmenter
+from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
-from longalign.objectives import BuildContext, Task
-from longalign.objectives.held_out_pictures import drawn_samples, judged
-from longalign.objectives.pictures.data import Batch, Data, captions_of, load_pictures
-from longalign.objectives.pictures.settings import PictureDataSettings, PictureSettings
-from longalign.objectives.random_draws import Drawing, normal
-from longalign.weights import lora
-from longalign.weights.fingerprint import fingerprint
-from longalign.weights.stack import (
-    load_pipeline,
-    t5_branch,
-)
-from longalign.weights.whole_model import save_whole
+from longalign.objectives import BuildContext, Objective, Task
+from longalign.objectives.held_out_pictures import oracle_counts, picture_generators
+from longalign.objectives.pictures.settings import CaptionedSettings, PictureDataSettings
+from longalign.objectives.random_draws import normal
+from longalign.weights.stack import load_pipeline, put_on, t5_branch
+from longalign.worlds import world
 
-_EVALUATED_AT_ONCE = 32
-_SEED = 10_000  # ε of held-out row i comes from this seed + i, in every evaluation and run
+Data = CaptionedPictures | CachedPictures
+_DRAWN_AT_ONCE = 32
 
 
-class FromPictures(Drawing, ABC):
+class Batch(TypedDict):
+    """A micro-batch of B rows."""
+
+    image: Tensor  # uint8 (B, 3, S, S), or (B, C, h, w) latents
+    texts: list[Any]  # captions, or their TextStates
+    skipped: list[Failure]
+
+
+class CaptionedObjective(Objective):
     """Base of objectives with a loss on noised latents under a caption.
 
-    A batch is split by the captions' padded lengths, since what stands behind a caption must not depend on its
-    neighbours; the loss is a mean over rows all the same.
+    It loads model and data, encodes pictures and captions (live or from a cache), draws held-out captions, and asks
+    the model's oracle about the pictures. A subclass says what is trained (`prepare`), how it learns (`learn`), and
+    what it measures (`held_out_figures`).
+
+    Captions of one batch may have different padded lengths. They are then grouped by length, so that a caption's
+    padding never depends on other captions of the batch.
 
     Args:
-        pipe: a diffusers pipeline in float32; its backbone is trained, as ``settings`` says, all else is frozen.
-        data: what it is trained on.
-        model: the defaults of the pipeline's model.
-        t5: the T5 branch, where the strategy wants one.
+        pipe: a diffusers pipeline in float32, with the LoRAs of earlier stages on its denoiser.
+        settings: the objective's section of a recipe.
+        data: what the model is trained on.
+        model: defaults of the pipeline's model.
+        model_name: its name, for messages and saved files.
+        t5: the T5 branch, where the strategy needs one.
         held_out: what `evaluate` measures on, at most ``held_out_count`` rows of it.
-        prompts: captions to be drawn and judged.
+        prompts: held-out captions whose pictures the oracle judges.
+        context: device and processes; None is one process.
+
+    Attributes:
+        name: the objective's name; also the name of its LoRA.
+        solver: name and number of steps of the solver that draws pictures.
+
+    Raises:
+        LongalignError: a cache was made with another model or encoding.
     """
 
-    Settings: ClassVar[type[PictureSettings]] = PictureSettings
-    DataSettings: ClassVar[type] = PictureDataSettings
+    Settings: ClassVar[type[CaptionedSettings]]
+    DataSettings = PictureDataSettings
     name: ClassVar[str]
-    trains_adapter: ClassVar[bool]
     solver: ClassVar[tuple[str, int]]
+    settings: CaptionedSettings
 
     def __init__(
         self,
         pipe: Any,
-        settings: Any,
+        settings: CaptionedSettings,
         data: Data,
         *,
         model: ModelSettings | None = None,
@@ -78,9 +98,13 @@ class FromPictures(Drawing, ABC):
         self.model, self.model_name = model or ModelSettings(), model_name
         self.denoiser = Denoiser.of(pipe)
         self.context = context or BuildContext(self.denoiser.device)
-        self.base = fingerprint(self.denoiser.module, model_name) if settings.tune == "lora" else None
         length = settings.length if settings.length is not None else self.model.length
-        self.texts = TextSide(pipe, settings.strategy, length, t5)
+        if self.tunes_text and isinstance(data, CachedPictures):
+            raise LongalignError(
+                f"{self.name}: tune_text changes what captions are encoded to, so a cache cannot hold that: name the "
+                "pictures that it was made of"
+            )
+        self.texts = TextSide(pipe, settings.strategy, length, t5, training=self.tunes_text)
         self.t5, self.prompts = t5, list(prompts)
         for part in (data, held_out):
             if isinstance(part, CachedPictures):
@@ -88,18 +112,26 @@ class FromPictures(Drawing, ABC):
         self.skip_log = SkipLog(len(data), "the training data")
         own_guidance = 1.0 if self.model.guidance is None else self.model.guidance
         self.guidance = own_guidance if settings.guidance is None else settings.guidance
-        self._shown: list[tuple[str, Image.Image]] = []  # pictures of the last evaluation
-        self._freeze()
+        self._judged: list[tuple[str, Image.Image]] = []  # first pictures of the last evaluation
+        self.prepare()
+        self._move_unused_parts()
+
+    @property
+    def tunes_text(self) -> bool:
+        """Whether LoRAs of the CLIP text encoders are trained, too."""
+        return getattr(self.settings, "tune_text", "none") == "lora"
 
     @classmethod
-    def build(cls, model: str, settings: Any, data: PictureDataSettings, context: BuildContext) -> Task:
-        """See `longalign.objectives.Objective`.
+    def build(
+        cls, model: str, settings: CaptionedSettings, data: PictureDataSettings, context: BuildContext
+    ) -> Task:
+        """See `longalign.objectives.Objective.build`.
 
         Raises:
-            LongalignError: no such model, LoRA or data; a cache of another model; more bad rows than good.
+            LongalignError: no such model, LoRA or data; LoRAs of `start_from` in a wrong order or of another model; a
+                cache of another model; more bad rows than good.
         """
         pipe = load_pipeline(model, device=str(context.device), dtype="float32")
-        t5 = t5_branch(model, settings.strategy, pipe)
         denoiser = Denoiser.of(pipe)
         size_px = data.size_px or denoiser.side * denoiser.vae_factor
         train = load_pictures(data.pictures, data, size_px, split="train", seed=context.seed)
@@ -110,18 +142,14 @@ class FromPictures(Drawing, ABC):
             held_out = load_pictures(data.held_out, data, size_px, split="validation", seed=0)
             if own.oracle is not None and settings.oracle_scenes:
                 prompts = captions_of(held_out, settings.oracle_scenes)
-        for number, folder in enumerate(settings.start_from):
-            lora.load(denoiser.module, folder, name=f"stage_{number}", base_name=model)
-            adapter = lora.load_text_adapter(folder)
-            if t5 is not None and adapter is not None:
-                t5 = T5Branch(t5.tokenizer, t5.encoder, adapter.to(context.device, torch.float32))
+        put_on(pipe, settings.start_from, base_name=model)
         objective = cls(
             pipe,
             settings,
             train,
             model=own,
             model_name=model,
-            t5=t5,
+            t5=t5_branch(model, settings.strategy, pipe, settings.start_from),
             held_out=held_out,
             held_out_count=data.held_out_count,
             prompts=prompts,
@@ -129,41 +157,52 @@ class FromPictures(Drawing, ABC):
         )
         return Task(objective, train)
 
-    def opened(self, folder: Path) -> Self:
-        """List skipped rows in a run folder."""
+    @abstractmethod
+    def prepare(self) -> None:
+        """Add what is trained to the model, and freeze all other weights."""
+
+    @abstractmethod
+    def learn(
+        self, x0: Tensor, states: Sequence[TextStates], padding: Padding, accelerator: Any
+    ) -> dict[str, float | Tensor]:
+        """Add the gradient of the mean loss over a micro-batch to `.grad`.
+
+        Args:
+            x0: (B, C, h, w) latents.
+            states: the encoded captions of the B pictures.
+            padding: as for `longalign.data.text_states.join`.
+
+        Returns:
+            metrics, ``loss`` among them.
+        """
+
+    @abstractmethod
+    def held_out_figures(self, accelerator: Any) -> dict[str, float]:
+        """Metrics on the held-out rows, which exist. Every process calls it."""
+
+    def opened(self, folder: Path) -> None:
+        """List skipped rows in the run folder."""
         self.skip_log.open(folder)
-        return self
 
     def _freeze(self) -> None:
-        """Says which weights are trained, and moves parts that nothing needs off the device."""
-        settings, module = self.settings, self.denoiser.module
-        if settings.tune == "full":
-            if settings.start_from:
-                raise LongalignError(
-                    f"{self.name}: tune 'full' starts from a whole model: merge the LoRAs of start_from"
-                )
-            module.requires_grad_(True)
-        else:
-            lora.attach(module, settings.rank, dropout=getattr(settings, "dropout", 0.0), name=self.name)
-        if settings.gradient_checkpointing:
-            module.enable_gradient_checkpointing()
-        for part in self.pipe.components.values():
-            if isinstance(part, nn.Module) and part is not module:
+        """Freeze all parts of the pipeline and of the T5 branch, and set them to evaluation."""
+        t5 = () if self.t5 is None else (self.t5.encoder, self.t5.adapter)
+        for part in (*self.pipe.components.values(), *t5):
+            if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
-        if self.t5 is not None:
-            self.t5.encoder.requires_grad_(False).eval()
-            self.t5.adapter.requires_grad_(self.trains_adapter)
-        if (
-            isinstance(self.data, CachedPictures)
-            and not self.prompts
-            and not isinstance(self.held_out, CaptionedPictures)
-        ):
-            shows = settings.sample_pictures and self.held_out is not None
-            for part in (*self.texts.modules, *([] if shows else [self.pipe.vae])):
-                part.to("cpu")
+
+    def _move_unused_parts(self) -> None:
+        """Move encoders to the CPU where all data come from caches and no picture needs them."""
+        live = isinstance(self.data, CaptionedPictures) or isinstance(self.held_out, CaptionedPictures)
+        if live or self.prompts:
+            return
+        shows = self.settings.sample_pictures and self.held_out is not None
+        for part in (*self.texts.modules, *([] if shows else [self.pipe.vae])):
+            part.to("cpu")
 
     @property
     def size_px(self) -> int:
+        """Side of the training pictures."""
         data = self.data
         if isinstance(data, CachedPictures):
             return int(data.settings["size_px"])
@@ -171,15 +210,11 @@ class FromPictures(Drawing, ABC):
 
     @property
     def adapter(self) -> nn.Module | None:
+        """The text adapter of the T5 branch."""
         return None if self.t5 is None else self.t5.adapter
 
-    def modules(self) -> Mapping[str, nn.Module]:
-        found = {self.denoiser.backbone.component: self.denoiser.module}
-        if self.adapter is not None and self.trains_adapter:
-            found["adapter"] = self.adapter
-        return found
-
     def collate(self, rows: Sequence[Example]) -> Batch:
+        """Pictures, captions and skipped rows of one micro-batch."""
         return {
             "image": torch.stack([row.image for row in rows]),
             "texts": [row.text for row in rows],
@@ -187,35 +222,24 @@ class FromPictures(Drawing, ABC):
         }
 
     def backward(self, batch: Batch, accelerator: Any) -> dict[str, float | Tensor]:
-        """See `longalign.objectives.Objective`.
+        """See `longalign.objectives.Objective.backward`.
 
         Returns:
-            the loss; the share of captions that did not fit (`cut`); rows skipped so far, if any (`rows_skipped`).
+            what `learn` gives; `cut`, the share of captions that did not fit; `rows_skipped`, rows skipped so far, if
+            there are any.
         """
         self.skip_log.add(batch["skipped"], len(batch["texts"]))
         x0, states, padding = self.encode(batch)
-        found = self.learn(x0, states, padding, accelerator)
-        found["cut"] = sum(s.cut for s in states) / len(states)
+        states, hand_on = cut_off(states)
+        metrics = self.learn(x0, states, padding, accelerator)
+        hand_on()
+        metrics["cut"] = sum(s.cut for s in states) / len(states)
         if len(self.skip_log):
-            found["rows_skipped"] = float(len(self.skip_log))
-        return found
-
-    @abstractmethod
-    def learn(
-        self, x0: Tensor, states: Sequence[TextStates], padding: Padding, accelerator: Any
-    ) -> dict[str, float | Tensor]:
-        """The gradient of the mean loss over (B, C, h, w) latents and their B captions, and metrics."""
-
-    @abstractmethod
-    def losses(self, x0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
-        """(B,) the loss of each row at a time and a noise that are given."""
-
-    @abstractmethod
-    def times(self, u: Tensor) -> Tensor:
-        """(B,) in [0, 1) → time steps."""
+            metrics["rows_skipped"] = float(len(self.skip_log))
+        return metrics
 
     def encode(self, batch: Batch) -> tuple[Tensor, list[TextStates], Padding]:
-        """(B, C, h, w) float32 latents, and captions' states, live or cached."""
+        """(B, C, h, w) float32 latents and the states of the captions, live or from a cache."""
         device, image, texts = self.denoiser.device, batch["image"], batch["texts"]
         if image.dtype == torch.uint8:
             states = self.texts.encode(texts)
@@ -223,62 +247,6 @@ class FromPictures(Drawing, ABC):
         data = self.data if isinstance(self.data, CachedPictures) else self.held_out
         assert isinstance(data, CachedPictures)
         return image.to(device).float(), [s.to(device) for s in texts], data.padding
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Which rows were skipped; of several processes those of the main one, which writes it."""
-        return self.skip_log.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.skip_log.load_state_dict(state)
-
-    def evaluate(self, accelerator: Any) -> dict[str, float]:
-        """On held-out rows, the `loss` at fixed times (spread evenly) and fixed noise, without caption dropout.
-
-        Where the model has an oracle, `true` and `looks` of pictures of held-out captions: `drawn.judged`.
-        """
-        if self.held_out is None:
-            return {}
-        mine = range(self.context.process_index, self.held_out_count, self.context.num_processes)
-        sums = torch.zeros(2, device=self.denoiser.device)
-        for first in range(0, len(mine), _EVALUATED_AT_ONCE):
-            sums += self._held_out_loss(list(mine[first : first + _EVALUATED_AT_ONCE]))
-        total, count = accelerator.reduce(sums, reduction="sum").tolist()
-        found = {"loss": total / count}
-        if self.prompts:
-            figures, self._shown = judged(self, self.prompts, accelerator)
-            found |= figures
-        return found
-
-    def samples(self, accelerator: Any) -> list[tuple[str, Image.Image]]:
-        """Held-out captions and pictures of them: those that the last evaluation drew here, else new ones."""
-        count = min(self.settings.sample_pictures, self.held_out_count)
-        if self.prompts or not count:
-            return self._shown[:count]
-        return drawn_samples(self, count)
-
-    @cached_property
-    def sampler(self) -> LinearSolver:
-        """How pictures are drawn, as `solver` says; a flow model has its own way."""
-        name, steps = self.solver
-        return make_solver(
-            self.pipe.scheduler, "own" if self.denoiser.alphas_cumprod is None else name, steps
-        )
-
-    @torch.no_grad()
-    def _held_out_loss(self, numbers: Sequence[int]) -> Tensor:
-        """(2,) sum of the losses of some held-out rows, and how many."""
-        assert self.held_out is not None
-        x0, states, padding = self.encode_held_out(numbers)
-        generators = [torch.Generator().manual_seed(_SEED + i) for i in numbers]
-        eps = normal(generators, *x0.shape[1:]).to(x0.device)
-        # The golden ratio's multiples are spread evenly, however many there are.
-        u = torch.tensor([(i * 0.6180339887498949) % 1 for i in numbers])
-        t = self.times(u).to(x0.device)
-        losses = [
-            self.losses(x0[members], t[members], eps[members], conditioning)
-            for members, conditioning in join(states, padding, self.adapter)
-        ]
-        return torch.stack([torch.cat(losses).sum(), x0.new_tensor(float(len(numbers)))])
 
     def encode_held_out(self, numbers: Sequence[int]) -> tuple[Tensor, list[TextStates], Padding]:
         """`encode` for some held-out rows."""
@@ -288,14 +256,135 @@ class FromPictures(Drawing, ABC):
         x0, states, padding = self.encode(batch)
         return x0, states, held_out.padding if isinstance(held_out, CachedPictures) else padding
 
-    def save(self, folder: Path) -> None:
-        """A LoRA for ``pipe.load_lora_weights(folder)``, with the adapter; or, of tune 'full', a whole pipeline."""
-        module = self.denoiser.module
-        if self.settings.tune == "lora":
-            adapter = self.t5.adapter if self.t5 is not None else None
-            lora.save(module, folder, adapter=adapter, base=self.base, base_name=self.model_name)
-            return
-        trained = {self.denoiser.backbone.component: module}
-        if self.t5 is not None:
-            trained["adapter"] = self.t5.adapter
-        save_whole(self.pipe, self.model_name, trained, folder)
+    def times(self, u: Tensor) -> Tensor:
+        """t = 1000 u for u in [0, 1), (B,); whole steps where the schedule has steps."""
+        t = 1000 * u
+        if self.denoiser.alphas_cumprod is None:
+            return t
+        return t.long().clamp(max=len(self.denoiser.alphas_cumprod) - 1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Which rows were skipped. Of several processes the main one writes its own list."""
+        return self.skip_log.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the list of skipped rows."""
+        self.skip_log.load_state_dict(state)
+
+    def evaluate(self, accelerator: Any) -> dict[str, float]:
+        """`held_out_figures`, and `judge_pictures` where the model has an oracle."""
+        figures = {} if self.held_out is None else self.held_out_figures(accelerator)
+        return figures | self.judge_pictures(accelerator) if self.prompts else figures
+
+    def judge_pictures(self, accelerator: Any) -> dict[str, float]:
+        """Draw the held-out captions and ask the oracle. Every process draws its share of the pictures.
+
+        Returns:
+            `true`, the share of the captions' sentences that the oracle finds true (unclear sentences count as not
+            true); `looks`, the mean of `longalign.worlds.World.looks`.
+        """
+        segmenter, oracle = Segmenter(), world(self.model.oracle)
+        mine = self.context.share(len(self.prompts))
+        sums = torch.zeros(4, device=self.denoiser.device)  # sentences, true ones, looks, pictures
+        shown: list[tuple[str, Image.Image]] = []
+        for first in range(0, len(mine), _DRAWN_AT_ONCE):
+            numbers = list(mine[first : first + _DRAWN_AT_ONCE])
+            captions = [self.prompts[i] for i in numbers]
+            images = self.draw(self.texts.encode(captions), self.texts.padding, numbers)
+            for text, image in zip(captions, images, strict=True):
+                counts = oracle_counts(oracle, image, [s.text for s in segmenter(text)])
+                sums += torch.tensor([*counts, 1]).to(sums)
+            shown += zip(captions, images, strict=True)
+            shown = shown[: self.settings.sample_pictures]
+        self._judged = shown
+        sentences, true, looks, pictures = accelerator.reduce(sums, reduction="sum").tolist()
+        return {"true": true / sentences if sentences else float("nan"), "looks": looks / pictures}
+
+    def samples(self, accelerator: Any) -> list[tuple[str, Image.Image]]:
+        """Held-out captions and pictures of them: those of the last evaluation where it drew some, else new ones."""
+        count = min(self.settings.sample_pictures, self.held_out_count)
+        if self.prompts or not count:
+            return self._judged[:count]
+        assert self.held_out is not None
+        numbers = range(count)
+        _, states, padding = self.encode_held_out(numbers)
+        cached = isinstance(self.held_out, CachedPictures)  # a cache does not hold captions as text
+        captions = [f"held-out row {i}" if cached else str(self.held_out[i].text) for i in numbers]
+        return list(zip(captions, self.draw(states, padding, numbers), strict=True))
+
+    @torch.no_grad()
+    def draw(
+        self, states: Sequence[TextStates], padding: Padding, numbers: Sequence[int]
+    ) -> list[Image.Image]:
+        """One picture of each encoded caption, as the model draws it now.
+
+        Args:
+            states: the encoded captions.
+            padding: as for `longalign.data.text_states.join`.
+            numbers: numbers of the captions, which give the pictures' seeds.
+        """
+        denoiser = self.denoiser
+        guidance = 1.0 if self.solver[0] == "lcm" else self.guidance
+        pictures: dict[int, Tensor] = {}
+        with inference(denoiser.module):
+            for members, c in join(states, padding, self.adapter):
+                generators = picture_generators(numbers[m] for m in members)
+                noise = normal(generators, denoiser.channels, denoiser.side, denoiser.side)
+
+                def predict(_: int, x: Tensor, t: Tensor, c: Conditioning = c) -> Tensor:
+                    return denoiser.guided(x, t, c, guidance)
+
+                latents = self.sampler.sample(predict, noise.to(denoiser.device), generator=generators)
+                pictures |= dict(zip(members, denoiser.decode(latents).float(), strict=True))
+        return to_images(torch.stack([pictures[i] for i in range(len(states))]))
+
+    @cached_property
+    def sampler(self) -> LinearSolver:
+        """The solver that draws pictures: `solver`, or the scheduler's own of a flow model."""
+        name, steps = self.solver
+        return make_solver(
+            self.pipe.scheduler, "own" if self.denoiser.alphas_cumprod is None else name, steps
+        )
+
+
+def load_pictures(name: str, data: PictureDataSettings, size_px: int, *, split: str, seed: int) -> Data:
+    """A cache folder, or a source by name.
+
+    Args:
+        name: folder or source, as `PictureDataSettings` describes them.
+        data: further settings of the source.
+        size_px: side of the squares that pictures are cut and scaled to.
+        split: ``train`` or ``validation``, of sources that have splits.
+        seed: of sources that draw their rows.
+
+    Raises:
+        LongalignError: no such data, or no rows in it.
+    """
+    if is_cache(name):
+        return CachedPictures(name)
+    source = named_source(
+        name,
+        split=split,
+        seed=seed,
+        count=data.count,
+        objects=data.objects,
+        referring=data.referring,
+        images=data.images,
+        column=data.column,
+    )
+    return CaptionedPictures(source, size_px, name)
+
+
+def captions_of(held_out: Data, count: int) -> list[str]:
+    """The first ``count`` captions, as text.
+
+    Raises:
+        LongalignError: the data are a cache, which does not hold them.
+    """
+    if isinstance(held_out, CachedPictures):
+        raise LongalignError(
+            f"{held_out.folder}: a cache does not hold captions as text, so none can be drawn: name the source itself "
+            "as data.held_out, or set oracle_scenes=0"
+        )
+    entries = (held_out.source[i] for i in range(min(count, len(held_out))))
+    return [entry.text for entry in entries if not isinstance(entry, Failure)]

@@ -1,8 +1,8 @@
-"""Consistency distillation into a LoRA (LCM-LoRA: Luo et al. 2023; as LongAlign uses it, FACTS §1.6).
+"""Consistency distillation into a LoRA (LCM-LoRA, Luo et al. 2023, arXiv 2311.05556), as used in LongAlign §5.4.
 
-A student f(x_t, t) that says where the teacher's path from x_t ends: f(x_t, t) = f(x_s, s) for all t and s on one path,
-and f(x_0, 0) = x_0. The path is a step of DDIM with the teacher's guided prediction; the student has the guidance in
-its weights and is sampled without, in four steps.
+The student f(x_t, t) predicts where the teacher's path from x_t ends: f(x_t, t) = f(x_s, s) for all t and s on one
+path, and f(x_0, 0) = x_0. The path is a DDIM step with the teacher's guided prediction. The student has the guidance in
+its weights, and is sampled without guidance in four steps.
 """
 
 from __future__ import annotations
@@ -11,32 +11,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from longalign.data.text_states import Padding, TextStates, join
 from longalign.encoding import Conditioning
 from longalign.errors import LongalignError
 from longalign.objectives.lora_off import without_lora
-from longalign.objectives.pictures.captioned import FromPictures
-from longalign.objectives.pictures.settings import PictureSettings
+from longalign.objectives.pictures.settings import ConsistencySettings
+from longalign.objectives.pictures.tuned import TunedDenoiserObjective
 from longalign.objectives.random_draws import normal, uniform
 
 
-class ConsistencySettings(PictureSettings):
-    """The section `consistency` of a recipe. `guidance` is the teacher's: f_n + w (f_c − f_n)."""
-
-    guidance: float | None = Field(7.5, ge=0, description="the teacher's; null: the model's own")
-    ddim_steps: int = Field(50, gt=0, description="of the teacher's path")
-    huber_c: float = Field(0.001, gt=0)
-    sigma_data: float = Field(0.5, gt=0)
-    timestep_scaling: float = Field(10.0, gt=0)
-
-
-class ConsistencyObjective(FromPictures):
+class ConsistencyObjective(TunedDenoiserObjective):
     """Huber distance between the student's answers at neighbouring steps of the teacher's path.
 
-    The teacher is the model with the LoRAs of earlier stages and without the student's.
+    The teacher is the same model without the student's LoRA; LoRAs of earlier stages are on it.
 
     Raises:
         LongalignError: a flow model, tune 'full', or steps that do not divide the schedule.
@@ -46,9 +35,11 @@ class ConsistencyObjective(FromPictures):
     name = "consistency"
     trains_adapter = False
     solver = ("lcm", 4)
+    settings: ConsistencySettings
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def prepare(self) -> None:
+        """Attach the student's LoRA; see `TunedDenoiserObjective.prepare`."""
+        super().prepare()
         if self.denoiser.alphas_cumprod is None:
             raise LongalignError("consistency: distils models that predict ε or v, and this is a flow model")
         if self.settings.tune == "full":
@@ -65,7 +56,7 @@ class ConsistencyObjective(FromPictures):
     def learn(
         self, x0: Tensor, states: Sequence[TextStates], padding: Padding, accelerator: Any
     ) -> dict[str, float | Tensor]:
-        """One micro-batch, without caption dropout; see `FromPictures.learn`."""
+        """See `CaptionedObjective.learn`. There is no caption dropout."""
         own = self.draws_of(len(x0)).rows(len(x0))
         t = self.times(uniform(own)).to(x0.device)
         eps = normal(own, *x0.shape[1:], dtype=x0.dtype).to(x0.device)
@@ -78,7 +69,7 @@ class ConsistencyObjective(FromPictures):
 
     # L = E d( f_θ(x_t, t), f_θ⁻(x̂_s, s) ),  d(a, b) = √(|a − b|² + c²) − c,  x̂_s: one step of DDIM from x_t
     def losses(self, x0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
-        """(B,) means over channels and places."""
+        """(B,) means over channels and positions; see `TunedDenoiserObjective.losses`."""
         x_t = self.denoiser.noised(x0, eps, t)
         student = self.answer(x_t, t, conditioning)
         with torch.no_grad():
@@ -91,7 +82,7 @@ class ConsistencyObjective(FromPictures):
 
     # f_θ(x, t) = c_skip(t) x + c_out(t) x̂_0,  c_skip = σ²/((k t)² + σ²),  c_out = k t/√((k t)² + σ²)
     def answer(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """(B, C, h, w) what the student says that x_0 is; at t = 0 that is x_t itself."""
+        """(B, C, h, w): the student's prediction of x_0. At t = 0 it is x_t itself."""
         sigma, scaled = self.settings.sigma_data, self.settings.timestep_scaling * t.double()
         c_skip = sigma**2 / (scaled**2 + sigma**2)
         c_out = scaled / (scaled**2 + sigma**2).sqrt()
@@ -102,11 +93,11 @@ class ConsistencyObjective(FromPictures):
 
     # x̂_s = α_s x̂_0 + σ_s ε̂,  x_t = α_t x̂_0 + σ_t ε̂
     def step(self, x_t: Tensor, f: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """DDIM from t to s (η = 0). s = 0 is the schedule's first step, where a little noise is left."""
+        """A DDIM step from t to s (η = 0). At s = 0, the schedule's first step, a little noise is left."""
         x0 = self.denoiser.x0(x_t, f, t)
         alpha, sigma = self.denoiser.levels(t, x_t)
         return self.denoiser.noised(x0, (x_t - alpha * x0) / sigma, s)
 
     def times(self, u: Tensor) -> Tensor:
-        """One of the teacher's steps: 19, 39, …, 999 for 50 of 1000."""
+        """The teacher's steps for u in [0, 1), (B,): 19, 39, …, 999 for 50 steps of 1000."""
         return ((u * self.settings.ddim_steps).long() + 1) * self.stride - 1

@@ -1,46 +1,37 @@
-"""Supervised fine-tuning on pictures with long captions (LongAlign, §5.1; FACTS §1.6)."""
+"""Supervised fine-tuning on pictures with long captions (LongAlign, §5.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field
 from torch import Tensor
 
 from longalign.data.text_states import Padding, TextStates, join
 from longalign.encoding import Conditioning
-from longalign.objectives.pictures.captioned import FromPictures
-from longalign.objectives.pictures.settings import PictureSettings
+from longalign.objectives.pictures.settings import SupervisedSettings
+from longalign.objectives.pictures.tuned import TunedDenoiserObjective
 from longalign.objectives.random_draws import normal, uniform
 
 
-class SupervisedSettings(PictureSettings):
-    """The section `supervised` of a recipe.
-
-    `noisings`: how often each row is noised, at different times: encoding pictures and captions is shared by them, and
-    the denoiser sees as many times the batch. `time_power` p: t = 1000 u^p for u uniform; below 1 it prefers high
-    noise, where what stands where is decided.
-    """
-
-    caption_dropout: float = Field(0.1, ge=0, le=1, description="share of captions replaced by the empty one")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the LoRA's inputs; the released models had 0.1")
-    noisings: int = Field(1, gt=0)
-    time_power: float = Field(1.0, gt=0)
-
-
-class SupervisedObjective(FromPictures):
-    """L2 between the denoiser's prediction and its own target (ε, v or velocity) under long captions."""
+class SupervisedObjective(TunedDenoiserObjective):
+    """Mean squared error between the denoiser's prediction and its target (ε, v or velocity) under long captions."""
 
     Settings = SupervisedSettings
     name = "supervised"
     trains_adapter = True
     solver = ("unipc", 25)
+    settings: SupervisedSettings
+
+    @property
+    def lora_dropout(self) -> float:
+        """Dropout on the inputs of the LoRA, as the recipe says."""
+        return self.settings.dropout
 
     def learn(
         self, x0: Tensor, states: Sequence[TextStates], padding: Padding, accelerator: Any
     ) -> dict[str, float | Tensor]:
-        """One micro-batch, its times stratified over the step's whole batch; see `FromPictures.learn`."""
+        """See `CaptionedObjective.learn`. Times are stratified over the step's whole batch."""
         count, copies = len(x0), self.settings.noisings
         draws = self.draws_of(count)
         own = draws.rows(count)
@@ -61,13 +52,10 @@ class SupervisedObjective(FromPictures):
 
     # L = E ‖ f_θ(x_t, t, c) − target(x_0, ε, t) ‖²
     def losses(self, x0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
-        """(B,) means over channels and places."""
+        """(B,) means over channels and positions; see `TunedDenoiserObjective.losses`."""
         f = self.denoiser(self.denoiser.noised(x0, eps, t), t, conditioning)
         return (f - self.denoiser.target(x0, eps, t)).square().flatten(1).mean(1)
 
     def times(self, u: Tensor) -> Tensor:
-        """t = 1000 u^p; whole steps where the schedule has such."""
-        t = 1000 * u**self.settings.time_power
-        if self.denoiser.alphas_cumprod is None:
-            return t
-        return t.long().clamp(max=len(self.denoiser.alphas_cumprod) - 1)
+        """t = 1000 u^p for u in [0, 1), (B,); whole steps where the schedule has steps."""
+        return super().times(u**self.settings.time_power)

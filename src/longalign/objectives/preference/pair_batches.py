@@ -21,11 +21,18 @@ class Batch(TypedDict):
     prompts: list[list[str]]  # each as what is encoded of it: itself, or its segments
     captions: list[list[str]]  # segments of each caption that counts
     caption_rows: Tensor  # which of the 2B pictures each of them is of
+    asked: list[list[str]]  # of each of the 2B pictures: sentences to be called true or false
+    asked_true: list[list[float]]  # 1 or 0 for each of them
     factors: Tensor | None  # (2, B): differences a − b in truth and in looks, where they are known
 
 
 def collate_pairs(
-    rows: Sequence[Pair], model: PreferenceModel, *, with_captions: bool, whole_prompts: bool
+    rows: Sequence[Pair],
+    model: PreferenceModel,
+    *,
+    with_captions: bool,
+    whole_prompts: bool,
+    with_questions: bool = False,
 ) -> Batch:
     """Prepares pictures and cuts texts into segments.
 
@@ -34,6 +41,8 @@ def collate_pairs(
         with_captions: whether the long captions are wanted. Of a pair that is no tie only the preferred picture's
             enters the segment losses (Eq. 6), so only that one is kept.
         whole_prompts: prompts stay in one piece.
+        with_questions: whether sentences are to be called true or false. Where a pair knows none, its pictures' own
+            captions are taken for true and those of the next pair's pictures for false.
     """
     captions: list[list[str]] = []
     counted: list[int] = []
@@ -48,7 +57,10 @@ def collate_pairs(
     factors = [
         [row.truth_a - row.truth_b, row.looks_a - row.looks_b] for row in rows if isinstance(row, RatedPair)
     ]
+    asked, asked_true = _questions(rows, model) if with_questions else ([], [])
     return {
+        "asked": asked,
+        "asked_true": asked_true,
         "image": _prepare([row.image_a for row in rows] + [row.image_b for row in rows], model.preprocess),
         "preferred": torch.tensor([row.preferred for row in rows], dtype=torch.float32),
         "prompts": [[row.prompt] if whole_prompts else _segments(row.prompt, model) for row in rows],
@@ -56,6 +68,21 @@ def collate_pairs(
         "caption_rows": torch.tensor(counted, dtype=torch.long),
         "factors": torch.tensor(factors).T if len(factors) == len(rows) else None,
     }
+
+
+def _questions(rows: Sequence[Pair], model: PreferenceModel) -> tuple[list[list[str]], list[list[float]]]:
+    """Sentences about all pictures, all a before all b, and which of them are true."""
+    asked, answers = [], []
+    for which in ("a", "b"):
+        for i, row in enumerate(rows):
+            true, false = list(getattr(row, f"true_{which}")), list(getattr(row, f"false_{which}"))
+            if not (true or false):
+                own, others = (getattr(r, f"caption_{which}") for r in (row, rows[(i + 1) % len(rows)]))
+                true = _segments(own, model) if own else []
+                false = [text for text in _segments(others, model) if text not in true] if others else []
+            asked.append(true + false)
+            answers.append([1.0] * len(true) + [0.0] * len(false))
+    return asked, answers
 
 
 def _segments(text: str, model: PreferenceModel) -> list[str]:

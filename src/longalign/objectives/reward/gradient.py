@@ -1,4 +1,4 @@
-"""The gradient of a loss on a sampled latent, without a graph through the sampling (DESIGN, "Sampling").
+"""The gradient of a loss on a sampled latent, without a graph through the whole sampling.
 
 With x_0 = a·x_T + Σ c_i f_i and x_in,i = A_i,0 x_T + Σ_{j<i} A_i,1+j f_j (`diffusion/solver.py`), and g = ∂L/∂x_0::
 
@@ -6,8 +6,8 @@ With x_0 = a·x_T + Σ c_i f_i and x_in,i = A_i,0 x_T + Σ_{j<i} A_i,1+j f_j (`d
     inputs attached (DRaFT)       ∂L/∂θ = Σ_{i∈S} (∂f_i/∂θ)ᵀ u_i,
                                   u_i = c_i g + Σ_{j∈S, j>i} A_j,1+i (∂f_j/∂x_in,j)ᵀ u_j
 
-Each f_i is recomputed on the input that it had and thrown away again, so that no more than one is ever held. It is the
-gradient that autograd gives for the chain as a whole.
+Each f_i is recomputed on its stored input and released again, so memory holds one graph at a time. The result is the
+gradient that autograd gives for the whole chain.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Terms = Callable[[int, Tensor, Tensor], Iterator[tuple[float, Tensor]]]
 
 @dataclass(frozen=True)
 class Plan:
-    """Through which predictions of a chain the gradient goes.
+    """The predictions of a chain that get gradient.
 
     Attributes:
         steps: S above, ascending.
-        attached: whether it goes on through their inputs to earlier steps of S.
-        one_step: the chain ends at the last of `steps`, whose prediction stands for a clean latent; that is x_0.
+        attached: whether the gradient continues through their inputs to earlier steps of S.
+        one_step: the chain ends at the last of `steps`; x_0 is the clean latent that its prediction gives.
     """
 
     steps: tuple[int, ...]
@@ -59,12 +59,12 @@ def draft(total: int, count: int, generator: torch.Generator | None = None) -> P
 
 
 def alignprop(total: int, count: int, generator: torch.Generator | None = None) -> Plan:
-    """AlignProp: the last K steps, inputs attached, K drawn uniformly from 1 to all; ``count`` means nothing."""
+    """AlignProp: the last K steps, inputs attached, K drawn uniformly from 1 to all; ``count`` is not used."""
     return draft(total, 1 + _draw(total, generator))
 
 
 def refl(total: int, count: int, generator: torch.Generator | None = None) -> Plan:
-    """ReFL: one random step of the last quarter (30…39 of its 40), and from there to x_0 at once."""
+    """ReFL: one random step of the last quarter (30…39 of its 40), and from there to x_0 in one step."""
     late = max(1, total // 4)
     return Plan((total - late + _draw(late, generator),), one_step=True)
 
@@ -78,7 +78,7 @@ METHODS: dict[str, Callable[..., Plan]] = {
 
 
 def make_plan(method: str, total: int, count: int, generator: torch.Generator | None = None) -> Plan:
-    """Draws the steps of one sampling of ``total`` predictions.
+    """Draw the steps with gradient for one sampling of ``total`` predictions.
 
     Args:
         generator: else torch's own.
@@ -98,7 +98,7 @@ def _draw(count: int, generator: torch.Generator | None) -> int:
 
 @dataclass(frozen=True)
 class Kept:
-    """A chosen step: what the denoiser saw, and the random state in which it did, for dropout."""
+    """A step with gradient: the input of the denoiser, and the random state at that time, for dropout."""
 
     x: Tensor
     t: Tensor
@@ -107,7 +107,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Sampled:
-    """A sampling without gradient: x_0, and the chosen steps."""
+    """A sampling without gradient: x_0, and the steps with gradient."""
 
     x0: Tensor
     kept: dict[int, Kept] = field(default_factory=dict)
@@ -123,11 +123,11 @@ def sample_keeping(
     *,
     generator: torch.Generator | list[torch.Generator] | None = None,
 ) -> Sampled:
-    """Samples, and keeps what `backpropagate` needs.
+    """Sample, and keep what `backpropagate` needs.
 
     Args:
         noise: (B, …) x_T.
-        x0_of: x_in, f, t → the clean latent that f stands for; a plan that ends in one step needs it.
+        x0_of: x_in, f, t → the clean latent that f gives; a plan that ends in one step needs it.
         generator: of a stochastic solver's noise, one or one a row; None is torch's own.
     """
     kept: dict[int, Kept] = {}
@@ -162,7 +162,7 @@ def backpropagate(
     loss_scale: float = 1.0,
     one_step_weight: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> None:
-    """Adds ∂L/∂θ to `.grad`.
+    """Add ∂L/∂θ to `.grad`.
 
     Args:
         terms: as in `sample_keeping`, now with gradients.
@@ -192,7 +192,7 @@ def backpropagate(
 
 @dataclass(frozen=True)
 class RandomState:
-    """torch's random state on the CPU and one device: dropout must fall alike when a prediction is recomputed."""
+    """torch's random state on the CPU and one device, so that a recomputed prediction has the same dropout."""
 
     cpu: Tensor
     of_device: Tensor | None

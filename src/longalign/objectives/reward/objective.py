@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,52 +10,42 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from longalign.diffusion.denoiser import Denoiser
+from longalign.backbones import denoising_module
 from longalign.diffusion.pipelines import ModelSettings, settings_of
-from longalign.diffusion.solver import LinearSolver, make_solver
-from longalign.encoding import Conditioning, T5Branch, encode_groups
-from longalign.encoding.towers import inference
+from longalign.encoding import T5Branch
 from longalign.errors import LongalignError
-from longalign.objectives import BuildContext, Task
-from longalign.objectives.random_draws import Drawing, normal
-from longalign.objectives.reward.gradient import (
-    Terms,
-    backpropagate,
-    make_plan,
-    sample_keeping,
-)
-from longalign.objectives.reward.held_out import HeldOut, evaluate, load_held_out
-from longalign.objectives.reward.prompts import load_prompts
+from longalign.objectives import BuildContext, Objective, Task
+from longalign.objectives.reward.gradient import backpropagate, make_plan, sample_keeping
+from longalign.objectives.reward.held_out import HeldOut, load_held_out
 from longalign.objectives.reward.rewards import Reward, load_reward, reward_loss
+from longalign.objectives.reward.sampling import RewardSampler, load_prompts
 from longalign.objectives.reward.settings import RewardDataSettings, RewardSettings
-from longalign.preference import crop
 from longalign.preference.scores import SCALE
-from longalign.weights import lora
+from longalign.weights import lora, text_lora
 from longalign.weights.fingerprint import fingerprint
-from longalign.weights.stack import (
-    load_pipeline,
-    t5_branch,
-)
+from longalign.weights.stack import load_pipeline, put_on, t5_branch
 
 
-class RewardObjective(Drawing):
-    """Samples pictures without gradient, scores them, and takes the scores' gradient back to chosen predictions.
+class RewardObjective(RewardSampler, Objective):
+    """Samples pictures without gradient, scores them, and sends the gradient of the scores to chosen predictions.
 
     Args:
-        pipe: a diffusers pipeline, with the LoRA that is trained on its backbone, all else frozen.
-        rewards: what the pictures are scored with.
-        model: the defaults of the pipeline's model.
-        t5: the T5 branch, where the strategy wants one.
+        pipe: a diffusers pipeline with the trained LoRA on its denoiser; all other weights are frozen.
+        rewards: preference models that score the pictures.
+        settings: the section ``reward`` of a recipe.
+        model: defaults of the pipeline's model.
+        t5: the T5 branch, where the strategy needs one.
         held_out: what `evaluate` measures on.
-        context: which process this is.
+        context: device and processes; None is one process.
+        model_name: name of the model, for messages and saved files.
 
     Raises:
         LongalignError: the solver does not fit the model, or is not linear.
     """
 
     name: ClassVar[str] = "reward"  # also of the LoRA
-    Settings: ClassVar[type] = RewardSettings
-    DataSettings: ClassVar[type] = RewardDataSettings
+    Settings = RewardSettings
+    DataSettings = RewardDataSettings
 
     def __init__(
         self,
@@ -69,53 +59,36 @@ class RewardObjective(Drawing):
         context: BuildContext | None = None,
         model_name: str = "",
     ) -> None:
-        self.pipe, self.rewards, self.settings = pipe, list(rewards), settings
-        self.model = model or ModelSettings()
-        self.t5, self.held_out, self.model_name = t5, held_out, model_name
-        self.denoiser = Denoiser.of(pipe)
+        RewardSampler.__init__(self, pipe, settings, model, t5)
+        self.rewards, self.held_out, self.model_name = list(rewards), held_out, model_name
         self.context = context or BuildContext(self.denoiser.device)
-        self.base = fingerprint(self.denoiser.module, model_name)  # once: of a big model it takes seconds
-        self.solver: LinearSolver = make_solver(
-            pipe.scheduler,
-            settings.solver,
-            settings.resolved_steps,
-            spacing=settings.spacing,
-            timesteps=settings.timesteps,
-        )
-        no_guidance = 1.0 if settings.solver == "lcm" else self.model.guidance  # FACTS §1.5
-        guidance = settings.guidance if settings.guidance is not None else no_guidance
-        self.guidance = 1.0 if guidance is None else guidance
+        self.base = fingerprint(self.denoiser.module, model_name)  # once: a large model takes seconds
         self._freeze()
 
     @classmethod
     def build(
         cls, model: str, settings: RewardSettings, data: RewardDataSettings, context: BuildContext
     ) -> Task:
-        """See `longalign.objectives.Objective`.
+        """See `longalign.objectives.Objective.build`.
 
         Raises:
-            LongalignError: no such model, preference model, LoRA or prompts; a V that is missing.
+            LongalignError: no such model, preference model, LoRA or prompts; LoRAs of `start_from` in a wrong order or
+                of another model; a V that is missing.
         """
         train = load_prompts(
             data.prompts, seed=context.seed, count=data.count, objects=data.objects, referring=data.referring
         )
         device = str(context.device)
         pipe = load_pipeline(model, device=device, dtype="float32")
-        backbone = Denoiser.of(pipe).module
-        t5 = t5_branch(model, settings.strategy, pipe)
-        for number, folder in enumerate(settings.start_from):
-            lora.load(backbone, folder, name=f"stage_{number}", base_name=model)
-            adapter = lora.load_text_adapter(folder)
-            if t5 is not None and adapter is not None:
-                t5 = T5Branch(t5.tokenizer, t5.encoder, adapter.to(device))
-        lora.attach(backbone, rank=settings.rank, name=cls.name)
+        put_on(pipe, settings.start_from, base_name=model)
+        lora.attach(denoising_module(pipe), rank=settings.rank, name=cls.name)
         rewards = [load_reward(wanted, settings, device) for wanted in settings.rewards]
         objective = cls(
             pipe,
             rewards,
             settings,
             model=settings_of(model, pipe),
-            t5=t5,
+            t5=t5_branch(model, settings.strategy, pipe, settings.start_from),
             held_out=load_held_out(settings, data, device),
             context=context,
             model_name=model,
@@ -123,7 +96,7 @@ class RewardObjective(Drawing):
         return Task(objective, train)
 
     def _freeze(self) -> None:
-        """All but what is trained on the backbone already."""
+        """Freeze all but the LoRA that is on the denoiser."""
         for name, part in self.pipe.components.items():
             if isinstance(part, nn.Module) and part is not self.denoiser.module:
                 part.requires_grad_(False).eval()
@@ -135,17 +108,19 @@ class RewardObjective(Drawing):
             self.denoiser.module.enable_gradient_checkpointing()
 
     def modules(self) -> Mapping[str, nn.Module]:
+        """The denoiser, whose LoRA is trained."""
         return {self.denoiser.backbone.component: self.denoiser.module}
 
     def collate(self, rows: Sequence[str]) -> list[str]:
+        """The prompts."""
         return list(rows)
 
     def backward(self, batch: Sequence[str], accelerator: Any) -> dict[str, float | Tensor]:
-        """See `longalign.objectives.Objective`.
+        """See `longalign.objectives.Objective.backward`.
 
         Returns:
-            the loss; the `reward`, which is the weighted sum of plain scores × 100, so that runs of different ω can be
-            compared; where there are several, each one's score; the first step with gradient (`first_step`).
+            `loss`; `reward`, the weighted sum of plain scores × 100, which can be compared between runs of different ω;
+            with several preference models the score of each; `first_step`, the first sampling step with gradient.
         """
         draws = self.draws_of(len(batch))
         common, own = draws.common(), draws.rows(len(batch))
@@ -188,33 +163,6 @@ class RewardObjective(Drawing):
     def _gradient_steps(self) -> int:
         return min(self.settings.resolved_gradient_steps, len(self.solver))
 
-    def encode(self, prompts: Sequence[str]) -> list[tuple[list[int], Conditioning]]:
-        """One conditioning for each padded length, with the places of its prompts."""
-        length = self.settings.length if self.settings.length is not None else self.model.length
-        return encode_groups(
-            self.pipe,
-            list(prompts),
-            self.settings.negative_prompt,
-            strategy=self.settings.strategy,
-            length=length,
-            t5=self.t5,
-        )
-
-    def terms(self, conditioning: Conditioning) -> Terms:
-        """The guided prediction under a conditioning."""
-
-        def parts(_: int, x: Tensor, t: Tensor) -> Iterator[tuple[float, Tensor]]:
-            return self.denoiser.terms(x, t, conditioning, self.guidance, split=self.settings.split_guidance)
-
-        return parts
-
-    def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """(B, C, h, w) starting noise, each row from its own generator."""
-        denoiser = self.denoiser
-        dtype = torch.promote_types(torch.float32, denoiser.module.dtype)
-        shape = (denoiser.channels, denoiser.side, denoiser.side)
-        return normal(generators, *shape, dtype=dtype).to(denoiser.device)
-
     # g = ∂L/∂x_0
     def score_gradient(
         self,
@@ -224,16 +172,16 @@ class RewardObjective(Drawing):
         crop_seed: int,
         accelerator: Any,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Through the decoder and the scorers alone, a few pictures at a time.
+        """The gradient of the loss on the latents, through decoder and scorers, a few pictures at a time.
 
         Args:
             x0: (B, C, h, w) sampled latents.
-            texts: for each reward (B, D) C⊥ + ω ηV, and (B, D) plain C_P.
-            count: what the loss is a mean over: the pictures of the whole micro-batch.
-            crop_seed: says which part of the pictures is scored.
+            texts: for each preference model (B, D) C⊥ + ω ηV, and (B, D) plain C_P.
+            count: number of pictures in the whole micro-batch; the loss is their mean.
+            crop_seed: gives the part of the pictures that is scored.
 
         Returns:
-            (B, C, h, w) g; these pictures' part of the mean loss; and of each reward's mean score × 100, (rewards,).
+            (B, C, h, w) g; these pictures' part of the mean loss; their part of the mean scores × 100, (rewards,).
         """
         scale = _scale(accelerator)
         g = torch.empty_like(x0)
@@ -255,43 +203,30 @@ class RewardObjective(Drawing):
                 scores += SCALE * torch.stack(scored) / count
         return g, loss, scores
 
-    def cropped(self, pixels: Tensor, seed: int | None) -> Tensor:
-        """The part of the pictures that is scored: at a place that the seed gives, or in the middle without one."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return crop(pixels, self.settings.crop, generator)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        return None
-
     def evaluate(self, accelerator: Any) -> dict[str, float]:
-        """Held-out prompts: see `longalign.objectives.reward.held_out`."""
-        return {} if self.held_out is None else evaluate(self, self.held_out, accelerator)
+        """Metrics on held-out prompts: see `longalign.objectives.reward.held_out.HeldOut.evaluate`."""
+        if self.held_out is None:
+            return {}
+        return self.held_out.evaluate(self, self.rewards, self.name, self.context, accelerator)
 
     def samples(self, accelerator: Any) -> list[tuple[str, Image.Image]]:
-        """Held-out prompts and their pictures, of those that this process drew in the last evaluation."""
+        """The first held-out prompts that this process drew in the last evaluation, and their pictures."""
         return [] if self.held_out is None else self.held_out.samples
-
-    @torch.no_grad()
-    def sample(self, conditioning: Conditioning, seeds: Sequence[int]) -> Tensor:
-        """One picture for each prompt, (B, 3, H, W) in [0, 1], each from its own seed."""
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noise = self.noise(generators)
-
-        def predict(_: int, x: Tensor, t: Tensor) -> Tensor:
-            return self.denoiser.guided(x, t, conditioning, self.guidance, split=self.settings.split_guidance)
-
-        with inference(self.denoiser.module):
-            return self.denoiser.decode(self.solver.sample(predict, noise, generator=generators))
 
     def save(self, folder: Path) -> None:
         """A LoRA for ``pipe.load_lora_weights(folder)`` on the model that training started from."""
         if not lora.attached(self.denoiser.module):
             raise LongalignError("nothing to save: the backbone has no LoRA")
         adapter = self.t5.adapter if self.t5 is not None and self.settings.start_from else None
-        lora.save(self.denoiser.module, folder, adapter=adapter, base=self.base, base_name=self.model_name)
+        lora.save(
+            self.denoiser.module,
+            folder,
+            adapter=adapter,
+            base=self.base,
+            base_name=self.model_name,
+            strategy=self.settings.strategy,
+        )
+        text_lora.save_text(text_lora.clips_of(self.pipe), folder, self.model_name)
 
 
 def _scale(accelerator: Any) -> float:

@@ -22,15 +22,16 @@ class Reward:
     """One preference model in the sum that is the reward.
 
     Attributes:
-        name: for metrics and messages.
-        weight: in the sum.
-        omega: ω, what is left of the text-irrelevant part: 1 is the plain score, 0 is alignment alone.
-        v: whence V comes: ``stored`` beside the model, or the ``batch`` at hand in all processes, as in the released
-            code (FACTS §1.4; with one prompt a batch, V is that prompt itself and only ω·C_P is left).
+        name: name in metrics and messages.
+        model: the preference model.
+        weight: weight in the sum.
+        omega: ω, the factor of the text-irrelevant part: 1 is the plain score, 0 is text–image alignment only.
+        v: source of V: ``stored`` beside the model, or the ``batch`` in all processes, as in the released code. With
+            one prompt in the batch, V is the direction of that prompt, and only ω·C_P remains.
         text: C_P^seg of all ``segments``, as Denscore reads, or C_P of the ``single`` window of first tokens.
 
     Raises:
-        LongalignError: V is to be the stored one, and there is none.
+        LongalignError: V should be the stored one, and the model has none.
     """
 
     name: str
@@ -49,9 +50,9 @@ class Reward:
 
     # C⊥ + ω ηV                                                                                         Eq. 8
     def embed(self, prompts: Sequence[str], accelerator: Any) -> tuple[Tensor, Tensor]:
-        """(B, D) the text side of the loss, and (B, D) the plain C_P; both without gradient.
+        """(B, D) the text embeddings of the loss, and (B, D) the plain C_P; both without gradient.
 
-        With V of the batch every process has to call this.
+        With V of the batch, every process has to call this.
         """
         plain = self.plain(prompts)
         if self.omega == 1:
@@ -79,10 +80,10 @@ class Reward:
 def load_reward(
     wanted: RewardModel, settings: RewardSettings, device: str, *, judging: bool = False
 ) -> Reward:
-    """The preference model of a recipe's line, in float32.
+    """A preference model that a recipe names, in float32.
 
     Args:
-        judging: only its plain score is wanted, and so no V.
+        judging: use only its plain score, which needs no V.
 
     Raises:
         LongalignError: there is no such model, or no V beside it.
@@ -114,7 +115,7 @@ def reward_loss(
 
 
 def _of_all_processes(embeddings: Tensor, accelerator: Any) -> Decomposition:
-    """V of the texts that all processes have at hand."""
+    """V of the texts of all processes."""
     c = embeddings.double() if embeddings.device.type != "mps" else embeddings
     sums = torch.cat([c.sum(0), c.new_tensor([len(c)])])  # (D + 1,)
     sums = accelerator.reduce(sums, reduction="sum").cpu().double()

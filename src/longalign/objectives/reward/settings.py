@@ -15,7 +15,7 @@ TextReading = Literal["segments", "single"]
 
 
 class RewardModel(BaseModel):
-    """One preference model of the reward. In a recipe its bare name will do."""
+    """One preference model of the reward. A recipe may give just its name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,9 +44,11 @@ class RewardSettings(BaseModel):
     rewards: tuple[RewardModel, ...] = Field(
         (RewardModel.model_validate("stickers/clip"),),
         min_length=1,
-        description="their weighted sum is maximised",
+        description="preference models; their weighted sum is maximised",
     )
-    omega: float = Field(0.3, description="what is left of the text-irrelevant part; 1: all, 0: nothing")
+    omega: float = Field(
+        0.3, description="factor of the text-irrelevant part; 1: the plain score, 0: alignment only"
+    )
     v: VSource = "stored"
     half: bool = Field(
         False, description="half of the loss, as released; matters where gradients are clipped"
@@ -60,14 +62,14 @@ class RewardSettings(BaseModel):
     solver: str = Field(
         "auto", description="ddim, unipc, …, lcm, own; auto: ddim, a flow model's own for those"
     )
-    spacing: str = Field("trailing", description="of the time steps; own: as the model's scheduler has it")
+    spacing: str = Field("trailing", description="of the time steps; own: that of the model's scheduler")
     steps: int | None = Field(None, gt=0, description="null: 50, for lcm 4")
     timesteps: tuple[int, ...] | None = Field(
-        None, description="one by one, where the solver can be told (lcm)"
+        None, description="the time steps themselves, for solvers that take them (lcm)"
     )
     guidance: float | None = Field(None, ge=0, description="null: the model's own; for lcm none")
     split_guidance: bool = Field(
-        False, description="its two branches one after the other: half of the memory"
+        False, description="compute the two branches of guidance one after the other: half the memory"
     )
     pictures_at_once: int = Field(8, gt=0, description="decoded and scored together, with gradient")
     gradient_checkpointing: bool = Field(False, description="less memory, a third more time")
@@ -88,8 +90,8 @@ class RewardSettings(BaseModel):
     )
     distance_to: Literal["base", "pictures", "none"] = Field(
         "base",
-        description="fid and cmmd from what the model draws of the held-out prompts without this run's LoRA, or "
-        "from the pictures that they are captions of (stickers alone)",
+        description="fid and cmmd compare with pictures of the model without this run's LoRA (base), or with the "
+        "pictures that the prompts are captions of (pictures; stickers only)",
     )
     sample_pictures: int = Field(
         4, ge=0, description="held-out prompts whose pictures a tracker shows at each evaluation"
@@ -139,16 +141,16 @@ class RewardDataSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompts: str = Field("stickers", description="to train on")
-    count: int = Field(100_000, gt=0, description="how many sticker captions; files are taken whole")
+    prompts: str = Field("stickers", description="the source to train on")
+    count: int = Field(100_000, gt=0, description="number of sticker captions; files are read whole")
     objects: ObjectRanges = Field(
         ((1, 9),), description="least and most stickers of a scene, or several such ranges in turn"
     )
     referring: float = Field(
         0.0, ge=0, le=1, description="share of sticker captions with sentences that refer to the one before"
     )
-    held_out: str | None = Field(None, description="to evaluate on; null: nothing")
-    held_out_count: int = Field(64, gt=0, description="at most so many of them")
+    held_out: str | None = Field(None, description="the source to evaluate on; null: no evaluation")
+    held_out_count: int = Field(64, gt=0, description="most prompts to evaluate on")
 
 
 def _one_of(value: str, names: tuple[str, ...]) -> str:

@@ -1,10 +1,10 @@
-"""What `longalign train` made of the sticker world, among the embedded weights: fp16, with recipe and curve."""
+"""Packs a run of `longalign train` as embedded weights: fp16, with recipe and learning curve."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from longalign.runs import atomic_write_text
 
 
 def pack_run(run: Path, out: Path, *, after: Sequence[str] = (), rank: int | None = None) -> int:
-    """Packs a finished run, a preference model, a LoRA or soft tokens; returns the size in bytes.
+    """Pack a complete run (a preference model, a LoRA or soft tokens); returns the size in bytes.
 
     Recipe and learning curve go along as `recipe.yaml` and `curve.jsonl`.
 
@@ -47,47 +47,62 @@ def pack_run(run: Path, out: Path, *, after: Sequence[str] = (), rank: int | Non
 
 
 def _pack_preference(run: Path, out: Path) -> None:
-    """A CLIP folder with V; the tokenizer stays with the pipeline."""
+    """A CLIP folder with V, late head and calibration; the tokenizer stays with the pipeline."""
     import torch
 
     from longalign.preference import PreferenceModel
-    from longalign.preference.decomposition import FILE_NAME
 
     model = PreferenceModel.from_pretrained(run / "model", device="cpu", dtype="float32")
     out.mkdir(parents=True, exist_ok=True)
     model.clip.to(torch.float16).save_pretrained(out)
     processor = json.dumps(model.preprocess.to_config(), indent=2) + "\n"
     atomic_write_text(out / "preprocessor_config.json", processor)
-    if model.decomposition is not None:
-        model.decomposition.save(out / FILE_NAME)
+    if model.late is not None:
+        model.late.to(torch.float16)
+    model.save_beside(out)
 
 
 def _pack_lora(run: Path, out: Path, after: Sequence[str], rank: int | None) -> None:
-    """The stage of this run alone, with its base's fingerprint and its text adapter."""
+    """The stage of this run alone, with its base's fingerprint, its text side and its encoding."""
     import torch
 
-    from longalign.weights import lora
-    from longalign.weights.factors import added, without
-    from longalign.weights.lora_file import LoraFile, Pair, resolve_lora
-    from longalign.weights.merge import reduced
+    from longalign.weights import lora, text_lora
+    from longalign.weights.lora_file import resolve_lora
+    from longalign.weights.stack import strategy_for
     from longalign.weights.text_adapter import write_text_adapter
 
-    file = LoraFile.read(run / "model")
     _check_after(run, after)
+    _pack_factors(
+        run / "model", {f"stage_{n}": resolve_lora(name) for n, name in enumerate(after)}, out, rank
+    )
+    for encoder, folder in text_lora.text_loras(run / "model").items():
+        texts = (text_lora.text_loras(name).get(encoder) for name in after)
+        earlier = {f"stage_{n}": path for n, path in enumerate(texts) if path is not None}
+        _pack_factors(folder, earlier, out / encoder, rank)
+    lora.note_strategy(out, strategy_for("auto", [run]))
+    if (adapter := lora.load_text_adapter(run / "model")) is not None:
+        write_text_adapter(adapter.to(torch.float16), out / lora.ADAPTER_FOLDER)
+
+
+def _pack_factors(folder: Path, earlier: Mapping[str, Path], out: Path, rank: int | None) -> None:
+    """One LoRA file in fp16, without the earlier stages (their names on the model → where they are packed)."""
+    from longalign.weights.factors import added, without
+    from longalign.weights.lora_file import LoraFile, Pair
+    from longalign.weights.merge import reduced
+
+    file = LoraFile.read(folder)
     layers, stacked_on, alpha = file.layers, file.stacked_on, file.alpha
-    if after:
-        own = without(file, [LoraFile.read(resolve_lora(name)) for name in after])
+    if earlier:
+        own = without(file, [LoraFile.read(path) for path in earlier.values()])
         if own is None:
-            raise LongalignError(f"{run}: does not begin with {', '.join(after)}; was it trained on others?")
-        layers, alpha = own, None
-        stacked_on = tuple(f"stage_{n}" for n in range(len(after)))
-    if rank is not None:
+            told = ", ".join(map(str, earlier.values()))
+            raise LongalignError(f"{folder}: does not begin with {told}; was it trained on others?")
+        layers, stacked_on, alpha = own, tuple(earlier), None
+    if rank is not None and rank < LoraFile(layers).rank:
         layers, _ = reduced(added([LoraFile(layers, file.component, alpha=alpha)]), rank)
         alpha = None
     half = {name: Pair(pair.up.half(), pair.down.half()) for name, pair in layers.items()}
     LoraFile(half, file.component, alpha=alpha, base=file.base, stacked_on=stacked_on).write(out)
-    if (adapter := lora.load_text_adapter(run / "model")) is not None:
-        write_text_adapter(adapter.to(torch.float16), out / lora.ADAPTER_FOLDER)
 
 
 def _pack_tokens(run: Path, out: Path, after: Sequence[str]) -> None:
@@ -120,7 +135,7 @@ def _started_from(recipe: dict[str, Any]) -> list[str]:
 
 
 def _keep_recipe(run: Path, out: Path, after: Sequence[str]) -> None:
-    """As it could be trained again, anywhere."""
+    """The recipe without paths of this machine."""
     recipe = _recipe(run)
     if after:
         recipe[recipe["objective"]]["start_from"] = list(after)

@@ -1,17 +1,20 @@
-"""What each tiny model learns from: a class a part, which the loop in `training.py` knows as `Part`."""
+"""The tiny models and their losses, one class a part; and the base class `Part`."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from longalign.errors import LongalignError
 from longalign.stickers import models
 from longalign.stickers.captions import Sentence, caption, facts, lie, sentence, text_of
 from longalign.stickers.making import patch_code
@@ -19,21 +22,74 @@ from longalign.stickers.making.readout import ReadableCLIP
 from longalign.stickers.tokenizers import CLIP_WINDOW, make_clip_tokenizer, make_t5_tokenizer
 from longalign.stickers.world import CELL_PX, KIND_NAMES, Scene, render_array, scene
 
+T = TypeVar("T")
 
-class Part(Protocol):
-    """What the loop needs of a model to be trained."""
 
+class Part(ABC):
+    """One tiny model with its loss. `longalign.stickers.making.objective.StickerPart` trains it in the training loop.
+
+    Args:
+        device: where it is trained.
+        folder: the parts that were trained before, a folder each.
+
+    Attributes:
+        module: the model.
+        batch_size: scenes in a step.
+        learning_rate: peak of the learning rate.
+        evaluations: how many times `check` is called in a run; 0: never.
+    """
+
+    batch_size: ClassVar[int]
+    learning_rate: ClassVar[float]
+    evaluations: ClassVar[int] = 0
     module: Any
-    batch_size: int
-    learning_rate: float
 
-    def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """The loss on scenes first … first + batch_size − 1, and what to log."""
-        ...
+    @abstractmethod
+    def __init__(self, device: torch.device, folder: Path) -> None: ...
 
-    def save(self, module: Any, out: Path) -> None:
-        """Write the trained (averaged) weights as a diffusers or transformers folder below `out`."""
-        ...
+    @property
+    def trained(self) -> nn.Module:
+        """What the optimiser updates: the parameters of this module that require gradients."""
+        module: nn.Module = self.module
+        return module
+
+    @abstractmethod
+    def loss(
+        self, numbers: Sequence[int], share: float, rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss on some scenes, and metrics.
+
+        Args:
+            numbers: numbers of the scenes.
+            share: share of the run that is done, in [0, 1).
+            rng: the step's random numbers.
+        """
+
+    def check(self) -> dict[str, float]:
+        """Metrics on held-out scenes."""
+        return {}
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the model as diffusers or transformers folders below ``folder``."""
+
+
+def earlier(folder: Path, name: str, part: str) -> Path:
+    """The folder of a model that was trained before.
+
+    Raises:
+        LongalignError: it is missing; the message names the part to train.
+    """
+    if not (folder / name).is_dir():
+        raise LongalignError(
+            f"{folder}: has no {name}; train it first (longalign stickers train {part} --out {folder})"
+        )
+    return folder / name
+
+
+def at_share(stages: Sequence[tuple[float, T]], share: float) -> T:
+    """The value of a curriculum at a share of the run: pairs of the share up to which a value holds, and the value."""
+    return next((value for until, value in stages if share < until), stages[-1][1])
 
 
 def fits(said: list[Sentence]) -> bool:
@@ -55,12 +111,17 @@ def pixels(scenes: list[Scene]) -> Tensor:
     return stacked.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
+def gaussian(like: Tensor, rng: np.random.Generator) -> Tensor:
+    """Standard normal float32 of a shape, from the step's random numbers."""
+    return torch.from_numpy(rng.standard_normal(like.shape, dtype=np.float32)).to(like.device)
+
+
 def autocast(device: torch.device, enabled: bool = True) -> Any:
     """bf16 where matrices are multiplied; three times faster than fp32 on CPUs that have it."""
     return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
 
 
-class VAE:
+class VAE(Part):
     """The encoder learns the patch code (Gaussian likelihood), the decoder its inverse (L1 and L2).
 
     The first half of the steps sees single cells, then 2 × 2 of them, at last whole scenes: early on it is the
@@ -74,19 +135,21 @@ class VAE:
     jitter = 0.05  # deviation of the noise on the decoder's input: denoisers are not exact
     crops = ((0.5, 1), (0.85, 2), (1.0, 3))  # until this share of the steps, so many cells a side
 
-    def __init__(self, device: torch.device, out: Path, steps: int) -> None:
-        self.device, self.samples = device, steps * self.batch_size
+    def __init__(self, device: torch.device, folder: Path) -> None:
+        self.device = device
         self.module: Any = models.make_vae().to(device)
 
-    def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        side = next(cells for until, cells in self.crops if first < until * self.samples)
-        x = pixels([scene(i, objects=(2, 9)) for i in range(first, first + self.batch_size)])
+    def loss(
+        self, numbers: Sequence[int], share: float, rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        side = at_share(self.crops, share)
+        x = pixels([scene(i, objects=(2, 9)) for i in numbers])
         top, left = CELL_PX * rng.integers(0, 4 - side, size=2)
         x = x[:, :, top : top + side * CELL_PX, left : left + side * CELL_PX].contiguous().to(self.device)
         code = patch_code.encode(x)
         with autocast(self.device):
             posterior = self.module.encode(x).latent_dist
-            decoded = self.module.decode(code + self.jitter * torch.randn_like(code)).sample
+            decoded = self.module.decode(code + self.jitter * gaussian(code, rng)).sample
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         nll = ((code - mean).square() * (-logvar).exp() + logvar).mean() / 2
         error = decoded.float() - x
@@ -94,12 +157,12 @@ class VAE:
         logged = {"l1": l1.item(), "code_error": (code - mean).square().mean().sqrt().item()}
         return l1 + self.l2_weight * l2 + self.encoder_weight * nll, logged
 
-    def save(self, module: Any, out: Path) -> None:
-        module.register_to_config(scaling_factor=1.0)  # the patch code has deviation one already
-        module.save_pretrained(out / "vae")
+    def save(self, folder: Path) -> None:
+        self.module.register_to_config(scaling_factor=1.0)  # the patch code has deviation one already
+        self.module.save_pretrained(folder / "vae")
 
 
-class CLIP:
+class CLIP(Part):
     """Contrastive training on pictures and captions of at most 77 tokens, with one lie a caption as a hard negative.
 
     Contrast alone teaches what is in a scene and not where (LOG.md, 2026-11-21): among scenes drawn from all kinds the
@@ -113,7 +176,7 @@ class CLIP:
     partial = 0.3
     readout_weight = 1.0
 
-    def __init__(self, device: torch.device, out: Path, steps: int) -> None:
+    def __init__(self, device: torch.device, folder: Path) -> None:
         self.device = device
         self.module: Any = ReadableCLIP(models.make_clip()).to(device)
         self.tokenizer = make_clip_tokenizer()
@@ -160,9 +223,11 @@ class CLIP:
         whole = self.module.layout_loss(embeddings, [[s.fact for s in c] for c in captions])
         return embeddings, at_stops + whole
 
-    def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, numbers: Sequence[int], share: float, rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
         kinds = [KIND_NAMES[k] for k in rng.permutation(len(KIND_NAMES))[: rng.choice([6, len(KIND_NAMES)])]]
-        scenes = [scene(i, kinds=kinds) for i in range(first, first + self.batch_size)]
+        scenes = [scene(i, kinds=kinds) for i in numbers]
         true, false = self.texts(scenes, rng)
         x = pixels(scenes).to(self.device)
         with autocast(self.device):
@@ -188,19 +253,19 @@ class CLIP:
         }
         return contrast + self.readout_weight * (text_readout + image_readout), logged
 
-    def save(self, module: Any, out: Path) -> None:
-        module.clip.save_pretrained(out / "clip")
-        models.text_encoder_of(module.clip).save_pretrained(out / "text_encoder")
-        self.tokenizer.save_pretrained(out / "tokenizer")
+    def save(self, folder: Path) -> None:
+        self.module.clip.save_pretrained(folder / "clip")
+        models.text_encoder_of(self.module.clip).save_pretrained(folder / "text_encoder")
+        self.tokenizer.save_pretrained(folder / "tokenizer")
 
 
-class T5:
+class T5(Part):
     """Span denoising on captions, as T5 was pretrained: 15 % of the tokens, spans of three."""
 
     batch_size = 128
     learning_rate = 2e-3
 
-    def __init__(self, device: torch.device, out: Path, steps: int) -> None:
+    def __init__(self, device: torch.device, folder: Path) -> None:
         self.device = device
         self.module: Any = models.make_t5().to(device)
         self.tokenizer = make_t5_tokenizer()
@@ -220,8 +285,10 @@ class T5:
         eos = self.tokenizer.eos_token_id
         return [*source, *ids[at:], eos], [*target, eos]
 
-    def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        scenes = [scene(i) for i in range(first, first + self.batch_size)]
+    def loss(
+        self, numbers: Sequence[int], share: float, rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        scenes = [scene(i) for i in numbers]
         said = [text_of(short_caption(s, rng)) for s in scenes]
         pairs = [self.corrupt(i, rng) for i in self.tokenizer(said, add_special_tokens=False).input_ids]
         source, mask = _pad([p[0] for p in pairs], 0)
@@ -234,9 +301,9 @@ class T5:
             ).loss
         return loss, {}
 
-    def save(self, module: Any, out: Path) -> None:
-        models.encoder_of(module).save_pretrained(out / "t5")
-        self.tokenizer.save_pretrained(out / "t5_tokenizer")
+    def save(self, folder: Path) -> None:
+        models.encoder_of(self.module).save_pretrained(folder / "t5")
+        self.tokenizer.save_pretrained(folder / "t5_tokenizer")
 
 
 def _pad(rows: list[list[int]], value: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Facts read off a CLIP in training, so that it learns where things are and not only what there is."""
+"""Linear readouts of facts that make a CLIP learn where things are, and not only what there is."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sentence_of(fact: Fact) -> list[int]:
 
 
 class ReadableCLIP(nn.Module):
-    """A CLIP with two linear readouts, which training needs and nobody else."""
+    """A CLIP with two linear readouts that are used in training only."""
 
     def __init__(self, clip: Any) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
-"""How SDXL's and SD3's denoisers learn: `Part`s of the loop in `training.py`, on the embedded model's other parts."""
+"""The denoisers of the sticker SDXL and SD3, trained on the other parts of the embedded model."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from transformers import CLIPModel, T5EncoderModel
 
+from longalign.errors import LongalignError
 from longalign.runs import atomic_path, atomic_write_text
 from longalign.stickers import folder, models
 from longalign.stickers import sdxl_sd3_models as backbones
 from longalign.stickers.assembly import BASE, OWN_WEIGHTS, trained_on
 from longalign.stickers.captions import text_of
 from longalign.stickers.making.denoising import UNet
-from longalign.stickers.making.parts import autocast, short_caption
+from longalign.stickers.making.parts import at_share, autocast, gaussian, short_caption
 from longalign.stickers.share_true import share_true
 from longalign.stickers.tokenizers import CLIP_WINDOW, make_clip_tokenizer, make_t5_tokenizer
 from longalign.stickers.world import SCENE_PX, Scene, scene
@@ -106,11 +108,12 @@ class SDXL(UNet):
     learning_rate = 5e-4
     curriculum = ((1.0, (1, 5)),)
     guidance = 2.0
-    check_at = (0.5, 1.0)  # shares of the run
+    evaluations = 2
     map_captions = 256
 
-    def __init__(self, device: torch.device, out: Path, steps: int) -> None:
-        self.device, self.samples, self.out = device, steps * self.batch_size, out
+    def __init__(self, device: torch.device, base: Path) -> None:
+        self.device = device
+        check_embedded(base)
         self.scheduler = models.make_scheduler()
         self.reader = Reader("sdxl", device)
         unet = UNet2DConditionModel.from_pretrained(folder() / "unet", torch_dtype=torch.float32)
@@ -145,11 +148,13 @@ class SDXL(UNet):
         states, pooled = states * keep[..., None].to(states.dtype), pooled * keep
         return states.repeat(self.noisings, 1, 1), pooled.repeat(self.noisings, 1)
 
-    def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        scenes, x0 = self.draw(first)
+    def loss(
+        self, numbers: Sequence[int], share: float, rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        scenes, x0 = self.draw(numbers, share)
         states, pooled = self.read(scenes, rng)
-        t = torch.from_numpy(self.timesteps(rng)).to(self.device)
-        noise = self.noise(x0, rng)
+        t = torch.from_numpy(self.timesteps(len(scenes), rng)).to(self.device)
+        noise = gaussian(x0, rng)
         target = self.scheduler.get_velocity(x0, noise, t)
         added = {"text_embeds": pooled, "time_ids": self.time_ids.to(self.device).expand(len(x0), -1)}
         with autocast(self.device):
@@ -174,9 +179,9 @@ class SDXL(UNet):
         )
         return shares(pipe, self.guidance)
 
-    def save(self, module: Any, out: Path) -> None:
-        own = {k: v.contiguous() for k, v in module.state_dict().items() if backbones.OWN.search(k)}
-        module.save_config(out / "sdxl")
+    def save(self, out: Path) -> None:
+        own = {k: v.contiguous() for k, v in self.module.state_dict().items() if backbones.OWN.search(k)}
+        self.module.save_config(out / "sdxl")
         with atomic_path(out / "sdxl" / OWN_WEIGHTS) as temporary:
             save_file(own, temporary)
         note_base("sdxl", out)
@@ -188,22 +193,26 @@ class SD3(UNet):
     batch_size = 40
     learning_rate = 1.5e-3
     guidance = 2.0
-    check_at = (0.4, 0.7, 1.0)  # shares of the run
+    evaluations = 3
     t5_dropout = 0.2  # SD3 drops each text encoder by itself; without T5 its states are zeros
     # Nothing masks T5's pads, so the model has to have met their number: that of `encode` and of the pipeline itself.
     t5_lengths = ((0.67, None), (0.97, 77), (1.0, 256))
 
-    def __init__(self, device: torch.device, out: Path, steps: int) -> None:
-        self.device, self.samples, self.out = device, steps * self.batch_size, out
+    def __init__(self, device: torch.device, base: Path) -> None:
+        self.device = device
+        check_embedded(base)
         self.scheduler: Any = models.make_scheduler()
         self.flow = backbones.make_flow_scheduler()
         self.reader = Reader("sd3", device)
         self.module: Any = backbones.trainable_places(backbones.make_transformer()).to(device)
 
     # σ = s u / (1 + (s − 1) u), u uniform: the schedule that sampling goes down, s its shift
-    def sigmas(self, rng: np.random.Generator) -> Tensor:
-        """(2B,), stratified. SD3's logit-normal density vanishes at σ = 1, where here all is decided."""
-        count, shift = self.noisings * self.batch_size, self.flow.config.shift
+    def sigmas(self, scenes: int, rng: np.random.Generator) -> Tensor:
+        """(2B,) stratified noise levels for B scenes.
+
+        SD3's own logit-normal density vanishes at σ = 1, where the layout of these pictures is decided.
+        """
+        count, shift = self.noisings * scenes, self.flow.config.shift
         u = (np.arange(count) + rng.random(count)) / count
         return torch.from_numpy(shift * u / (1 + (shift - 1) * u)).float().to(self.device)
 
@@ -213,15 +222,17 @@ class SD3(UNet):
             "" if rng.random() < self.caption_dropout else text_of(short_caption(s, rng)) for s in scenes
         ]
         draw = rng.random()
-        states, pooled = self.reader.joint(texts, next(n for until, n in self.t5_lengths if draw < until))
+        states, pooled = self.reader.joint(texts, at_share(self.t5_lengths, draw))
         silent = torch.from_numpy(rng.random(len(texts)) < self.t5_dropout).to(self.device)
         states[silent, CLIP_WINDOW:] = 0
         return states.repeat(self.noisings, 1, 1), pooled.repeat(self.noisings, 1)
 
-    def loss(self, first: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        scenes, x0 = self.draw(first)
+    def loss(
+        self, numbers: Sequence[int], share: float, rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        scenes, x0 = self.draw(numbers, share)
         states, pooled = self.read(scenes, rng)
-        sigma, noise = self.sigmas(rng), self.noise(x0, rng)
+        sigma, noise = self.sigmas(len(scenes), rng), gaussian(x0, rng)
         level = sigma[:, None, None, None]
         with autocast(self.device), Float32Attention(self.device):
             predicted = self.module(
@@ -244,10 +255,16 @@ class SD3(UNet):
         )
         return shares(pipe, self.guidance)
 
-    def save(self, module: Any, out: Path) -> None:
-        module.save_pretrained(out / "sd3" / "transformer")
+    def save(self, out: Path) -> None:
+        self.module.save_pretrained(out / "sd3" / "transformer")
         self.flow.save_pretrained(out / "sd3" / "scheduler")
         note_base("sd3", out)
+
+
+def check_embedded(base: Path) -> None:
+    """Raises LongalignError: the parts to train on are not those of the embedded model."""
+    if base != folder():
+        raise LongalignError(f"{base}: sdxl and sd3 are trained on the embedded model: set model=stickers")
 
 
 def note_base(name: str, out: Path) -> None:

@@ -1,0 +1,59 @@
+"""LoRAs of CLIP text encoders, each in a folder of its own beside the backbone's: ``folder/text_encoder``.
+
+diffusers reads one by ``pipe.load_lora_weights(folder / "text_encoder", adapter_name="text")``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from longalign.errors import LongalignError
+from longalign.weights.lora import TEXT_ENCODERS, attached, load, save
+from longalign.weights.lora_file import FILE_NAME, resolve_lora
+
+
+def clips_of(pipe: Any) -> dict[str, Any]:
+    """Name → CLIP text encoder of a pipeline."""
+    return {name: clip for name in TEXT_ENCODERS if (clip := getattr(pipe, name, None)) is not None}
+
+
+def save_text(clips: Mapping[str, Any], folder: str | os.PathLike[str], base_name: str = "") -> None:
+    """Write the LoRAs of each text encoder that has some, as one, below `folder`.
+
+    Raises:
+        LongalignError: the disk refuses.
+    """
+    for name, clip in clips.items():
+        if attached(clip):
+            save(clip, Path(folder) / name, base_name=base_name)
+
+
+def text_loras(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Name → folder of the text encoders' LoRAs that lie beside a backbone's."""
+    where = resolve_lora(folder)
+    return {name: where / name for name in TEXT_ENCODERS if (where / name / FILE_NAME).is_file()}
+
+
+def load_text(
+    pipe: Any,
+    folder: str | os.PathLike[str],
+    *,
+    name: str = "default",
+    check_base: bool = True,
+    base_name: str = "",
+) -> None:
+    """Put the LoRAs of text encoders that lie beside a backbone's, if any, on a pipeline's, frozen.
+
+    Raises:
+        LongalignError: one is damaged or of another base, or the pipeline has no such encoder.
+    """
+    for encoder, path in text_loras(folder).items():
+        clip = getattr(pipe, encoder, None)
+        if clip is None:
+            raise LongalignError(
+                f"{folder}: has a LoRA of the {encoder}, which this {type(pipe).__name__} has not"
+            )
+        load(clip, path, name=name, check_base=check_base, base_name=base_name)
