@@ -21,7 +21,7 @@ from longalign.errors import LongalignError
 from longalign.plugins import Table
 
 if TYPE_CHECKING:
-    from longalign.backbones.base import Backbone
+    from longalign.backbones.base import Backbone, Pipeline
 
 __all__ = ["BACKBONES", "backbone_named", "backbone_of", "components", "denoising_module", "find_backbone"]
 
@@ -86,7 +86,7 @@ def components() -> tuple[str, ...]:
     return tuple(dict.fromkeys(backbone.component for backbone in _all()))
 
 
-def denoising_module(pipe: Any) -> Any:
+def denoising_module(pipe: Pipeline) -> Any:
     """The UNet or transformer of a diffusers pipeline.
 
     Args:
@@ -103,7 +103,7 @@ def denoising_module(pipe: Any) -> Any:
     return found
 
 
-def _denoising_modules(pipe: Any) -> Iterator[Any]:
+def _denoising_modules(pipe: Pipeline) -> Iterator[Any]:
     for name in components():
         if (module := getattr(pipe, name, None)) is not None:
             yield module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from longalign.backbones.latents import decode, encode_pixels
 from longalign.errors import LongalignError
@@ -15,6 +15,25 @@ if TYPE_CHECKING:
 Parameterisation = Literal["epsilon", "v", "flow"]
 
 _PREDICTION_TYPES: dict[str, Parameterisation] = {"epsilon": "epsilon", "v_prediction": "v"}
+
+
+class Pipeline(Protocol):
+    """What longalign uses of a diffusers text-to-image pipeline.
+
+    The denoising module has another name in each family: ask `longalign.backbones.denoising_module`.
+
+    Attributes:
+        components: name → part; a part that is not loaded is None.
+        scheduler: solver and noise schedule.
+        vae: the `AutoencoderKL`.
+    """
+
+    components: dict[str, Any]
+    scheduler: Any
+    vae: Any
+
+    def __call__(self, **kwargs: Any) -> Any:
+        """Samples images from conditionings."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class StableDiffusion(Backbone):
     module_class = "UNet2DConditionModel"
 
     lora_blocks = ("ResnetBlock2D", "Attention", "GEGLU")
-    guidance = 7.5  # LongAlign, §5.1
+    guidance = 7.5  # LongAlign's evaluation of SD1.5
     token_places = TokenPlaces(
         joint=False,
         attention_arguments="cross_attention_kwargs",

@@ -33,7 +33,7 @@ class StableDiffusion3(Backbone):
     t5_length = 256  # `max_sequence_length` of StableDiffusion3Pipeline
 
     lora_blocks = ("Attention", "FeedForward")
-    guidance = 4.0  # SoftREPA, §5
+    guidance = 4.0  # SoftREPA's sampling of SD3
     token_places = TokenPlaces(
         joint=True,
         attention_arguments="joint_attention_kwargs",

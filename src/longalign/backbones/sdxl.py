@@ -24,7 +24,7 @@ class StableDiffusionXL(StableDiffusion):
     may_lack = ("text_encoder",)
     penultimate = True
     pooled_clips = (-1,)
-    guidance = 7.0  # SoftREPA, §5
+    guidance = 7.0  # SoftREPA's sampling of SDXL
     token_places = TokenPlaces(
         joint=False,
         attention_arguments="cross_attention_kwargs",

@@ -21,7 +21,8 @@ from longalign.encoding.layout import padded
 from longalign.encoding.options import Options
 from longalign.encoding.strategy import Strategy
 from longalign.encoding.t5 import T5Encoder
-from longalign.encoding.towers import Tower, inference
+from longalign.encoding.towers import Tower
+from longalign.runtime import inference
 
 _AT_ONCE = 64  # texts
 

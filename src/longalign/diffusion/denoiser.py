@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from longalign import soft_tokens
 from longalign.backbones import backbone_named, backbone_of, denoising_module
-from longalign.backbones.base import Parameterisation
+from longalign.backbones.base import Parameterisation, Pipeline
 from longalign.encoding.conditioning import Conditioning
 from longalign.errors import LongalignError
 
@@ -68,7 +68,7 @@ class Denoiser:
         self.vae = vae
 
     @classmethod
-    def of(cls, pipe: Any) -> Denoiser:
+    def of(cls, pipe: Pipeline) -> Denoiser:
         """The denoiser of a diffusers pipeline; it shares the pipeline's module.
 
         Raises:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from longalign.backbones.base import Pipeline
 from longalign.encoding import Conditioning, encode_groups
 from longalign.errors import LongalignError
 from longalign.soft_tokens.loading import guided_rows
@@ -24,7 +25,7 @@ SCHEDULERS = {
 }
 
 
-def set_scheduler(pipe: Any, name: str = "auto") -> str:
+def set_scheduler(pipe: Pipeline, name: str = "auto") -> str:
     """Gives the pipeline another solver with the same noise schedule, and returns the name of the solver's class.
 
     Raises:
@@ -49,7 +50,7 @@ def set_scheduler(pipe: Any, name: str = "auto") -> str:
 
 
 def sample(
-    pipe: Any,
+    pipe: Pipeline,
     conditioning: Conditioning,
     seeds: Sequence[int],
     *,
@@ -112,7 +113,7 @@ def sample(
 
 
 def sample_groups(
-    pipe: Any,
+    pipe: Pipeline,
     groups: Sequence[tuple[Sequence[int], Conditioning]],
     seeds: Sequence[int],
     *,
@@ -152,7 +153,12 @@ def to_images(pixels: torch.Tensor) -> list[Image.Image]:
 
 
 def draw(
-    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], *, sampling: Mapping[str, Any], **encoding: Any
+    pipe: Pipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    sampling: Mapping[str, Any],
+    **encoding: Any,
 ) -> list[Image.Image]:
     """Encodes prompts and samples one image for each.
 

@@ -1,23 +1,23 @@
-"""Segments → `Conditioning`: long prompts for Stable Diffusion 1.x, 2.x, XL and 3 (LongAlign, §3.1, §5.1,
-App. A).
+"""Prompts → `Conditioning`: long prompts for the backbones of `longalign.backbones` (LongAlign, §3.1, §5.1, App. A).
 
 | file | holds |
 |---|---|
-| `encode.py` | `encode` and `encode_groups`, the two functions most users need |
-| `conditioning.py` | what they return |
-| `strategy.py` | which encoding: `plain`, `clip-cat`, `t5-mlp`, `clip+t5`, and the ablations of App. A |
-| `parts.py` | the tokenizers and text encoders of a pipeline, and the T5 branch |
-| `context.py` | which sentences stand ahead of a sentence while it is encoded |
+| `encode.py` | `encode` and `encode_groups`, the two functions that most users need |
+| `conditioning.py` | `Conditioning`, their result |
+| `options.py`, `strategy.py` | settings; the encodings `plain`, `clip-cat`, `t5-mlp`, `clip+t5`; ablations |
+| `text_parts.py` | the tokenizers and text encoders of a pipeline, and the T5 branch |
+| `cleaning.py`, `syntax.py` | text as CLIP was trained on it; prompt weights of other tools |
+| `segments.py` | prompt → segments |
+| `context.py` | sentences before a sentence, which its encoding may see |
 | `tokens.py` | text → token ids with character offsets |
+| `reading.py` | segments, tokens and layout of each text, and text that does not fit |
+| `layout.py` | order of the tokens in a row of joined segments |
 | `towers.py` | one CLIP text encoder, pad* |
-| `trees.py` | texts that share a row and their beginnings |
-| `batching.py` | which rows go through it together |
-| `reading.py` | what is to be encoded of each text, and what does not fit |
-| `layout.py` | which token of which segment goes where |
+| `packing.py`, `batching.py` | texts that share a row of an encoder; rows that share a batch |
 | `t5.py` | T5 on whole prompts |
-| `job.py`, `banks.py` | one encoding from beginning to end |
+| `job.py`, `encoder_outputs.py` | one call of `encode`, and the encoder outputs in it |
 | `plain.py` | the pipelines' own encoding |
-| `cache.py` | sentences remembered between calls |
+| `cache.py` | encoded sentences that are kept between calls |
 """
 
 from longalign.encoding.cache import EncodingCache

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class TextAdapter(ModelMixin, ConfigMixin):
-    """Two blocks ``x → FF(LN(x))``, no residuals: LaVi-Bridge's adapter, from which LongAlign starts (§5.1).
+    """Two blocks ``x → FF(LN(x))`` without residuals: the adapter of LaVi-Bridge, from which LongAlign starts (§5.1).
 
     Each feed-forward is GEGLU(d → 4d), dropout, Linear(4d → out). Parameter names and configuration keys are
     those of the published checkpoints, so ``TextAdapter.from_pretrained("…/s28750_adapter")`` reads them.

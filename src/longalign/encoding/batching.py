@@ -1,4 +1,4 @@
-"""Which rows of tokens go through an encoder together: pure functions of counts."""
+"""Groups rows of tokens into batches for an encoder, from their lengths alone."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from itertools import accumulate, groupby, pairwise
 
 
 def call_cost_tokens(device_type: str) -> int:
-    """What one more call of a text encoder costs, in tokens of padding that could be computed in the same time.
+    """The cost of one more call of a text encoder, in tokens of padding that take the same time.
 
-    On a CPU that is reading the weights once more (measured at CLIP-L's size: 14 to 22 tokens, whatever the
-    number of layers), on an accelerator launching kernels that are too small to fill it.
+    On a CPU a call reads the weights once more (measured at CLIP-L's size: 14 to 22 tokens, for any number of layers).
+    On an accelerator it launches kernels that are too small to fill the device.
     """
     return 16 if device_type == "cpu" else 1024
 
 
 def batches(lengths: Sequence[int], call_cost_tokens: int, batch_size: int) -> list[slice]:
-    """Cuts ascending lengths into the batches that take the least time.
+    """Cuts ascending lengths into batches so that they take the least time.
 
     A batch of n rows is padded to its longest and takes as long as ``n · longest + call_cost_tokens``
-    tokens. Rows of equal length stay together, so there are at most as many places to cut as the encoder's
-    window is long, and the best cuts follow by dynamic programming. What exceeds ``batch_size`` is cut again.
+    tokens. Rows of equal length stay together, so there are at most as many possible cuts as the encoder's window
+    has tokens, and dynamic programming finds the best ones. Batches of more than ``batch_size`` rows are cut again.
     """
     runs = [(length, len(list(group))) for length, group in groupby(lengths)]  # lengths and how many texts
     # best[j]: least cost of the first j runs, and where the last of their batches begins

@@ -1,4 +1,4 @@
-"""Sentences remembered between calls, and how a change of the encoder is noticed."""
+"""A cache of encoded sentences, and fingerprints that show a change of the encoder."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ class States(NamedTuple):
 
 
 class EncodingCache:
-    """Remembers encoded sentences on the CPU and forgets the longest unused ones first.
+    """Keeps encoded sentences on the CPU; when it is full, the least recently used ones are dropped.
 
-    Give one to every call of `encode` that may meet the same sentences again: ``encode(pipe, prompts,
-    cache=cache)``. Entries belong to an encoder's weights (see `fingerprint`), so one cache may serve several
-    models.
+    Pass one cache to all calls of `encode` that may have sentences in common: ``encode(pipe, prompts, cache=cache)``.
+    Entries belong to an encoder's weights (see `fingerprint`), so one cache may serve several models.
 
     Args:
-        max_bytes: most bytes of tensors kept.
+        max_bytes: most bytes of tensors that are kept.
     """
 
     def __init__(self, max_bytes: int = 1 << 30) -> None:
@@ -39,7 +38,9 @@ class EncodingCache:
         self._lock = Lock()
 
     def get(self, key: Hashable, n_tokens: int, pooled: bool, device: torch.device) -> States | None:
-        """The first ``n_tokens`` states of ``key``, on ``device``; None when something wanted is not here."""
+        """The first ``n_tokens`` states of ``key``, on ``device``; None if they or the pooled vector are not in the
+        cache.
+        """
         with self._lock:
             found = self._entries.get(key)
             if found is None or len(found.tokens) < n_tokens or (pooled and found.pooled is None):
@@ -51,7 +52,7 @@ class EncodingCache:
         return States(found.tokens[:n_tokens].to(device), vector)
 
     def put(self, key: Hashable, states: States) -> None:
-        """Copies ``states`` to the CPU, so that no larger tensor that they are a view of is held."""
+        """Copies ``states`` to the CPU, so that the cache does not hold larger tensors of which they are views."""
         entry = States(_copied(states.tokens), None if states.pooled is None else _copied(states.pooled))
         with self._lock:
             if (old := self._entries.pop(key, None)) is not None:
@@ -79,12 +80,11 @@ def _n_bytes(states: States) -> int:
 
 
 def fingerprint(model: nn.Module) -> bytes:
-    """Changes whenever the weights do, and stays when the model only moves between devices. Takes
-    milliseconds.
+    """A hash that changes when the weights change, but not when the model moves between devices; within milliseconds.
 
     It reads one element of every parameter, their version counters (which in-place changes such as an
-    optimizer's step raise), and what peft's layers are set to. Not noticed: a change through ``.data`` that
-    leaves all those elements alone.
+    optimizer's step raise), and what peft's layers are set to. A change through ``.data`` that
+    leaves all those elements the same is not noticed.
     """
     parameters = list(model.parameters())
     there = [p.detach() for p in parameters if p.device.type != "meta"]

@@ -1,9 +1,9 @@
-"""Text as CLIP learned it: repaired by ftfy, HTML entities resolved; with the way back to what the user wrote.
+"""Text as CLIP was trained on it: repaired by ftfy, with HTML entities replaced; with the way back to the user's text.
 
-CLIP's training captions went through ``ftfy.fix_text`` and ``html.unescape`` (twice) before they were tokenised. So did
-the prompts of the released LongAlign code, by the tokenizer of transformers 4. The tokenizer of transformers 5 leaves
-this step out: curly quotes, ligatures, full-width letters and ``&amp;``, which language models and word processors
-write, then get other tokens, and more of them.
+CLIP's training captions went through ``ftfy.fix_text`` and ``html.unescape`` (twice) before they were tokenised. The
+tokenizer of transformers 4 did the same with the prompts of the released LongAlign code. The tokenizer of transformers
+5 leaves this step out. Curly quotes, ligatures, full-width letters and ``&amp;``, which language models and word
+processors write, then get other tokens, and more of them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Cleaned:
     """A cleaned text.
 
     Attributes:
-        text: what is tokenised.
+        text: the cleaned text, which is tokenised.
         blocks: (start here, start in the original, length here, length there) of the pieces that tile both texts, in
-            order. Pieces of equal length correspond character by character; the others as a whole.
+            order. Pieces of equal length correspond character by character, other pieces as a whole.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""What an encoding is: tensors for the denoiser, and what became of the text."""
+"""`Conditioning`, the result of an encoding: tensors for the denoiser, segments, and text that was cut."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from longalign.backbones import backbone_named
 from longalign.encoding.segments import Segment
 
-_SHOWN_CHARACTERS = 300  # of one cut, in the warning; `Conditioning.truncation` has all of it
+_SHOWN_CHARACTERS = 300  # of one cut text in the warning; `Conditioning.truncation` has the whole text
 
 
 class TruncationWarning(UserWarning):
@@ -21,7 +21,7 @@ class TruncationWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """One piece of text that no token of the encoding has seen.
+    """One piece of text that was left out of the encoding.
 
     ``prompt_index`` is the prompt's place in the list given to `encode`; ``text`` is ``prompt[start:end]``
     (of the negative prompt where ``negative``); ``where`` names the component whose limit cut it, or
@@ -43,12 +43,12 @@ class Conditioning:
     Attributes:
         embeds: (B, L, D) token states for cross-attention (SD, SDXL) or joint attention (SD3).
         pooled: (B, P) pooled text vectors; None for a backbone that takes none (Stable Diffusion 1 and 2).
-        segment_of: (B, L) int64, which of the prompt's ``segments`` each position encodes. −1 where it
-            encodes none: pads, T5's end token, and the start and end tokens of ``plain``, which belong to the
+        segment_of: (B, L) int64, the index in ``segments`` of each position's segment. −1 for positions without a
+            segment: pads, T5's end token, and the start and end tokens of ``plain``, which belong to the
             prompt as a whole.
         negative_embeds, negative_pooled, negative_segment_of: the same for the negative prompts.
-        truncation: one tuple a prompt, empty when nothing of it or of its negative prompt was cut.
-        segments: one tuple of segments a prompt.
+        truncation: one tuple for each prompt; empty if nothing of it and of its negative prompt was cut.
+        segments: one tuple of segments for each prompt.
         family: name of the backbone in `longalign.backbones.BACKBONES`.
     """
 
@@ -63,10 +63,10 @@ class Conditioning:
     family: str
 
     def pipeline_kwargs(self) -> dict[str, torch.Tensor]:
-        """For the family's diffusers pipelines: ``pipe(**conditioning.pipeline_kwargs())``.
+        """Arguments for the family's diffusers pipelines: ``pipe(**conditioning.pipeline_kwargs())``.
 
         Several pictures of a prompt: ``conditioning[[0] * 4].pipeline_kwargs()``. (``num_images_per_prompt``
-        does it for SD and SDXL, but SD3's pipeline repeats only what it has encoded itself.)
+        works with SD and SDXL, but not with SD3, whose pipeline repeats only prompts that it encoded itself.)
         """
         return backbone_named(self.family).pipeline_kwargs(self)
 
@@ -108,7 +108,7 @@ class Conditioning:
 
 
 def warn_of_cuts(truncation: Sequence[Sequence[Truncation]], stacklevel: int) -> None:
-    """One `TruncationWarning` for all that was cut, with the text; nothing when nothing was."""
+    """Gives one `TruncationWarning` with all text that was cut, or none if nothing was cut."""
     cuts = [cut for of_prompt in truncation for cut in of_prompt]
     if not cuts:
         return

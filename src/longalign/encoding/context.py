@@ -1,7 +1,7 @@
-"""Which sentences stand ahead of a sentence while it is encoded, so that "It stands on a red disc." says of what.
+"""Chooses the sentences before a sentence that its encoding may see: "It stands on a red disc." has its subject there.
 
-CLIP's text model is causal: a token's state depends on all that stands ahead of it in its row. So a sentence behind
-others knows them, and only its own states are kept. T5 reads whole prompts anyway.
+CLIP's text model is causal: the state of a token depends on all tokens before it in its row. So a sentence that is
+encoded after others has their context, and only its own states are kept. T5 reads whole prompts in any case.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _REFERS = re.compile(rf"\b(?:{_PRONOUNS})\b|^\W*(?:that|such|one|another|the oth
 
 
 def refers_back(text: str, language: str = "en") -> bool:
-    """Whether a sentence may speak of one before it: by its pronouns in English, always in other languages.
+    """Whether a sentence may refer to one before it. In English its pronouns decide; in other languages it always may.
 
-    A sentence that is taken for one wrongly ("It is raining.") costs some tokens.
+    A wrong yes ("It is raining.") only costs some tokens.
     """
     return not language.lower().startswith("en") or _REFERS.search(text) is not None
 
@@ -30,13 +30,13 @@ def refers_back(text: str, language: str = "en") -> bool:
 def sentences_ahead(
     texts: Sequence[str], counts: Sequence[int], context: Context, window: int, language: str = "en"
 ) -> list[range]:
-    """For each sentence those that stand ahead of it in its row, the last ones that the window holds whole.
+    """For each sentence, the sentences before it in its row: the last ones that fit the window as a whole.
 
-    ``before``: all that there is room for. ``referent``: those back to the last one that refers to nothing; none for
-    a sentence that does not refer back itself.
+    ``before``: as many as fit. ``referent``: back to the last one that does not refer back; none for a sentence that
+    does not refer back itself.
 
     Args:
-        counts: their tokens, without special ones.
+        counts: number of tokens of each sentence, without special tokens.
         window: most tokens of a row; two are special.
     """
     found = []

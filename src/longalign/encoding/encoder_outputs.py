@@ -1,4 +1,4 @@
-"""All that the encoders have to say about a job's texts, each text encoded once."""
+"""Encoder outputs for all texts of a job; each text is encoded once."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ClipBank:
     """One CLIP's states of all segments, stacked behind pad*, and its pooled vectors.
 
     Args:
-        k: which of the model's CLIPs it is.
-        rule: how segments are joined; None when only pooled vectors are wanted.
-        pooled: the policy for the pooled vector; None when this CLIP's is not wanted.
+        k: place of this CLIP among the model's CLIPs.
+        rule: how segments are joined; None if only pooled vectors are needed.
+        pooled: which pooled vector is needed; None: this CLIP's pooled vector is not needed.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ClipBank:
 
 
 class T5Bank:
-    """T5's states of whole prompts at their padded lengths, through the adapter where there is one."""
+    """T5's states of whole prompts at their padded lengths; the adapter, if any, is applied to them."""
 
     def __init__(
         self,

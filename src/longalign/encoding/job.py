@@ -1,4 +1,4 @@
-"""One encoding from beginning to end: read the texts, run each encoder once, put the rows together."""
+"""`Job`, one call of `encode`: reads the texts, runs each encoder once, joins the rows."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from longalign.encoding.segments import Segmenter
 from longalign.encoding.t5 import T5Encoder
 from longalign.encoding.text_parts import TextParts, run_device
 from longalign.encoding.tokens import segments_of
-from longalign.encoding.towers import Tower, inference
+from longalign.encoding.towers import Tower
 from longalign.errors import LongalignError
+from longalign.runtime import inference
 
 Shape = tuple[int, int]  # padded lengths of the CLIP part and of the T5 part
 _T5_SEGMENT = 512  # tokens of a segment for a model whose only encoder is a T5
@@ -29,7 +30,7 @@ class Job:
     """Checks and reads the texts; `run` encodes them.
 
     Attributes:
-        negatives: one a prompt; None where the family wants zeros.
+        negatives: one for each prompt; None if the family uses zeros.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Job:
         return negatives
 
     def groups(self) -> dict[Shape, list[int]]:
-        """Which prompts have which padded lengths."""
+        """Padded lengths → places of the prompts that have them."""
         groups: dict[Shape, list[int]] = {}
         for i in range(len(self.prompts)):
             groups.setdefault(self._shape(i), []).append(i)
@@ -109,7 +110,7 @@ class Job:
         return lengths(pair, self.backbone, self.strategy, self.options.length, self.options.max_length)
 
     def truncation(self, indices: Iterable[int]) -> tuple[tuple[Truncation, ...], ...]:
-        """What was cut of these prompts and of their negatives."""
+        """The text that was cut from these prompts and from their negatives."""
         halves = [(self.prompts, False)] + ([(self.negatives, True)] if self.negatives is not None else [])
         return tuple(
             tuple(
@@ -185,7 +186,7 @@ class Job:
 
 
 class Banks:
-    """All encoders' states for a job, and how a family joins them."""
+    """The states of all encoders for a job; `join` makes rows of them."""
 
     def __init__(self, job: Job, groups: Mapping[Shape, Sequence[int]]) -> None:
         self.parts, self.backbone = job.parts, job.backbone

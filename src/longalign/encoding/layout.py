@@ -1,4 +1,4 @@
-"""Which token of which segment stands where: ``<sot> Text1. <sot> Text2. … <pad*>`` (App. A)."""
+"""The order of tokens in a row of joined segments: ``<sot> Text1. <sot> Text2. … <pad*>`` (LongAlign, App. A)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAD_STAR: Cell = (-1, 0)
 
 
 def lay_out(counts: Sequence[int], rule: ConcatRule, window: int) -> list[Cell]:
-    """The row of cells for one prompt, before it is filled up with pad*.
+    """The row of cells for one prompt, before pad* is added.
 
     Args:
         counts: text tokens of each segment, without special tokens.
@@ -34,7 +34,7 @@ def lay_out(counts: Sequence[int], rule: ConcatRule, window: int) -> list[Cell]:
 
 
 def tokens_needed(tokens: Tokens, rule: ConcatRule, window: int) -> int:
-    """How many states of a segment `lay_out` may point at."""
+    """The number of a segment's states that `lay_out` may use."""
     if rule.pad == "keep":
         return window
     return len(tokens) - (rule.eot != "keep")
@@ -48,14 +48,14 @@ def bank_index(
     own: Sequence[int],
     joint: Sequence[int],
 ) -> list[int]:
-    """Where each position's state lies in one encoder's bank of states, whose entry 0 is pad*.
+    """The index of each position's state in one encoder's bank of states, whose entry 0 is pad*.
 
     Two encoders of one model may cut a segment into different numbers of tokens (a textual-inversion token
-    that only one of them knows). They are joined token by token all the same, as the pipelines do; the
-    shorter is filled up with its own pad*, ahead of its end token.
+    that only one of them knows). They are joined token by token, as in the pipelines. The shorter one is filled with
+    its own pad* before its end token.
 
     Args:
-        length: positions in all; what the row does not fill is pad*.
+        length: number of positions; positions after the row are pad*.
         starts: where each segment's row begins in the bank, with its start token.
         ahead: tokens of other segments between that and its own.
         own: text tokens of each segment for this encoder; ``joint`` for the encoder with most.
@@ -79,6 +79,6 @@ def segment_row(row: Sequence[Cell], joint: Sequence[int], length: int) -> list[
 
 
 def padded(n_tokens: int, length: int, max_length: int | None) -> int:
-    """The smallest multiple of ``length`` that holds ``n_tokens``, but ``max_length`` at most."""
+    """The smallest multiple of ``length`` that holds ``n_tokens``, but at most ``max_length``."""
     multiple = max(-(-n_tokens // length), 1) * length
     return multiple if max_length is None else min(multiple, max_length)

@@ -1,4 +1,4 @@
-"""The settings of an encoding, checked."""
+"""The settings of an encoding, and their checks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EncodeOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Options:
-    """The keyword arguments of `encode`, which explains them, with their defaults.
+    """The keyword arguments of `encode` with their defaults; `encode` explains them.
 
     Raises:
         LongalignError: one of them is out of range or unknown.
@@ -61,7 +61,7 @@ class Options:
         Strategy.of(self.strategy)
 
     def strategy_for(self, parts: TextParts) -> Strategy:
-        """The strategy, checked against what the model has."""
+        """The strategy, after checking that the model has the parts that it needs."""
         strategy = Strategy.of(self.strategy)
         if strategy.t5 and parts.backbone.t5 is not None:
             raise LongalignError(
@@ -79,7 +79,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def takes_options(function: _Function) -> _Function:
-    """Lets `help` and notebooks show the `Options` of a function one by one in place of its ``**options``."""
+    """Makes `help` and notebooks show the single `Options` of a function in place of its ``**options``."""
     own = signature(function)
     named = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
     options = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in signature(Options).parameters.values()]

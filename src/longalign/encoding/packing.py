@@ -1,14 +1,13 @@
-"""Several texts in one row of an encoder, what they begin with alike only once.
+"""Packs several texts into one row of an encoder; common beginnings are encoded only once.
 
-A causal encoder's state of a token depends on the tokens ahead of it in its text and on nothing else. So a
-row may hold a tree of tokens in place of one text, if each token has the position that it has in its text and
-sees its own ancestors only:
+In a causal encoder, the state of a token depends only on the tokens before it. So a row may hold a tree of tokens in
+place of one text, if each token keeps its position in its text and attends to its own ancestors only:
 
     ids     <sot> a  red cat  dog  blue bird      "a red cat", "a red dog", "a blue bird"
     places    0   1   2   3    3    2    3
 
-Rows are filled to the window, so hardly anything is padded, and every sentence shares its start token and
-often its article with others.
+Rows are filled to the window, so there is little padding. Every sentence shares its start token, and often its article,
+with others.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ class Row:
     """A tree of tokens, depth first.
 
     Attributes:
-        ids: of its tokens.
-        places: where each stands in its text.
-        at: for each text, where its tokens stand in the row.
+        ids: ids of its tokens.
+        places: position of each token in its text.
+        at: for each text, the places of its tokens in the row.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -38,17 +37,17 @@ class Row:
 
     @property
     def is_one_text(self) -> bool:
-        """Whether it is a single text, with or without others that it begins with."""
+        """Whether the row is a single text, possibly with texts that are beginnings of it."""
         return self.places == list(range(len(self.places)))
 
 
 def pack(texts: Collection[Ids], window: int, alone: Container[Ids] = ()) -> list[Row]:
-    """Puts every text into a row: few rows, and then of like length, so that one call takes them unpadded.
+    """Puts every text into a row. The rows are few and of similar length, so that one call needs little padding.
 
     Args:
-        window: most tokens of a row. A text that is longer has a row of its own; with 0, so has every text
-            that no other begins with.
-        alone: texts that begin a row, into which nothing comes but what they begin with.
+        window: most tokens of a row. A longer text gets a row of its own. With 0 every text that is not the beginning
+            of another gets its own row.
+        alone: texts that need a row of their own; only their own beginnings may be in it.
     """
     ordered = sorted(texts, reverse=True)  # neighbours share most, and a text comes before its beginnings
     rows = _fill(ordered, window, alone)
@@ -62,7 +61,7 @@ def pack(texts: Collection[Ids], window: int, alone: Container[Ids] = ()) -> lis
 
 
 def _fill(ordered: Sequence[Ids], window: int, alone: Container[Ids]) -> list[Row]:
-    """Each text into the row of the text before it if there is room, else into a new one."""
+    """Puts each text into the row of the text before it if there is room, else into a new row."""
     rows: list[Row] = []
     before: Ids = ()
     is_open = False
@@ -82,7 +81,7 @@ def _fill(ordered: Sequence[Ids], window: int, alone: Container[Ids]) -> list[Ro
 
 
 def _shared(a: Ids, b: Ids) -> int:
-    """How many tokens two texts begin with alike."""
+    """The number of tokens that two texts have in common at the beginning."""
     for n, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return n
@@ -90,7 +89,7 @@ def _shared(a: Ids, b: Ids) -> int:
 
 
 def row_tensors(rows: Sequence[Row], length: int, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, length) ids and places. What fills a row up continues its last text, as pads do."""
+    """(B, length) ids and places. Pads continue the last text of a row."""
     ids, places = [], []
     for row in rows:
         empty = length - len(row.ids)
@@ -101,7 +100,7 @@ def row_tensors(rows: Sequence[Row], length: int, pad_id: int) -> tuple[torch.Te
 
 
 def visible(places: torch.Tensor) -> torch.Tensor:
-    """(B, T) places → (B, T, T), true where a token (first T) sees another (second T): an ancestor or itself.
+    """(B, T) places → (B, T, T), true where a token (first T) attends to another (second T): an ancestor or itself.
 
     In depth-first order, j is an ancestor of i when all tokens behind j up to i stand at later places than j.
     """

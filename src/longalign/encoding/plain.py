@@ -1,4 +1,4 @@
-"""The pipelines' own encoding: the first 77 tokens and no more. It is what the others are compared with.
+"""The pipelines' own encoding of the first 77 tokens, the baseline of the other encodings.
 
 Every tensor goes through the operations of ``pipe.encode_prompt`` in the same order and batch shape, so the
 results are equal to the last bit, as long as the prompts make one batch.
@@ -24,7 +24,7 @@ def encode_plain(
     texts: Sequence[Sequence[Ids]],
     t5_texts: Sequence[Ids],
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Encodes one batch.
+    """Encodes one batch of token ids.
 
     Args:
         texts: for each CLIP, each prompt's token ids, cut to the window.

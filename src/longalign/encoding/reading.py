@@ -1,4 +1,4 @@
-"""What is to be encoded of each text, and what does not fit: all that is known before an encoder runs."""
+"""Reads texts before an encoder runs: segments, tokens, layout, and text that does not fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from longalign.encoding.towers import Tower
 
 @dataclass(frozen=True)
 class Cut:
-    """Text from ``start`` to ``end`` does not reach ``where``."""
+    """The text from ``start`` to ``end`` does not fit into ``where``."""
 
     start: int
     end: int
@@ -31,11 +31,11 @@ class Reading:
 
     Attributes:
         segments: its pieces.
-        whole: for each CLIP, the tokens of the whole text, cut to the window; empty where nothing wants them.
+        whole: for each CLIP, the tokens of the whole text, cut to the window; empty if they are not needed.
         pieces: for each CLIP, each segment's tokens, cut to the window. Empty for ``plain``.
         joint: text tokens of each segment, for the CLIP with most.
         ahead: for each segment those that stand ahead of it in the row in which it is encoded.
-        row: the cells of the CLIP part, within max_length. Empty for strategies that have none.
+        row: the cells of the CLIP part, cut to max_length. Empty for strategies without a CLIP part.
         t5: the whole text's tokens for T5, cut to its limit.
         cuts: what was left out.
     """
@@ -57,7 +57,7 @@ class Reading:
         return ids[:1] + ahead + ids[1:], len(ahead)
 
     def truncation(self, text: str, prompt_index: int, negative: bool) -> list[Truncation]:
-        """The cuts as they are reported; encoders that leave out the same text share one entry."""
+        """The cuts for `Conditioning.truncation`; encoders that leave out the same text share one entry."""
         where: dict[tuple[int, int], list[str]] = {}
         for cut in self.cuts:
             where.setdefault((cut.start, cut.end), []).append(cut.where)
@@ -80,7 +80,7 @@ def read(
     """Cuts, tokenizes and lays out each different text.
 
     Args:
-        want_whole: the whole texts' tokens are wanted too, for ``plain`` or for pooled vectors.
+        want_whole: the tokens of whole texts are needed, too, for ``plain`` or for pooled vectors.
     """
     readings = {text: Reading(segmenter(text)) for text in dict.fromkeys(texts)}
     plain = strategy.kind == "plain"
@@ -112,7 +112,7 @@ def read(
 def _add_pieces(
     reading: Reading, text: str, tokens_of: Mapping[str, Tokens], tower: Tower, report: bool
 ) -> None:
-    """One CLIP's tokens of each segment. The segmenter minds the window, except in its mode `released`."""
+    """Adds one CLIP's tokens of each segment. Segments fit the window, except in the mode `released`."""
     pieces = []
     for segment in reading.segments:
         tokens = tokens_of[segment.text]
@@ -139,7 +139,7 @@ def _lay_out(reading: Reading, text: str, strategy: Strategy, window: int, max_l
 
 
 def _place(text: str, segment: Segment, offset: int) -> int:
-    """The character of the prompt that stands at ``offset`` of a segment's text.
+    """The character of the prompt at ``offset`` of a segment's text.
 
     Mode `released` ends each piece with a full stop of its own and may count dropped marks to its place.
     """
@@ -153,7 +153,7 @@ def _cut_whole(reading: Reading, text: str, tokens: Tokens, window: int | None, 
 
 
 def _cut(reading: Reading, text: str, start: int, end: int, where: str) -> None:
-    """Notes a cut, without the blanks around it; a cut of nothing but blanks is none."""
+    """Records a cut without the blanks around it; a cut of blanks alone is not recorded."""
     piece = text[start:end]
     if piece.strip():
         start += len(piece) - len(piece.lstrip())
@@ -165,7 +165,7 @@ def lengths(
 ) -> tuple[int, int]:
     """Padded lengths of the CLIP part and the T5 part that hold a prompt and its negative (0: no such part).
 
-    They depend on these two alone, never on other prompts of the batch.
+    They do not depend on other prompts of the batch.
     """
     clip = t5 = 0
     if strategy.clip and backbone.clip_tokens:

@@ -1,13 +1,13 @@
-"""Text → segments, the pieces of a prompt that are encoded each on its own (LongAlign, §3.1 and App. A).
+"""Prompt → segments: pieces of a prompt that are encoded separately (LongAlign, §3.1 and App. A).
 
-A *blank* is what ``str.isspace`` calls so. Modes ``sentence`` and ``packed`` tile the prompt: every character
-that is no blank lies in exactly one segment, segments are in order, none begins or ends with a blank, and
-``prompt[s.start:s.end] == s.text``. Nothing is dropped and nothing rewritten. Mode ``released`` rewrites the
-text, as the published weights expect, and tiles by its offsets alone.
+A *blank* is a character of ``str.isspace``. The modes ``sentence`` and ``packed`` tile the prompt: every character that
+is not a blank lies in exactly one segment, segments are in order, no segment begins or ends with a blank, and
+``prompt[s.start:s.end] == s.text``. No text is dropped or rewritten. The mode ``released`` rewrites the text, as the
+published weights expect, and tiles the prompt by its offsets alone.
 
-What is too long for the encoder is cut in three steps: find the tokens of the whole text, cut greedily at the
-best places that they allow, and count each piece again by itself, because it may have other tokens there than
-within the text. Pieces that came out too long go round again. Each round is one call of the tokenizer.
+A text that is too long for the encoder is cut in three steps. First, the whole text is tokenised. Second, it is cut
+greedily at the best places. Third, each piece is tokenised again, because its tokens may differ from those within the
+text. Pieces that are still too long go through the steps again. Each round is one call of the tokenizer.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 Mode = Literal["sentence", "packed", "released"]
 Span = tuple[int, int]  # start and end, in characters
 
-# Where a text that is too long may be cut, best first; a cut is made at the end of a match.
-# The first group of marks needs a blank behind it, or "3,500", "16:9" and "1939–45" would be cut.
+# Places at which a text that is too long may be cut, best first; a cut is made at the end of a match.
+# The first group of marks needs a blank after it, or "3,500", "16:9" and "1939–45" would be cut.
 _CLAUSE = re.compile(r"""(?:[,;:!?…–]|\.{3})[)\]}»”’"']*(?=\s)|[—\n、，；：。！？،؛؟۔।][）」』】》”’]*""")
 _WORD = re.compile(r"\S+(?!\S)")
 _GRAPHEME = regex.compile(r"\X")
@@ -42,7 +42,7 @@ _RELEASED_CUT = re.compile(r'([.?]|"!|;")')
 # the text through a window of this many characters, and a sentence end counts only this far from a cut edge.
 _READ_CHARS = 4096
 _MARGIN_CHARS = 512
-# sentencex 1.0 panics on "A", a blank of several bytes and a full stop, so it gets ordinary blanks instead.
+# sentencex 1.0 crashes on "A", a blank of several bytes and a full stop, so it gets ordinary blanks instead.
 _WIDE_BLANK = re.compile(r"[^\S\x00-\x7F]")
 
 
@@ -60,24 +60,23 @@ class Segmenter:
 
     Args:
         mode: ``sentence`` gives one segment a sentence. ``packed`` fills each segment with as many whole
-            sentences as the window holds (App. A, ``multi``); what is left of a sentence that had to be cut
-            goes with the next ones. ``released`` is the rule by which the published weights were trained: cut
-            at every ``.`` and ``?`` and at ``"!`` and ``;"``, then end each piece with a full stop. It
-            ignores the window, and its segments together hold the whole prompt, blanks and all.
-        tokenizer: the encoder's tokenizer, any of transformers'. None counts words (whatever stands between
-            blanks) in place of tokens; a word is then never cut.
+            sentences as the window holds (App. A, ``multi``); the rest of a sentence that had to be cut is joined
+            with the next sentences. ``released`` is the rule of the published weights' training: cut at every ``.``
+            and ``?`` and at ``"!`` and ``;"``, then end each piece with a full stop. It ignores the window, and its
+            segments together hold the whole prompt, blanks and all.
+        tokenizer: the encoder's tokenizer, any of transformers. None: words (text between blanks) are counted in
+            place of tokens, and a word is never cut.
         window: most tokens a segment may have, counting the special tokens that the tokenizer adds: CLIP's 77
             leave 75, since it adds two. A sentence longer than that is cut behind clause punctuation, else
             between words, else within a word, between graphemes. Only a grapheme that is itself too long is
             cut, between characters.
-        language: language of the prompt, as in ``en``, ``de`` or ``pt-BR`` (the region plays no part). It
-            chooses the abbreviations that do not end a sentence. For a language that it lacks, sentencex
-            takes a related one; for a code that it does not know, English, without saying so.
+        language: language of the prompt, as in ``en``, ``de`` or ``pt-BR`` (the region has no influence). It
+            chooses the abbreviations that do not end a sentence. sentencex replaces a language that it lacks by a
+            related one, and an unknown code by English, without a message.
 
     Raises:
-        LongalignError: unknown mode; a window that holds no text at all, or is too small for some single
-            character of the prompt (the message names the smallest that works); a prompt that is not valid
-            Unicode.
+        LongalignError: the mode is unknown; the window holds no text, or is too small for a single character of the
+            prompt (the message names the smallest window that works); or the prompt is not valid Unicode.
     """
 
     def __init__(
@@ -147,8 +146,8 @@ def token_starts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None
     """For each text, the character at which each of its tokens begins, in ascending order, no special tokens.
 
     So ``len(starts)`` is the number of tokens, and ``text[starts[n]:]`` is what the first n of them do not
-    hold whole. Without a tokenizer, words stand for tokens. Tokenizers that know no offsets (the slow ones)
-    get their tokens spread evenly over the text, which is good enough to aim by.
+    hold whole. Without a tokenizer, words stand for tokens. For tokenizers without
+    offsets (the slow ones), tokens are spread evenly over the text, which is a good enough estimate.
     """
     if tokenizer is None:
         return [[word.start() for word in _WORD.finditer(text)] for text in texts]
@@ -157,7 +156,7 @@ def token_starts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None
         add_special_tokens=False,
         return_attention_mask=False,
         return_offsets_mapping=tokenizer.is_fast,
-        verbose=False,  # no warning that a text is longer than the model: that is what we are here for
+        verbose=False,  # no warning about long texts: this module cuts them
     )
     if not tokenizer.is_fast:
         counts = map(len, encoded["input_ids"])
@@ -193,7 +192,7 @@ def _best_cut(text: str, start: int, reach: int, sentence_ends: Sequence[int]) -
 
 
 def _spans_between(text: str, cuts: Sequence[int]) -> list[Span]:
-    """What lies between the cuts, without the blanks around it; blank pieces are left out."""
+    """The pieces between the cuts, without the blanks around them and without blank pieces."""
     spans = []
     for left, right in pairwise(cuts):
         piece = text[left:right]
@@ -225,7 +224,7 @@ def _sentence_ends(text: str, language: str) -> list[int]:
 def _read_ends(text: str, start: int, stop: int, language: str) -> Iterator[int]:
     """Sentence ends in ``text[start:stop]`` by sentencex, found again in the text.
 
-    Its sentences join up to the text today. Should it ever drop or change a character, only that cut is lost.
+    Its sentences join up to the text. If it dropped or changed a character, only that cut would be lost.
     """
     for sentence in sentencex.segment(language, text[start:stop]):
         core = sentence.strip()
@@ -236,7 +235,7 @@ def _read_ends(text: str, start: int, stop: int, language: str) -> Iterator[int]
 
 
 def _released(prompt: str) -> list[Segment]:
-    """The rule of the published weights. The offsets give each piece what was cut off behind it."""
+    """The rule of the published weights. By its offsets a piece includes the mark that was cut off after it."""
     parts = _RELEASED_CUT.split(prompt)  # piece, mark, piece, mark, ..., piece
     texts, starts = [], []
     start = 0

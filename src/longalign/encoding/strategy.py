@@ -1,4 +1,4 @@
-"""Names of the encodings, and the rules of App. A for putting segments together."""
+"""Names of the encodings, and the rules of LongAlign, App. A, for joining segments."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ Context = Literal["none", "before", "referent"]
 
 @dataclass(frozen=True)
 class ConcatRule:
-    """What becomes of each segment's special tokens (App. A, Figs. 10 and 11). The default is the paper's
-    choice.
+    """Which special tokens of each segment are kept (App. A, Figs. 10 and 11). The default is the paper's choice.
 
     Attributes:
-        sot: the start tokens: all kept, the ``first`` segment's only (the paper's `1-sot`), or none.
+        sot: the start tokens: all are kept, only that of the ``first`` segment (the paper's `1-sot`), or none.
         eot: the end tokens.
         pad: what fills each segment up to the encoder's window. ``keep`` and ``replace`` make every segment a
             whole window long.
@@ -61,7 +60,7 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Strategy:
-    """An encoding, and its concatenation rule where it has one."""
+    """An encoding, and its rule for joining segments if it has one."""
 
     kind: Kind
     rule: ConcatRule = field(default_factory=ConcatRule)
@@ -79,7 +78,7 @@ class Strategy:
         """Reads ``"clip+t5"``, ``"clip-cat:sot=first,eot=keep"`` or a rule, which means clip-cat by it.
 
         Raises:
-            LongalignError: an unknown name or value; the message has the nearest right one.
+            LongalignError: a name or value is unknown; the message names the nearest one.
         """
         if isinstance(strategy, Strategy):
             return strategy

@@ -1,7 +1,6 @@
 """T5 on whole prompts: SD3's third text encoder, and the branch beside SD1.5's CLIP (LongAlign, §5.1).
 
-Neither SD3 nor the published LongAlign weights mask T5's pads, so a text's states depend on the length it is
-padded to.
+SD3 and the published LongAlign weights do not mask T5's pads, so the states of a text depend on its padded length.
 """
 
 from __future__ import annotations
@@ -45,13 +44,13 @@ class T5Encoder:
         return tokenise(self.tokenizer, texts, before=0)
 
     def limit(self, max_length: int | None) -> int | None:
-        """Most tokens to encode. T5 has no window, but its tokenizer states what it was trained for."""
+        """Most tokens to encode. T5 has no window; its tokenizer states the length of its training texts."""
         stated = self.tokenizer.model_max_length
         limits = [n for n in (max_length, stated) if n is not None and n < _NO_LIMIT]
         return min(limits, default=None)
 
     def call(self, texts: Sequence[Ids], length: int) -> torch.Tensor:
-        """B texts → (B, length, D) states, padded and not masked, as SD3's pipeline does it."""
+        """B texts → (B, length, D) states, padded and not masked, as in SD3's pipeline."""
         ids, _ = pad_ids(texts, length, self.tokenizer.pad_token_id)
         return self.model(ids.to(self.device))[0]
 

@@ -1,4 +1,4 @@
-"""What an encoding needs of a pipeline: tokenizers and text encoders, with or without the rest of it."""
+"""`TextParts`, the tokenizers and text encoders of a pipeline, and `T5Branch`."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _SLOTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 @dataclass(frozen=True, eq=False)
 class TextParts:
-    """The text side of a model: ``TextParts("sd15", (tokenizer,), (text_encoder,))``.
+    """The text side of a model: ``TextParts(family, (tokenizer,), (text_encoder,))``.
 
     Attributes:
-        family: how the parts are joined. ``sd15`` is any model with one CLIP (SD 1.x, 2.x).
+        family: name of the backbone in `longalign.backbones.BACKBONES`, which says how the parts are joined.
         tokenizers, text_encoders: one CLIP, two CLIPs (SDXL; the refiner has the second only), or two CLIPs
             and a T5 (SD3; the T5 may be None).
-        names: of the text encoders, for messages: ``text_encoder``, ``text_encoder_2``, …
+        names: names of the text encoders: ``text_encoder``, ``text_encoder_2``, …
         zero_negative: a negative prompt that is None becomes zeros (SDXL's ``force_zeros_for_empty_prompt``).
             Otherwise it is the encoded empty prompt.
         joint_width: width of SD3's joint text states, needed only when it has no T5.
-        device: where parts run whose own device says nothing because accelerate moves them about.
+        device: the device for parts that accelerate moves, whose own device is not the one on which they run.
 
     Raises:
-        LongalignError: a part is missing, or is not what the family has.
+        LongalignError: a part is missing, or the family has other parts.
     """
 
     family: str
@@ -85,7 +85,7 @@ class TextParts:
 
     @classmethod
     def of(cls, pipe_or_parts: Any) -> TextParts:
-        """The text side of a diffusers pipeline, told by its components, whatever its class."""
+        """The text side of a diffusers pipeline of any class, by its components."""
         if isinstance(pipe_or_parts, TextParts):
             return pipe_or_parts
         components = getattr(pipe_or_parts, "components", None)
@@ -109,7 +109,7 @@ class TextParts:
 
 
 def _of_encoders(components: Mapping[str, Any]) -> Backbone | None:
-    """The first backbone with as many text encoders as a pipeline has, where its denoising module says nothing."""
+    """The first backbone with as many text encoders as a pipeline whose denoising module is unknown."""
     count = sum(name in components for name in _SLOTS)
     return next((b for b in map(backbone_named, BACKBONES) if len(b.text_encoders) == count), None)
 
@@ -155,7 +155,7 @@ class T5Branch:
 
 
 def run_device(module: Any, fallback: torch.device | None) -> torch.device:
-    """Where a module's inputs have to be: its own device, unless accelerate brings the weights to run it."""
+    """The device for a module's inputs: the module's own, unless accelerate moves the weights to another one."""
     hooks = [m._hf_hook for m in module.modules() if hasattr(m, "_hf_hook")]
     devices = [hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None]
     if devices:

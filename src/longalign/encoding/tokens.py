@@ -1,4 +1,4 @@
-"""Text → token ids, each with its place in the text."""
+"""Text → token ids, with the place of each token in the text."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One text's token ids, however many.
+    """The token ids of one text of any length.
 
     Attributes:
-        ids: with the special tokens around them.
-        starts: for each token between the special ones, the character of the text where it begins.
+        ids: ids of all tokens, with the special tokens around the text.
+        starts: for each token between the special ones, its first character in the text.
         last: for each of them, its last character (the same one for the tokens within a character).
-        before, after: how many special tokens stand around them: 1 and 1 for CLIP, 0 and 1 for T5.
+        before, after: number of special tokens before and after the text: 1 and 1 for CLIP, 0 and 1 for T5.
     """
 
     ids: Ids
@@ -39,7 +39,7 @@ class Tokens:
         return len(self.starts)
 
     def fit(self, window: int) -> Tokens:
-        """The first tokens, ``window`` at most with the special ones: a tokenizer's truncation."""
+        """The first tokens, at most ``window`` with the special ones, as a tokenizer truncates."""
         if len(self) <= window:
             return self
         room = window - self.before - self.after
@@ -47,21 +47,20 @@ class Tokens:
         return Tokens(ids, self.starts[:room], self.last[:room], self.before, self.after)
 
     def cut_at(self, window: int) -> int | None:
-        """The first character that `fit` does not hold whole; None when all is held."""
+        """The first character that `fit` does not keep; None if it keeps all."""
         return None if len(self) <= window else self.starts[window - self.before - self.after]
 
 
 def tokenise(tokenizer: Any, texts: Iterable[str], before: int) -> dict[str, Tokens]:
-    """Tokenizes each different text once, of any length, without a warning about the length.
+    """Tokenises each different text once, without a limit or a warning about the length.
 
-    Textual-inversion tokens of several vectors (``<toy>``, ``<toy>_1``, …) are written out as the pipelines
-    do.
+    Textual-inversion tokens of several vectors (``<toy>``, ``<toy>_1``, …) are expanded as in the pipelines.
 
     Args:
         before: number of special tokens before a text (1 for CLIP, 0 for T5).
 
     Raises:
-        LongalignError: the tokenizer knows no character offsets.
+        LongalignError: the tokenizer gives no character offsets.
     """
     if not tokenizer.is_fast:
         raise LongalignError(

@@ -1,4 +1,4 @@
-"""One CLIP text encoder, and how it is run on many short texts at once."""
+"""`Tower`: one CLIP text encoder, which encodes many short texts at once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from longalign.encoding.strategy import PadStar
 from longalign.encoding.text_parts import TextParts, run_device
 from longalign.encoding.tokens import Ids, Tokens, pad_ids, tokenise
 from longalign.errors import LongalignError
-from longalign.runtime import inference as inference  # other rooms import it from here
 
 _RELEASED_PADS = 60  # the published weights were trained with the mean of the last 60 of the 77 positions
 
 
 @dataclass(frozen=True)
 class Need:
-    """How much of a text's encoding is wanted: the first ``tokens`` states, and perhaps the pooled vector."""
+    """What is needed of a text's encoding: the first ``tokens`` states, and the pooled vector if ``pooled``."""
 
     tokens: int
     pooled: bool = False
@@ -40,7 +39,7 @@ class Tower:
     """A CLIP text encoder with its tokenizer.
 
     Attributes:
-        window: most tokens it takes, special tokens counted.
+        window: most tokens of a row, with the special tokens.
         backbone: of the model; it says which of the encoder's outputs are read.
     """
 
@@ -75,8 +74,8 @@ class Tower:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, T) ids → (B, T, D) states and (B, P) pooled vectors, by the operations of diffusers' pipelines.
 
-        The mask is used only by the few models whose configuration asks for it: the others see their pads. That
-        changes nothing to the left of a pad, since CLIP's text model is causal.
+        Only models whose configuration asks for it use the mask; the others attend to their pads. This changes no state
+        before a pad, because CLIP's text model is causal.
 
         Args:
             mask: (B, T), 1 where there is text.
@@ -91,11 +90,11 @@ class Tower:
     def encode(
         self, needs: Mapping[Ids, Need], batch_size: int, cache: EncodingCache | None = None
     ) -> dict[Ids, States]:
-        """Encodes each text once, as many as there is room for in a row of the window's length (`trees.py`).
+        """Encodes each text once. A row of the window's length holds as many texts as fit (`packing.py`).
 
         Args:
             needs: the texts, as token ids with start and end token, and what is needed of each. An end token
-                that nobody needs is not computed: nothing to its left depends on it.
+                that is not needed is not computed, because no other state depends on it.
         """
         found: dict[Ids, States] = {}
         key = (fingerprint(self.model), self.backbone.penultimate) if cache is not None and needs else None
@@ -114,7 +113,7 @@ class Tower:
         return found
 
     def _run(self, needs: Mapping[Ids, Need], batch_size: int) -> Iterator[tuple[Ids, States]]:
-        # What goes into the model of each text. The pooled vector is read at the end token.
+        # The number of tokens of each text that the model reads. The pooled vector is read at the end token.
         length = {ids: max(need.tokens, len(ids) if need.pooled else 0) for ids, need in needs.items()}
         users: dict[Ids, list[Ids]] = {}
         for ids in needs:
@@ -133,7 +132,10 @@ class Tower:
             where: list[int] = []
             for b, row in enumerate(rows[batch]):
                 for text, at in row.at.items():
-                    and_pads = [*at, *range(len(at), longest)]  # wanted only of texts that are alone
+                    and_pads = [
+                        *at,
+                        *range(len(at), longest),
+                    ]  # needed only of texts that are alone in their row
                     for ids in users[text]:
                         found.append((b, ids))
                         where += [b * longest + i for i in and_pads[: needs[ids].tokens]]
@@ -154,7 +156,7 @@ class Tower:
         return self.call(ids, mask, places)
 
     def _takes_trees(self) -> bool:
-        """Whether the model takes a mask for every token: not with flash attention, nor where it masks pads."""
+        """Whether the model accepts a mask for every token: not with flash attention, nor if it masks pads itself."""
         config = self.model.config
         masked = getattr(config, "use_attention_mask", False)
         return config._attn_implementation in ("sdpa", "eager") and not masked
@@ -163,13 +165,13 @@ class Tower:
     def pad_star(self, variant: PadStar) -> torch.Tensor:
         """(D,) pad*: the mean state over the pad positions of the empty prompt (App. A).
 
-        Remembered on the CPU for as long as the encoder lives and its weights stay.
+        It is kept on the CPU while the encoder exists and its weights stay the same.
         """
         remembered = _PADS.setdefault(self.model, {})
         penultimate = self.backbone.penultimate
         key = (fingerprint(self.model), penultimate, self.window, self.tokenizer.pad_token_id, variant)
         if key not in remembered:
-            if len(remembered) >= 8:  # of an encoder in training, whose weights change again and again
+            if len(remembered) >= 8:  # an encoder in training changes its weights all the time
                 remembered.clear()
             empty = tuple(self.tokenizer("")["input_ids"])
             states = self.encode({empty: Need(self.window)}, 1)[empty].tokens  # (window, D)
@@ -179,7 +181,7 @@ class Tower:
 
     def _check_pooling(self) -> None:
         end = self.model.config.eos_token_id
-        # 2 is what old configurations say; the model then pools at the highest id, which is the end token's.
+        # Old configurations say 2; the model then pools at the highest id, which is the end token's.
         if end not in (2, self.tokenizer.eos_token_id):
             warnings.warn(
                 f"{self.name} pools at token id {end}, but its tokenizer ends a text with "

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel, Preprocess
-from longalign.runtime import pick_device, pick_dtype, quiet
+from longalign.runtime import inference, pick_device, pick_dtype, quiet
 from longalign.worlds import owner, resolve_model
 
 # model_type of a configuration → the class in transformers, and what of its output is the feature

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from longalign.encoding.towers import inference
 from longalign.preference.decomposition import Decomposition
 from longalign.preference.model import PreferenceModel
 from longalign.preference.scores import Scores, scores_of
+from longalign.runtime import inference
 
 _TEXTS_KEPT = 16_384  # embeddings; 64 MB at 1,024 numbers each
 

@@ -16,7 +16,6 @@ from torch.nn.functional import normalize
 from longalign.encoding.batching import batches, call_cost_tokens
 from longalign.encoding.segments import Segment, Segmenter
 from longalign.encoding.tokens import Ids, pad_ids, tokenise
-from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.plugins import Table
 from longalign.preference.calibration import FILE_NAME as CALIBRATION
@@ -29,6 +28,7 @@ from longalign.preference.loading import read_model
 from longalign.preference.preprocess import Preprocess
 from longalign.preference.scores import Scores, scores_of, segment_mean
 from longalign.runs import atomic_write_text
+from longalign.runtime import inference
 
 # name → function of `device` and `dtype` that gives a `PreferenceModel` (or a subclass for another architecture)
 PREFERENCE_MODELS = Table("preference", {})

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel
 from longalign.preference.decomposition import FILE_NAME, Decomposition, fit_prompts
 from longalign.report import Estimate, Table
 from longalign.runs import RunFolder
+from longalign.runtime import inference
 from longalign.scoring.data import (
     Failure,
     Pair,

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel, SegmentScore, to_pixels
 from longalign.preference.decomposition import Decomposition
 from longalign.preference.late import Tokens, late_scores, pad
 from longalign.preference.scores import SCALE, scores_of
+from longalign.runtime import inference
 from longalign.scoring.data import (
     Failure,
     Pair,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from longalign.backbones import denoising_module
+from longalign.backbones.base import Pipeline
 from longalign.soft_tokens.attachment import Attachment, branch
 from longalign.soft_tokens.tokens import FILE_NAME, SoftTokens
 from longalign.worlds import owner
@@ -44,7 +44,7 @@ def load_tokens(name: str | os.PathLike[str]) -> SoftTokens:
     return SoftTokens.from_pretrained(resolve_tokens(name))
 
 
-def attach_tokens(pipe: Any, name: str, *, scale: float = 1.0, branches: str = "both") -> Attachment:
+def attach_tokens(pipe: Pipeline, name: str, *, scale: float = 1.0, branches: str = "both") -> Attachment:
     """Attach trained soft tokens to a pipeline's UNet or transformer, until `detach` or the end of a ``with`` block.
 
     Args:
@@ -59,7 +59,7 @@ def attach_tokens(pipe: Any, name: str, *, scale: float = 1.0, branches: str = "
     return load_tokens(name).attach(denoising_module(pipe), scale=scale, branches=branches)  # type: ignore[arg-type]  # checked there
 
 
-def guided_rows(pipe: Any, guidance: float | None) -> AbstractContextManager[None]:
+def guided_rows(pipe: Pipeline, guidance: float | None) -> AbstractContextManager[None]:
     """Says which rows of a pipeline's batches are conditional, for soft tokens that are for one branch alone.
 
     SD3's skip-layer guidance calls the transformer a third time, with the conditional rows alone; that is not

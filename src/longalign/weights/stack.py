@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from longalign.backbones import denoising_module
+from longalign.backbones.base import Pipeline
 from longalign.diffusion.pipelines import SETTINGS_FILE, open_pipeline
 from longalign.encoding import T5Branch
 from longalign.encoding.adapter import TextAdapter
@@ -148,7 +149,7 @@ def t5_branch(model: str, strategy: str, pipe: Any, loras: Sequence[str] = ()) -
     return T5Branch(branch.tokenizer, branch.encoder, adapter.to(pipe.device, pipe.dtype))
 
 
-def put_on(pipe: Any, names: Sequence[str], *, check_base: bool = True, base_name: str = "") -> None:
+def put_on(pipe: Pipeline, names: Sequence[str], *, check_base: bool = True, base_name: str = "") -> None:
     """Load LoRAs onto a pipeline's backbone in order, under the names ``stage_0``, ``stage_1``, …, as in training.
 
     Some stages were trained after the earlier ones had been merged into the weights (LongAlign's released ones). Their

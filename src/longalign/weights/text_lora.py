@@ -1,6 +1,6 @@
-"""LoRAs of CLIP text encoders, each in a folder of its own beside the backbone's: ``folder/text_encoder``.
+"""LoRAs of CLIP text encoders, each in a folder of its own beside the backbone's LoRA: ``folder/text_encoder``.
 
-diffusers reads one by ``pipe.load_lora_weights(folder / "text_encoder", adapter_name="text")``.
+diffusers reads such a folder by ``pipe.load_lora_weights(folder / "text_encoder", adapter_name="text")``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def clips_of(pipe: Any) -> dict[str, Any]:
 
 
 def save_text(clips: Mapping[str, Any], folder: str | os.PathLike[str], base_name: str = "") -> None:
-    """Write the LoRAs of each text encoder that has some, as one, below `folder`.
+    """Write the LoRAs of the text encoders below `folder`; the LoRAs of one encoder become one.
 
     Raises:
         LongalignError: the disk refuses.
@@ -32,7 +32,7 @@ def save_text(clips: Mapping[str, Any], folder: str | os.PathLike[str], base_nam
 
 
 def text_loras(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Name → folder of the text encoders' LoRAs that lie beside a backbone's."""
+    """Name of the text encoder → folder of its LoRA, for the LoRAs beside a backbone's."""
     where = resolve_lora(folder)
     return {name: where / name for name in TEXT_ENCODERS if (where / name / FILE_NAME).is_file()}
 
@@ -45,7 +45,7 @@ def load_text(
     check_base: bool = True,
     base_name: str = "",
 ) -> None:
-    """Put the LoRAs of text encoders that lie beside a backbone's, if any, on a pipeline's, frozen.
+    """Put the text encoders' LoRAs beside a backbone's LoRA, if any, on a pipeline's text encoders, frozen.
 
     Raises:
         LongalignError: one is damaged or of another base, or the pipeline has no such encoder.

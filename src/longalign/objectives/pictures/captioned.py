@@ -23,12 +23,12 @@ from longalign.diffusion.sampling import to_images
 from longalign.diffusion.solver import LinearSolver, make_solver
 from longalign.encoding import Conditioning, T5Branch
 from longalign.encoding.segments import Segmenter
-from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.objectives import BuildContext, Objective, Task
 from longalign.objectives.held_out_pictures import oracle_counts, picture_generators
 from longalign.objectives.pictures.settings import CaptionedSettings, PictureDataSettings
 from longalign.objectives.random_draws import normal
+from longalign.runtime import inference
 from longalign.weights.stack import load_pipeline, put_on, t5_branch
 from longalign.worlds import world
 

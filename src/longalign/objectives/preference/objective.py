@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from longalign.data.pairs import Pair, PreferenceData
 from longalign.data.preferences import load_pairs
-from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.losses import margin, pair_loss, seg_a_loss, seg_loss, seg_o_loss
 from longalign.objectives import BuildContext, Objective, Task
@@ -26,7 +25,7 @@ from longalign.preference import Calibration, LateHead, PreferenceModel, segment
 from longalign.preference.decomposition import fit_prompts
 from longalign.preference.late import late_scores
 from longalign.preference.scores import SCALE
-from longalign.runtime import quiet
+from longalign.runtime import inference, quiet
 
 MAX_LOGIT_SCALE = 100.0  # CLIP's own bound; unbounded, a model that is always right makes it grow for ever
 _EVALUATED_AT_ONCE = 32  # pairs

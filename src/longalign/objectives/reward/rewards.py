@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longalign.encoding.towers import inference
 from longalign.errors import LongalignError
 from longalign.objectives.reward.settings import RewardModel, RewardSettings, TextReading, VSource
 from longalign.preference import PreferenceModel
 from longalign.preference.decomposition import Decomposition
+from longalign.runtime import inference
 
 
 @dataclass(frozen=True, eq=False)

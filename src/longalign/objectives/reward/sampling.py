@@ -17,11 +17,11 @@ from longalign.diffusion.denoiser import Denoiser
 from longalign.diffusion.pipelines import ModelSettings
 from longalign.diffusion.solver import LinearSolver, make_solver
 from longalign.encoding import Conditioning, T5Branch, encode_groups
-from longalign.encoding.towers import inference
 from longalign.objectives.random_draws import normal
 from longalign.objectives.reward.gradient import Terms
 from longalign.objectives.reward.settings import RewardSettings
 from longalign.preference import crop
+from longalign.runtime import inference
 from longalign.worlds import WORLDS, world
 
 
