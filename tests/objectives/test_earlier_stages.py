@@ -56,5 +56,5 @@ def test_stages_in_a_wrong_order_are_refused(objective: str, stages: tuple[str, 
     for wrong in ([second], [second, first]):
         with pytest.raises(LongalignError, match=r"was trained on top of 1 other LoRA \(stage_0\)"):
             built(objective, wrong)
-    with pytest.raises(LongalignError, match="which would count twice"):
+    with pytest.raises(LongalignError, match="which would be added twice"):
         built(objective, [first, first])
