@@ -14,6 +14,7 @@ from longalign.diffusion.pipelines import settings_of
 from longalign.editing.edit import EditResult, check_texts, edit_many, options_for
 from longalign.editing.options import EditOptions, EditSettings
 from longalign.generation import row_json
+from longalign.picture_info import PictureInfo, png_text
 from longalign.preference.images import load_image
 from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.report.sentences import Sentences, sentence_rows, sentences_of, window_of
@@ -147,7 +148,9 @@ def run_edit(
     recorded = {"command": "edit", "image": name, "source": source, "target": target, **resolved}
     run = RunFolder(out, recorded, overwrite=overwrite) if out else RunFolder.new("edit", recorded)
     for label, picture in {**shown, DIFFERENCE: result.difference}.items():
-        run.save_image(label, picture)
+        text = source if label == BEFORE else target
+        made_with = {"seed": config.seed, **asdict(options), "model": config.model, "source": source}
+        run.save_image(label, picture, png_text(PictureInfo(text, settings=made_with)))
     run.log(
         {text: [{**row_json(row), "scores": dict(row.scores)} for row in of] for text, of in rows.items()}
     )

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from longalign.diffusion.pipelines import settings_of
+from longalign.picture_info import PictureInfo, png_text
 from longalign.preference import PreferenceModel
 from longalign.report import Case, Panel, Report, Table, write_report
 from longalign.report.sentences import Sentences, sentence_rows, sentences_of, window_of
@@ -126,8 +127,9 @@ def demo(
                 for row, said in zip(rows, judged[i], strict=True)
             ]
         names = (REFERENCE, *(file_name(label, column) for label, column in columns.items()))
+        info = PictureInfo(prompts[i], settings={"seed": seed + i, "steps": steps, "model": DEFAULT})
         files = [
-            str(run.save_image(f"{i:02d}-{n}", x).relative_to(run.path))
+            str(run.save_image(f"{i:02d}-{n}", x, png_text(info)).relative_to(run.path))
             for n, x in zip(names, shown.values(), strict=True)
         ]
         panels = [Panel(column, x, file=f) for (column, x), f in zip(shown.items(), files, strict=True)]
