@@ -19,7 +19,7 @@ from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.report.sentences import sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
 from longalign.versions import VERSION, provenance
-from longalign.weights.stack import Stack, strategy_for
+from longalign.weights.stack import Stack, encoding_for
 
 ON_STEP = Callable[[int], None]
 
@@ -33,7 +33,8 @@ class GenerateConfig(Stack):
             `Stack`.
         syntax: notation of weights in the prompts: ``plain`` (none), ``a1111`` or ``compel``.
         clip_skip: how many of CLIP's last layers are skipped, as in diffusers.
-        segments: how prompts are cut: ``sentence``, ``packed`` or ``released``.
+        segments: how prompts are cut: ``sentence``, ``packed`` or ``released``; ``auto``: as the LoRA was trained, else
+            ``sentence``.
         pooled: pooled vector of SDXL and SD3: ``first``, ``mean`` or ``whole``.
         negative_prompt: of any length.
         length: text is padded to a multiple of this many tokens.
@@ -49,7 +50,7 @@ class GenerateConfig(Stack):
     strategy: str = "auto"
     syntax: str = "plain"
     clip_skip: int | None = None
-    segments: str = "sentence"
+    segments: str = "auto"
     pooled: str = "whole"
     negative_prompt: str | None = None
     length: int | None = None
@@ -152,11 +153,11 @@ def generate(
             run folder cannot be written.
     """
     config = config or GenerateConfig()
-    config = replace(config, strategy=strategy_for(config.strategy, config.loras))
     pipe = pipe or config.load()
     settings = settings_of(config.model, pipe)
+    strategy, segments, length = encoding_for(config, settings, config.segments, config.length)
+    config = replace(config, strategy=strategy, segments=segments)
     guidance = settings.guidance if config.guidance is None else config.guidance
-    length = settings.length if config.length is None else config.length
     scheduler = set_scheduler(pipe, config.scheduler)
     jobs = [(i, config.seed + k) for i in range(len(prompts)) for k in range(config.num)]
     encoding: EncodeOptions = {

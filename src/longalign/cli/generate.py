@@ -56,7 +56,7 @@ def generate(
     negative: Annotated[str | None, typer.Option(help="Negative prompt, of any length.")] = None,
     syntax: SyntaxName = "plain",
     clip_skip: ClipSkip = None,
-    segments: Segments = "sentence",
+    segments: Segments = "auto",
     pooled: Annotated[
         str, typer.Option(help="Pooled vector of SDXL and SD3: first, mean or whole.")
     ] = "whole",

@@ -82,7 +82,12 @@ ClipSkip = Annotated[
     int | None,
     typer.Option(min=0, help="Skip so many of CLIP's last layers, as in diffusers (A1111 counts one more)."),
 ]
-Segments = Annotated[str, typer.Option(help="How to cut prompts: sentence, packed or released.")]
+Segments = Annotated[
+    str,
+    typer.Option(
+        help="How to cut prompts: sentence, packed, released; auto: as the LoRA was trained, else sentence."
+    ),
+]
 Length = Annotated[
     int | None, typer.Option(help="Pad text to a multiple of this many tokens; else the model's.")
 ]

@@ -20,7 +20,7 @@ from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.report.sentences import Sentences, sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
 from longalign.versions import provenance
-from longalign.weights.stack import Stack, strategy_for
+from longalign.weights.stack import Stack, encoding_for
 
 BEFORE, AFTER, DIFFERENCE = "before", "after", "difference"
 
@@ -111,13 +111,13 @@ def run_edit(
         LongalignError: what `longalign.editing.edit.edit` refuses.
     """
     config = config or EditConfig()
-    config = replace(config, strategy=strategy_for(config.strategy, config.loras))
     check_texts(source, target)
     size_px = (image if isinstance(image, Image.Image) else load_image(image)).size
     pipe = pipe or config.load()
     settings = settings_of(config.model, pipe)
     options = config.options(pipe)
-    length = settings.length if config.length is None else config.length
+    strategy, segments, length = encoding_for(config, settings, length=config.length)
+    config = replace(config, strategy=strategy)
     [result] = edit_many(
         pipe,
         [image],
@@ -127,7 +127,8 @@ def run_edit(
         options,
         resize=config.resize,
         on_step=on_step,
-        strategy=config.strategy,
+        strategy=strategy,
+        segments=segments,
         length=length,
         language=config.language,
         t5=config.t5_branch(pipe),

@@ -121,8 +121,15 @@ class TunedDenoiserObjective(CaptionedObjective):
         """A LoRA for ``pipe.load_lora_weights(folder)``, with the adapter; with tune ``full`` a whole pipeline."""
         module = self.denoiser.module
         if self.settings.tune == "lora":
-            noted = {"base": self.base, "base_name": self.model_name, "strategy": self.settings.strategy}
-            lora.save(module, folder, adapter=self.adapter, **noted)  # type: ignore[arg-type]
+            lora.save(
+                module,
+                folder,
+                adapter=self.adapter,  # type: ignore[arg-type]
+                base=self.base,
+                base_name=self.model_name,
+                strategy=self.settings.strategy,
+                length=self.texts.length,
+            )
             text_lora.save_text(text_lora.clips_of(self.pipe), folder, self.model_name)
             return
         trained = {self.denoiser.backbone.component: module}
