@@ -12,9 +12,10 @@ from longalign.report.data import (
     Table,
 )
 from longalign.report.render import write_report
-from longalign.report.statistics import bootstrap_ratio, wilson
+from longalign.report.statistics import CLUSTERED, clustered_wilson, wilson
 
 __all__ = [
+    "CLUSTERED",
     "Case",
     "Curve",
     "Estimate",
@@ -24,7 +25,7 @@ __all__ = [
     "Report",
     "SentenceRow",
     "Table",
-    "bootstrap_ratio",
+    "clustered_wilson",
     "wilson",
     "write_report",
 ]

@@ -24,9 +24,10 @@ class Estimate:
 
     Attributes:
         value: the estimate; NaN where there was nothing to measure, which prints as "—".
-        low, high: ends of the interval.
+        low, high: ends of the interval; NaN where a single prompt (or scene) was measured, which shows no spread.
         n: how many observations stand behind it.
-        format: format specification of the three numbers; with a ``%`` a plot's axis runs from 0 to 100 %.
+        format: format specification of the three numbers. With a ``%`` a plot's axis runs from 0 to 100 %; with ``+``
+            and ``%`` the number is a difference of percentages and prints in points.
         level: coverage that the interval is meant to have.
     """
 
@@ -38,18 +39,38 @@ class Estimate:
     level: float = 0.95
 
     def __str__(self) -> str:
-        return self._shown(self.value) if math.isfinite(self.value) else "—"
+        if not math.isfinite(self.value):
+            return "—"
+        return self._shown(self.value) + (" points" if self._is_difference else "")
+
+    @property
+    def bounded(self) -> bool:
+        """Is there an interval?"""
+        return all(map(math.isfinite, (self.value, self.low, self.high)))
 
     @property
     def interval(self) -> str:
-        """``"79.2–87.9%"``, with a sign at an end ``"−1.2 to 0.4%"``; empty where there is no estimate."""
+        """``"79.2–87.9%"``, with a sign at an end ``"−1.2 to 0.4%"``; empty where there is no estimate.
+
+        An estimate from a single prompt has no interval, and this says so.
+        """
         if not math.isfinite(self.value):
             return ""
+        if not self.bounded:
+            return "one prompt: no interval"
         low, high = self._shown(self.low).removesuffix("%"), self._shown(self.high)
         return f"{low} to {high}" if {low[0], high[0]} & {"−", "+"} else f"{low}–{high}"
 
+    @property
+    def _is_difference(self) -> bool:
+        return self.format.startswith("+") and self.format.endswith("%")
+
     def _shown(self, number: float) -> str:
-        return format(number, self.format).replace("-", "−")
+        if self._is_difference:
+            number, shown = 100 * number, self.format.replace("%", "f")
+        else:
+            shown = self.format
+        return format(number, shown).replace("-", "−")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,14 @@ import numpy as np
 
 from longalign.encoding.segments import Segmenter
 from longalign.report import (
+    CLUSTERED,
     Case,
     Estimate,
     Panel,
     Report,
     SentenceRow,
     Table,
-    bootstrap_ratio,
-    wilson,
+    clustered_wilson,
     write_report,
 )
 from longalign.report.sentences import judge
@@ -31,26 +31,27 @@ Measure = Callable[[Sequence[EditVerdict]], Estimate]
 
 def tables_of(study: EditStudy) -> list[Table]:
     """Success, three kinds of collateral damage, and the effect of soft tokens if there are some."""
+    intervals = CLUSTERED.format("scene")
     tables = [
         _table(
             study,
             "Edits that succeeded",
-            lambda verdicts: wilson(sum(v.success for v in verdicts), len(verdicts)),
+            lambda verdicts: clustered_wilson([v.success for v in verdicts], [1] * len(verdicts)),
             f"Every cell that should change shows what it should, by the oracle (unclear counts as not). {NOTHING}: "
-            "the picture through the VAE and back. 95 % Wilson intervals.",
+            f"the picture through the VAE and back. 95 % {intervals}.",
         ),
         _table(
             study,
             "Collateral: sentences about the rest that are no longer true",
-            lambda verdicts: bootstrap_ratio([v.lost for v in verdicts], [v.kept for v in verdicts]),
+            lambda verdicts: clustered_wilson([v.lost for v in verdicts], [v.kept for v in verdicts]),
             "Of the sentences that both captions share, those that are not true of the edited picture (unclear counts "
-            "as not true). 95 % bootstrap intervals over scenes.",
+            f"as not true). 95 % {intervals}.",
         ),
         _table(
             study,
             "Collateral: empty cells in which a sticker has appeared",
-            lambda verdicts: bootstrap_ratio([v.filled for v in verdicts], [v.empty for v in verdicts]),
-            "Of the cells that are empty and should stay so. 95 % bootstrap intervals over scenes.",
+            lambda verdicts: clustered_wilson([v.filled for v in verdicts], [v.empty for v in verdicts]),
+            f"Of the cells that are empty and should stay so. 95 % {intervals}.",
         ),
         _table(
             study,
@@ -102,7 +103,7 @@ def _effect_of_tokens(study: EditStudy) -> list[Table]:
             "What soft tokens change",
             ["with − without", *pairs.values()],
             rows,
-            note="In percentage points, with paired 95 % bootstrap intervals: the same scenes on both sides.",
+            note="Percentage points, with paired 95 % bootstrap intervals: the same scenes on both sides.",
         )
     ]
 

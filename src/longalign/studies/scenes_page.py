@@ -10,13 +10,14 @@ import numpy as np
 from PIL import Image
 
 from longalign.report import (
+    CLUSTERED,
     Case,
     Estimate,
     Panel,
     Report,
     SentenceRow,
     Table,
-    bootstrap_ratio,
+    clustered_wilson,
     write_report,
 )
 from longalign.runs import atomic_write_text, json_line
@@ -90,7 +91,8 @@ def differences(result: StudyResult) -> Table:
         "Differences",
         ["", *labels],
         rows,
-        note="In percentage points, with paired 95 % bootstrap intervals: the same scenes are drawn for both sides.",
+        note="Percentage points, with paired 95 % bootstrap intervals: the same scenes are drawn for both sides. The first "
+        "column has none to its left (—).",
     )
 
 
@@ -114,14 +116,14 @@ def aspect_tables(result: StudyResult) -> list[Table]:
                 ["", *series.rows],
                 rows,
                 note="A sentence may make several statements, each judged by itself. Kind, anywhere: the sticker is "
-                "somewhere in the picture. 95 % bootstrap intervals over scenes.",
+                "somewhere in the picture. 95 % " + CLUSTERED.format("scene") + ".",
             )
         )
     return found
 
 
 def _aspect(rows: list[dict[str, Any]], aspect: str) -> Estimate:
-    return bootstrap_ratio(
+    return clustered_wilson(
         [row[aspect].count("t") for row in rows], [len(row[aspect]) - row[aspect].count(".") for row in rows]
     )
 
