@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-# transformers 5 warns once for each image processor that it has in two forms, when diffusers is imported: torchvision is
-# absent, and the other form gives the same pixels.
+# When diffusers is imported, transformers 5 says for two image processors that it takes their other form, since
+# torchvision is absent. Both forms give the same pixels.
 _NEEDLESS = {"transformers.utils.import_utils": "requires torchvision (not installed); falling back to"}
 
 

@@ -24,7 +24,6 @@ from longalign.evaluation.evaluate import (
     parse_metrics,
 )
 from longalign.evaluation.page import (
-    flipped,
     main_table,
     plot_table,
     reading_table,
@@ -145,7 +144,6 @@ def test_tables_and_shared_prompts() -> None:
     found = measure_sets([a, b], ["oracle", "looks"])
     table = main_table(found, [])
     assert [row[:2] for row in table.rows] == [["a", "3"], ["b", "2"]]
-    assert flipped(table).columns == ["", "a", "b"] and flipped(table).rows[0] == ["pictures", "3", "2"]
     plot = plot_table(found)
     assert plot is not None and plot.columns == ["", "a", "b"] and plot.rows[0][0] == "true sentences ↑"
     cases = side_by_side(found, 1, judge=world("stickers"), reference=a)

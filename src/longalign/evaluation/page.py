@@ -42,15 +42,6 @@ def main_table(measured: Sequence[MeasuredSet], notes: Sequence[str]) -> Table:
     )
 
 
-def flipped(table: Table) -> Table:
-    """The table with rows and columns exchanged if that makes fewer columns, for a narrow terminal."""
-    if len(table.columns) <= len(table.rows) + 1:
-        return table
-    columns = [str(row[0]) for row in table.rows]
-    rows = [[name, *(row[k] for row in table.rows)] for k, name in enumerate(table.columns) if k]
-    return Table(table.caption, ["", *columns], rows, note=table.note)
-
-
 def plot_table(measured: Sequence[MeasuredSet]) -> Table | None:
     """The numbers that have intervals in all sets, to be drawn: a group for each, a dot for every set."""
     columns = [

@@ -144,7 +144,7 @@ def _of_run(label: str, path: Path) -> list[PictureSet]:
     columns: dict[str, list[CaptionedPicture]] = {}
     for case in _cases(path / _RECORD):
         for panel in case.get("panels", ()):
-            if panel.get("file") and case.get("prompt", "").strip():
+            if panel.get("file") and not panel.get("aside") and case.get("prompt", "").strip():
                 picture = CaptionedPicture(path / panel["file"], case["prompt"], panel["file"])
                 columns.setdefault(panel["column"], []).append(picture)
     if not columns:

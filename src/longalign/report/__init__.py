@@ -10,6 +10,7 @@ from longalign.report.data import (
     Report,
     SentenceRow,
     Table,
+    counted,
 )
 from longalign.report.render import write_report
 from longalign.report.statistics import CLUSTERED, clustered_wilson, wilson
@@ -26,6 +27,7 @@ __all__ = [
     "SentenceRow",
     "Table",
     "clustered_wilson",
+    "counted",
     "wilson",
     "write_report",
 ]

@@ -79,7 +79,7 @@ def _classes(line: Line, number: int) -> str:
 
 
 def _drawn(line: Line, number: int, horizontal: Axis, vertical: Axis) -> Markup:
-    """Runs of finite points as polylines; a point alone as a stroke of no length, which round ends make a dot."""
+    """Runs of finite points as polylines; a point alone as a thick stroke of no length, which round ends make a dot."""
     runs: list[list[str]] = [[]]
     for x, y in _thinned(line):
         if _finite(x, y):
@@ -88,7 +88,8 @@ def _drawn(line: Line, number: int, horizontal: Axis, vertical: Axis) -> Markup:
             runs.append([])
     drawn = Markup("").join(
         Markup('<polyline class="{}" points="{}"/>').format(
-            _classes(line, number), " ".join(run if len(run) > 1 else run * 2)
+            _classes(line, number) + ("" if len(run) > 1 else " point"),
+            " ".join(run if len(run) > 1 else run * 2),
         )
         for run in runs
         if run
@@ -107,7 +108,7 @@ def _grid(horizontal: Axis, vertical: Axis) -> list[Markup]:
     for k, tick in enumerate(horizontal.ticks):
         drawn.append(
             Markup('<text class="x{}" x="{}%" y="100%">{}</text>').format(
-                " minor" if k % 2 else "", horizontal.at(tick), f"{tick:,g}"
+                " minor" if k % 2 else "", horizontal.at(tick), f"{tick:,g}".replace("-", "\N{MINUS SIGN}")
             )
         )
     return drawn

@@ -82,12 +82,14 @@ class SentenceRow:
         beyond: it lies, at least in part, past what the plain encoding can read.
         marks: column → verdict; a column that is left out was not judged.
         scores: column → score of this sentence against the column's picture, printed beside the mark.
+        wanted: column → the mark that it should have there, where that is not ``true``.
     """
 
     text: str
     beyond: bool = False
     marks: Mapping[str, Mark] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
+    wanted: Mapping[str, Mark] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +101,14 @@ class Panel:
         image: its pixels, which the page carries.
         note: a remark below it.
         file: its path in the run folder, for the JSONL.
+        aside: it is no picture of the prompt (such as a map of differences), so its sentences have no marks.
     """
 
     column: str
     image: Image
     note: str = ""
     file: str = ""
+    aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,7 @@ class Case:
 
     Attributes:
         title: heading of the case.
+        verdict: the result in words, below the title.
         prompt: the whole text.
         panels: the pictures.
         sentences: the rows of the table of sentences.
@@ -124,6 +129,7 @@ class Case:
     panels: Sequence[Panel]
     sentences: Sequence[SentenceRow] = ()
     note: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +215,9 @@ class Report:
         truncation: what was cut from which prompt, one entry each; empty when nothing was.
         window_tokens: how far the plain encoding reads.
         curves: drawn first, the first one across the page, the others side by side.
+        scores: what the numbers beside the marks are (`SentenceRow.scores`), for the legend.
+        cases_first: the cases come before curves and tables.
+        glossary: name → what it is, below the introduction.
     """
 
     title: str
@@ -219,3 +228,17 @@ class Report:
     truncation: Sequence[str] = ()
     window_tokens: int = 77
     curves: Sequence[Curve] = ()
+    scores: str = ""
+    cases_first: bool = False
+    glossary: Mapping[str, str] = field(default_factory=dict)
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """``"1 sentence"``, ``"1,234 sentences"``.
+
+    Args:
+        count: how many.
+        noun: its singular.
+        plural: where an s does not make it.
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

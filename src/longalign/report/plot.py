@@ -24,7 +24,7 @@ class Axis:
         return round(100 * min(max(share, 0.0), 1.0), 2)
 
     def label(self, tick: float) -> str:
-        return format(tick, self.format)
+        return format(tick, self.format).replace("-", "\N{MINUS SIGN}")
 
 
 @dataclass(frozen=True, slots=True)

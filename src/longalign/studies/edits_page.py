@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from longalign.editing.verdict import EditRows
 from longalign.encoding.segments import Segmenter
 from longalign.report import (
     CLUSTERED,
@@ -150,11 +151,19 @@ def _cases(study: EditStudy) -> list[Case]:
         given_up = [s.text for s in segmenter(edit.source) if s.text not in texts]
         texts += given_up
         marks = {label: judge(texts, image, "stickers") for label, image in shown.items()}
-        rows = [
-            SentenceRow(text, marks={k: of[n] for k, of in marks.items()}) for n, text in enumerate(texts)
-        ]
-        note = "The last sentence is the source's, and should be false." if len(given_up) == 1 else ""
-        if len(given_up) > 1:
-            note = f"The last {len(given_up)} sentences are the source's, and should be false."
-        found.append(Case(f"Edit {i + 1}: {edit.change}", edit.target, panels, rows, note))
+        rows = {
+            text: SentenceRow(text, marks={k: of[n] for k, of in marks.items()})
+            for n, text in enumerate(texts)
+        }
+        target = [rows[s.text] for s in segmenter(edit.target)]
+        sentences = EditRows.of(target, [rows[s.text] for s in segmenter(edit.source)])
+        verdict = " ".join(
+            f"{label}: {sentences.verdict(BEFORE, label)}" for label in shown if label not in (BEFORE, WANTED)
+        )
+        note = ""
+        if given_up:
+            last = "sentence is" if len(given_up) == 1 else f"{len(given_up)} sentences are"
+            note = f"The last {last} the source's, and should become false."
+        cased = sentences.rows(target, BEFORE)
+        found.append(Case(f"Edit {i + 1}: {edit.change}", edit.target, panels, cased, note, verdict))
     return found

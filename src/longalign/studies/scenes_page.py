@@ -91,8 +91,8 @@ def differences(result: StudyResult) -> Table:
         "Differences",
         ["", *labels],
         rows,
-        note="Percentage points, with paired 95 % bootstrap intervals: the same scenes are drawn for both sides. The first "
-        "column has none to its left (—).",
+        note="Percentage points, with paired 95 % bootstrap intervals: the same scenes are drawn for both sides. "
+        "The first column has none to its left (—).",
     )
 
 
