@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from longalign.cli.terminal import plain_text
+from longalign.report import signed
 from longalign.scoring.data import Failure
 from longalign.scoring.outcome import Outcome
-from longalign.scoring.page import said_of, signed
+from longalign.scoring.page import said_of
 from longalign.scoring.ranking import Ranking, worst_row
 from longalign.scoring.stream import Scored
 

@@ -197,11 +197,12 @@ def _report(
         last = "sentence is" if gone == 1 else f"{gone} sentences are"
         note = f"The last {last} of the source alone, and should become false. {note}"
     rows = sentences_of_both.rows(made.rows["target"], BEFORE)
-    cases = [Case("Before and after", result.target, panels, rows, note, made.verdict)]
+    cases = [Case("Before and after", result.target, panels, rows, note)]
     shown = ("resized", "model", *asdict(result.options), "seed", "strategy", "length", "scorer")
     facts = {k.replace("_", " "): str(resolved[k]) for k in shown if resolved.get(k) is not None}
     return Report(
         title="An edited picture",
+        intro=made.verdict,
         facts=provenance({**facts, **config.facts()}, command_line),
         cases=cases,
         truncation=[

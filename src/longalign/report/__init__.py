@@ -11,6 +11,7 @@ from longalign.report.data import (
     SentenceRow,
     Table,
     counted,
+    signed,
 )
 from longalign.report.render import write_report
 from longalign.report.statistics import CLUSTERED, clustered_wilson, wilson
@@ -28,6 +29,7 @@ __all__ = [
     "Table",
     "clustered_wilson",
     "counted",
+    "signed",
     "wilson",
     "write_report",
 ]

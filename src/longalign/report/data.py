@@ -171,12 +171,14 @@ class Line:
     Attributes:
         name: in the legend.
         faint: True draws it in the background.
+        colour: number of its colour and dashes, 0 to 3; None: its place among the lines.
     """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     faint: bool = False
+    colour: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -231,6 +233,11 @@ class Report:
     scores: str = ""
     cases_first: bool = False
     glossary: Mapping[str, str] = field(default_factory=dict)
+
+
+def signed(value: float, format_: str = ".1f") -> str:
+    """A number with a true minus sign."""
+    return format(value, format_).replace("-", "\N{MINUS SIGN}")
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from longalign.report.data import Estimate, Table
+from longalign.report.data import Estimate, Table, signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Axis:
         return round(100 * min(max(share, 0.0), 1.0), 2)
 
     def label(self, tick: float) -> str:
-        return format(tick, self.format).replace("-", "\N{MINUS SIGN}")
+        return signed(tick, self.format)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from longalign.report.curve import line_plot
-from longalign.report.data import Case, Estimate, Panel, Report, SentenceRow, counted
+from longalign.report.data import Case, Estimate, Panel, Report, SentenceRow, counted, signed
 from longalign.report.plot import plot_groups
 from longalign.runs import atomic_write_text, json_line
 from longalign.versions import VERSION
@@ -83,6 +83,7 @@ def environment() -> Environment:
         layout=layout,
         line_plot=line_plot,
         mark_kind=_mark_kind,
+        number=signed,
         paragraphs=lambda text: [part for part in text.split("\n\n") if part.strip()],
         plot_groups=plot_groups,
         runs=_runs,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from longalign.preference import SegmentScore, load_image
 from longalign.preference.images import ImageLike, to_rgb
-from longalign.report import Table
+from longalign.report import Table, signed
 from longalign.report.render import SMALL_PX, data_uri, environment
 from longalign.runs import atomic_write_text
 from longalign.scoring.histogram import Histogram, histogram
@@ -130,10 +130,7 @@ def write_decomposition(
 
 
 def _write(template: str, context: Mapping[str, Any], path: str | Path) -> Path:
-    # An overlay: the page's own filter, without adding it to every report.
-    jinja = environment().overlay()
-    jinja.filters = {**jinja.filters, "number": signed}
-    return atomic_write_text(path, jinja.get_template(template).render(**context))
+    return atomic_write_text(path, environment().get_template(template).render(**context))
 
 
 def picture_of(image: ImageLike, name: str, largest_px: int | None = None) -> Picture:
@@ -146,11 +143,6 @@ def picture_of(image: ImageLike, name: str, largest_px: int | None = None) -> Pi
         shown = shown.copy()
         shown.thumbnail((largest_px, largest_px), Image.Resampling.LANCZOS)
     return Picture(name, data_uri(shown), shown.width, shown.height, max(shown.size) <= SMALL_PX)
-
-
-def signed(value: float, format_: str = ".1f") -> str:
-    """A number with a true minus sign."""
-    return format(value, format_).replace("-", "\N{MINUS SIGN}")
 
 
 def said_of(segment: SegmentScore) -> str:

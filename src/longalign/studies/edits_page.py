@@ -157,7 +157,7 @@ def _cases(study: EditStudy) -> list[Case]:
         }
         target = [rows[s.text] for s in segmenter(edit.target)]
         sentences = EditRows.of(target, [rows[s.text] for s in segmenter(edit.source)])
-        verdict = " ".join(
+        verdict = "\n".join(
             f"{label}: {sentences.verdict(BEFORE, label)}" for label in shown if label not in (BEFORE, WANTED)
         )
         note = ""
