@@ -45,7 +45,7 @@ def run(*arguments: str | Path, stdin: str | None = None) -> Result:
 
 def test_one_picture_marks_the_worst_sentence_without_colour(scenes: Path) -> None:
     done = run("score", scenes / "000000.png", "--prompt", "A [b]fox[/b]. A pig. A crab.")
-    assert done.exit_code == 0 and done.output.count("◀ worst") == 1 and "A [b]fox[/b]." in done.output
+    assert done.exit_code == 0 and done.output.count("◀ lowest") == 1 and "A [b]fox[/b]." in done.output
     assert "overall" in done.output and "█" in done.output
 
 

@@ -19,7 +19,7 @@ from longalign.errors import LongalignError
 from longalign.report import Case, Estimate, Panel, Report, SentenceRow, Table, write_report
 from longalign.report.plot import axis_for, plot_groups
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
 HOSTILE = """</style></title><script>alert(1)</script><img src=x onerror="alert(2)">&amp;'"{{ 7*7 }}"""
 
 
@@ -190,9 +190,9 @@ def test_a_column_without_verdict_is_not_judged(tmp_path: Path) -> None:
     page, _ = render(Report("T", cases=[case]), tmp_path)
     assert [attrs["aria-label"] for attrs in page.all("svg", "mark")] == [
         "true",
-        "unjudged",
+        "not judged",
         "true",
-        "unjudged",
+        "not judged",
     ]
     assert [attrs["alt"] for attrs in page.all("img")] == ["C, a: 1 of 1 true", "C, b"]
 
@@ -217,7 +217,7 @@ def test_scores_stand_in_for_marks(tmp_path: Path) -> None:
         Report("T", cases=[Case("C", "One.", [Panel("a", picture()), Panel("b", picture())], rows)]), tmp_path
     )
     assert page.all("svg", "mark") == []
-    assert "0.26" in page.text and "-0.03" in page.text
+    assert "0.26" in page.text and "−0.03" in page.text
 
 
 def test_the_prompt_is_printed_when_its_sentences_do_not_say_it(tmp_path: Path) -> None:

@@ -22,7 +22,13 @@ BEST = Best("score", "max", 10, 7.0)
 def test_the_reward_stands_beside_its_judges() -> None:
     """Loss, then what tells the best, then the rest; the best step is marked where something was held out."""
     curves = learning_curves(ROWS, BEST)
-    assert [c.caption for c in curves] == ["loss", "score", "reward", "grad norm", "lr"]
+    assert [c.caption for c in curves] == [
+        "Loss (lower is better)",
+        "Score",  # of another package: nothing is known of it
+        "Reward (higher is better)",
+        "Gradient norm",
+        "Learning rate",
+    ]
     assert [c.mark for c in curves] == [None, (10, "best"), (10, "best"), None, None]
     assert [[line.name for line in c.lines] for c in curves[1:3]] == [["held-out"], ["training", "held-out"]]
     assert all(c.mark is None for c in learning_curves(ROWS))
@@ -32,7 +38,7 @@ def test_first_best_and_last_evaluation() -> None:
     between = {"kind": "evaluate", "step": 15, "reward": 2.0, "score": 8.0}
     [table] = held_out_table([*ROWS, between], Best("score", "max", 15, 8.0))
     assert list(table.columns) == ["", "First: step 10", "Best: step 15", "Last: step 20"]
-    assert table.rows == [["reward", "1.5", "2", "2.5"], ["score", "7", "8", "6"]]
+    assert table.rows == [["Reward (higher is better)", "1.5", "2", "2.5"], ["Score", "7", "8", "6"]]
     [table] = held_out_table(ROWS, BEST)
     assert list(table.columns) == ["", "Best: step 10", "Last: step 20"]
     assert held_out_table(ROWS[:1]) == []
