@@ -60,7 +60,7 @@ def test_json_of_a_ranking_is_one_document(scenes: Path, tiny: list[dict[str, An
 
 def test_several_pictures_are_ranked_on_the_terminal(scenes: Path) -> None:
     done = run("score", *sorted(scenes.glob("*.png")), "--prompt", PROMPT)
-    assert done.exit_code == 0 and done.output.count("★") == 2  # one a sentence
+    assert done.exit_code == 0 and done.output.count("★") == 3  # one a sentence, one in the legend
 
 
 def test_a_data_set_with_an_unreadable_picture_ends_with_1(scenes: Path, tmp_path: Path) -> None:

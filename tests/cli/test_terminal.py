@@ -60,7 +60,14 @@ TEXTS = Table(
         ]
     ],
 )
-SINGLE = Table("One prompt", ["", "true"], [["seed 0", Estimate(0.833, float("nan"), float("nan"), 6)]])
+SINGLE = Table(
+    "One prompt",
+    ["", "true"],
+    [
+        ["seed 0", Estimate(0.833, float("nan"), float("nan"), 6)],
+        ["seed 1", Estimate(float("nan"), 0.0, 1.0, 0)],
+    ],
+)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])

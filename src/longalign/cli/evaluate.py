@@ -69,13 +69,16 @@ def evaluate(
         found = job.run(advance)
     if not as_json:
         show_tables([found.table, found.reading])
+        if found.remark:
+            print(found.remark)
     finish(
         "evaluate",
         {"runs": runs, **job.settings},
         [*([found.drawn] if found.drawn is not None else []), found.table, found.reading],
         found.to_json(),
         title="Runs by independent metrics",
-        intro="The same metrics of every run, and pictures of the first prompts that all runs share.",
+        intro="The same metrics of every run, and pictures of the first prompts that all runs share."
+        + (f"\n\n{found.remark}" if found.remark else ""),
         facts=found.facts,
         cases=found.cases,
         out=out,

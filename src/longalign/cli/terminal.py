@@ -100,7 +100,9 @@ def print_table(table: Table, where: str = "") -> int:
 
 
 def _cell_text(cell: str | Estimate, between: str) -> str:
-    return cell if isinstance(cell, str) or not cell.interval else f"{cell}{between.format(cell.interval)}"
+    return (
+        str(cell) if isinstance(cell, str) or not cell.interval else f"{cell}{between.format(cell.interval)}"
+    )
 
 
 def _side_by_side(table: Table, rows: Sequence[Sequence[Any]], console: Any) -> Any:

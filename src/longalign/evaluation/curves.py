@@ -106,7 +106,7 @@ def overlay(runs: Mapping[str, Mapping[str, Points]], names: Sequence[str] | Non
     known = list(dict.fromkeys(name for metrics in runs.values() for name in metrics))
     for name in names or ():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             advice = f"did you mean {near[0]}? " if near else ""
             raise LongalignError(f"no run has a metric {name!r}; {advice}There are {', '.join(known)}")
     chosen = list(dict.fromkeys(names)) if names else known

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +79,7 @@ class MeasuredSet:
         for key, value in self.values.items():
             cell = self.cells[key]
             whole = {"value": value}
-            if isinstance(cell, Estimate) and math.isfinite(cell.value):
+            if isinstance(cell, Estimate) and cell.bounded:
                 whole |= {"low": cell.low, "high": cell.high, "n": cell.n}
             result[key] = whole
         return result

@@ -236,7 +236,12 @@ class Report:
 
 
 def signed(value: float, format_: str = ".1f") -> str:
-    """A number with a true minus sign."""
+    """A number with a true minus sign.
+
+    Args:
+        value: the number.
+        format_: format specification.
+    """
     return format(value, format_).replace("-", "\N{MINUS SIGN}")
 
 
