@@ -132,7 +132,8 @@ def _kinds(cases: Sequence[Case]) -> set[str]:
         for row in case.sentences:
             columns = {panel.column for panel in case.panels if not panel.aside}
             found.update(_mark_kind(row, column) for column in columns - row.scores.keys())
-            found.update(_mark_kind(row, column) for column in columns & row.marks.keys())
+            scored = {_mark_kind(row, column) for column in columns & row.scores.keys()}
+            found.update(scored - {"unjudged"})  # there the score stands alone
             found.update({"scored"} if columns & row.scores.keys() else ())
             found.update({"beyond"} if row.beyond else ())
     return found

@@ -18,6 +18,7 @@ from longalign.report import (
     SentenceRow,
     Table,
     clustered_wilson,
+    counted,
     write_report,
 )
 from longalign.runs import atomic_write_text, json_line
@@ -158,7 +159,7 @@ def write_study(result: StudyResult, command_line: str | None = None) -> list[Ta
     size = f"{least} to {most} stickers" if least < most else f"{most} sticker{'s' * (most != 1)}"
     report = Report(
         title="Held-out scenes, sentence by sentence",
-        intro=f"{config.scenes} scenes of {size} that no model here was trained on. "
+        intro=f"{counted(config.scenes, 'scene')} of {size} that no model here was trained on. "
         "Every column starts from the same noise, and the oracle reads the pixels.",
         facts=provenance(
             {
