@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
+from segment_encoding import encode
 from tiny import clip_tokenizer, t5_branch, text_encoder, tiny_sd3, tiny_sd15, tiny_sdxl
 
-from longalign.encoding import EncodingCache, TextParts, encode
+from longalign.encoding import EncodingCache, TextParts
 from longalign.encoding.cache import States, fingerprint
 
 PROMPTS = ["A red cat sits. A dog runs near the house.", "A dog runs near the house. The sea is calm."]

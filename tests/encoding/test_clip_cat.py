@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload
+from segment_encoding import encode, encode_groups
 from tiny import clip_tokenizer, text_encoder, tiny_sd15
 
-from longalign.encoding import ConcatRule, TextParts, encode, encode_groups
+from longalign.encoding import ConcatRule, TextParts
 from longalign.encoding.towers import Tower
 from longalign.errors import LongalignError
 
@@ -158,7 +159,8 @@ def test_lengths_are_multiples_that_hold_prompt_and_negative(pipe: Any) -> None:
 
 
 def test_different_lengths_need_groups(pipe: Any) -> None:
-    with pytest.raises(LongalignError, match=r"prompt 0: 240 tokens, prompt 3: 480 tokens.*encode_groups"):
+    advice = r"prompt 1: 240 tokens, prompt 4: 480 tokens.*pad_together=True.*encode_groups"
+    with pytest.raises(LongalignError, match=advice):
         encode(pipe, MANY)
     groups = encode_groups(pipe, MANY)
     assert [(indices, c.embeds.shape[1]) for indices, c in groups] == [([0, 1, 2, 4], 240), ([3], 480)]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+from segment_encoding import encode
 from tiny import save_t5_branch, t5_branch, tiny_sd3, tiny_sd15, tiny_sdxl
 
-from longalign.encoding import T5Branch, TextParts, TruncationWarning, encode
+from longalign.encoding import T5Branch, TextParts, TruncationWarning
 from longalign.errors import LongalignError
 
 SENTENCES = ["A cat sits on the red disc!", "The dog runs."]

@@ -41,12 +41,12 @@ def pipe() -> Any:
     ("arguments", "message"),
     [
         ({"prompts": []}, "no prompts"),
-        ({"prompts": ["a", 3]}, "prompt 1 must be text, not int"),
+        ({"prompts": ["a", 3]}, "prompt 2 must be text, not int"),
         ({"prompts": None}, "must be text or a list of texts, not NoneType"),
         ({"prompts": b"bytes"}, "not bytes"),
         ({"prompts": "half a pair: \ud800"}, "not valid Unicode"),
         ({"negative_prompt": ["a", "b", "c"]}, "3 negative prompts do not go with 2 prompts"),
-        ({"negative_prompt": ["a", None]}, "negative prompt 1 must be text, not NoneType"),
+        ({"negative_prompt": ["a", None]}, "negative prompt 2 must be text, not NoneType"),
         ({"length": -1}, "length must be a whole number above 0, not -1"),
         ({"length": 0}, "length must be"),
         ({"length": 2.5}, "length must be"),
@@ -77,8 +77,10 @@ def test_both_functions_show_the_same_options() -> None:
     from longalign.encoding.options import EncodeOptions, Options
 
     assert get_type_hints(EncodeOptions) == get_type_hints(Options)
-    assert signature(encode).parameters == signature(encode_groups).parameters
-    assert list(signature(encode).parameters)[3:] == list(get_type_hints(Options))
+    own = dict(signature(encode).parameters)
+    assert own.pop("pad_together").default is False
+    assert own == dict(signature(encode_groups).parameters)
+    assert list(own)[3:] == list(get_type_hints(Options))
     assert signature(encode).parameters["length"].default == Options().length
 
 
@@ -140,13 +142,13 @@ def test_max_length_cuts_and_tells(pipe: Any) -> None:
     """ "A cat." is <sot> and 3 tokens, so 10 places hold both sentences' first 4 + 4 and of the third <sot>
     and one token, "A"; "red dog." is cut. Offsets: "A cat. A cat. A red dog." has "red" at 16."""
     with pytest.warns(TruncationWarning) as caught:
-        conditioning = encode(pipe, "A cat. A cat. A red dog.", length=240, max_length=10)
+        conditioning = encode(pipe, "A cat. A cat. A red dog.", strategy="clip-cat", max_length=10)
     assert conditioning.embeds.shape[1] == 10
     [[cut]] = conditioning.truncation
     assert (cut.text, cut.start, cut.end, cut.where) == ("red dog.", 16, 24, "max_length")
     assert len(caught) == 1 and "'red dog.'" in str(caught[0].message)
     assert caught[0].filename == __file__
-    whole = encode(pipe, "A cat. A cat. A red dog.")
+    whole = encode(pipe, "A cat. A cat. A red dog.", strategy="clip-cat")
     assert torch.equal(conditioning.embeds[0], whole.embeds[0, :10])
 
 

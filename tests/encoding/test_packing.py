@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from segment_encoding import encode
 from tiny import clip_tokenizer, text_encoder
 
-from longalign.encoding import TextParts, encode
+from longalign.encoding import TextParts
 from longalign.encoding.packing import Row, pack, row_tensors, visible
 from longalign.encoding.towers import Need, Tower
 

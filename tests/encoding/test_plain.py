@@ -83,7 +83,7 @@ def test_reports_what_is_beyond_the_window() -> None:
     """Each "cat " is one token and four characters. 75 of 80 fit beside <sot> and <eot>, so the cut is at
     75 · 4 = 300; the text ends at 80 · 4 − 1 = 319, without its last blank."""
     prompt = "cat " * 80
-    with pytest.warns(TruncationWarning, match=r"prompt 1, by text_encoder: 'cat cat cat cat cat'") as caught:
+    with pytest.warns(TruncationWarning, match=r"prompt 2, by text_encoder: 'cat cat cat cat cat'") as caught:
         conditioning = encode(tiny_sd15(), ["cat", prompt], strategy="plain")
     assert len(caught) == 1
     assert conditioning.truncation[0] == ()
@@ -96,7 +96,7 @@ def test_reports_every_encoder_of_sd3() -> None:
     """T5 has 256 places, one for </s>, and "cat" is one token there too: its cut is at 255 · 4 = 1020. The
     two CLIPs leave out the same text and share an entry. The negative prompt has one of its own."""
     pipe = tiny_sd3()
-    with pytest.warns(TruncationWarning, match="negative prompt 0") as caught:
+    with pytest.warns(TruncationWarning, match="negative prompt 1") as caught:
         conditioning = encode(pipe, "cat " * 300, "dog " * 76, strategy="plain")
     assert len(caught) == 1
     found = [(cut.start, cut.end, cut.where, cut.negative) for cut in conditioning.truncation[0]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import textwrap
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from segment_checks import MEGABYTE, assert_tiles, prompts, texts
 
-import longalign.encoding.segments
+import longalign.encoding.sentences
 from longalign.encoding.segments import Mode, Segment, Segmenter
 from longalign.errors import LongalignError
 
@@ -117,8 +118,51 @@ def test_region_of_a_language_plays_no_part_and_an_unknown_language_is_english()
     assert len(Segmenter(language="en")(prompt)) == 3
 
 
-def test_paragraphs_cut_and_single_line_ends_do_not() -> None:
-    assert texts(Segmenter()("A title\n\nA cat\nsits.")) == ["A title", "A cat\nsits."]
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a kettle\ntwo cups\nrain on a window", ["a kettle", "two cups", "rain on a window"]),
+        (
+            "Subject: fox\nStyle: oil painting\nLight: golden",
+            ["Subject: fox", "Style: oil painting", "Light: golden"],
+        ),
+        ("* plants\n1. first cat\n2. second cat", ["* plants", "1. first cat", "2. second cat"]),
+        ("1. A fox. It runs.\r\n2. A dog.", ["1. A fox.", "It runs.", "2. A dog."]),
+        ("A title\n\nA cat sits.", ["A title", "A cat sits."]),
+        ("A fox. 2. A dog.", ["A fox.", "2. A dog."]),
+        ("- a fox\n  on a log\n- a dog", ["- a fox", "on a log", "- a dog"]),
+    ],
+)
+def test_lines_are_segments(prompt: str, expected: list[str]) -> None:
+    """Also where bullets, numbers and labels are mixed; a number stays with what it numbers."""
+    assert texts(Segmenter()(prompt)) == expected
+
+
+PROSE = (
+    "A red fox sits on a log in the snow. Behind it stands a forest of old pines whose branches bend under their "
+    "load, and a small cabin with a lit window. Smoke rises from its chimney. The sky is pink, as it is just before "
+    "the sun rises in winter, and two crows fly over the trees."
+)
+
+
+@pytest.mark.parametrize("width", [50, 60, 72, 80, 100])
+def test_wrapped_prose_is_one_paragraph(width: int) -> None:
+    """An editor's line breaks cut nothing: the sentences are those of the unbroken text."""
+    wrapped = textwrap.fill(PROSE, width)
+    assert [s.text.replace("\n", " ") for s in Segmenter()(wrapped)] == texts(Segmenter()(PROSE))
+    assert len(Segmenter()(wrapped)) == 4
+
+
+def test_long_lines_that_are_no_prose_are_segments() -> None:
+    """The breaks were not needed ("two" fits behind the first line), or nothing goes on in small letters."""
+    lines = [
+        "a golden retriever on a beach at sunset with a ball",
+        "two kites",
+        "a lighthouse of white stone on a black cliff by the sea",
+    ]
+    assert texts(Segmenter()("\n".join(lines))) == lines
+    lines = [f"{word} fox sits on a log in a deep forest by the sea" for word in ("Red", "Old", "Sad")]
+    assert texts(Segmenter()("\n".join(lines))) == lines
 
 
 def test_wide_blanks_do_not_crash_the_library() -> None:
@@ -142,7 +186,7 @@ def test_long_text_is_cut_as_if_the_library_had_read_it_whole() -> None:
     lengths = [1, 1500, 3, *(rng.randint(1, 30) for _ in range(400))]
     prompt = " ".join("It is " + " ".join(rng.choices(words, k=n)) + rng.choice(".!?") for n in lengths)
     whole = [sentence.strip() for sentence in sentencex.segment("en", prompt)]
-    assert len(prompt) > 10 * longalign.encoding.segments._READ_CHARS
+    assert len(prompt) > 10 * longalign.encoding.sentences._READ_CHARS
     assert texts(Segmenter(window=10_000)(prompt)) == whole
 
 

@@ -10,8 +10,8 @@ import tiny
 import torch
 from diffusers import DDIMScheduler
 from picture_objectives import LENGTH, TEXTS, accelerator, batch_of, data, gradients, make
+from segment_encoding import encode
 
-from longalign.encoding import encode
 from longalign.errors import LongalignError
 from longalign.objectives.lora_off import without_lora
 from longalign.objectives.pictures.consistency import ConsistencyObjective

@@ -13,6 +13,7 @@ import tiny
 import tiny_contrastive
 import torch
 from picture_objectives import LENGTH, SIDE_PX, TEXTS, Pictures, accelerator, batch_of, data, gradients
+from segment_encoding import encode
 from tiny_contrastive import RUNS, contrastive, errors_at_once, recipe, registered
 from tiny_objectives import saved
 from torch.nn.functional import cross_entropy
@@ -24,7 +25,6 @@ from longalign.data.cached import CachedPictures
 from longalign.data.captioned import CaptionedPictures
 from longalign.data.text_states import TextSide
 from longalign.diffusion.denoiser import Denoiser
-from longalign.encoding import encode
 from longalign.encoding.segments import Segmenter
 from longalign.errors import LongalignError
 from longalign.losses import contrastive_loss

@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from picture_objectives import LENGTH, SIDE_PX, TEXTS, accelerator, batch_of, data, gradients, make
+from segment_encoding import encode
 from torch.nn.functional import mse_loss
 
 from longalign.backbones.latents import encode_pixels
@@ -18,7 +19,6 @@ from longalign.data.text_states import TextSide
 from longalign.diffusion.pipelines import (
     settings_of,
 )
-from longalign.encoding import encode
 from longalign.errors import LongalignError
 from longalign.objectives.pictures.settings import PictureDataSettings, SupervisedSettings
 from longalign.objectives.pictures.supervised import SupervisedObjective

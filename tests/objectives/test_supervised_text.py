@@ -9,9 +9,9 @@ import pytest
 import tiny
 import torch
 from picture_objectives import LENGTH, TEXTS, accelerator, batch_of, make
+from segment_encoding import encode
 from torch.nn.functional import mse_loss
 
-from longalign.encoding import encode
 from longalign.errors import LongalignError
 from longalign.objectives.pictures.supervised import SupervisedObjective
 from longalign.objectives.random_draws import Draws

@@ -158,6 +158,19 @@ class Backbone:
         states = output.hidden_states[-2] if self.penultimate else output[0]
         return states, output[0] if output[0].ndim == 2 else None
 
+    def skipped_states(self, output: Any, model: Any, clip_skip: int) -> Tensor:
+        """(B, L, D) token states of an earlier layer, as diffusers' pipelines read them with ``clip_skip``.
+
+        Args:
+            output: of a CLIP text model, with all hidden states.
+            model: the text model. Where the last layer is usual, the states go through its final norm.
+            clip_skip: how many layers earlier than usual.
+        """
+        if self.penultimate:
+            return output.hidden_states[-2 - clip_skip]
+        inner = getattr(model, "text_model", model)  # transformers 5 keeps the layers in the model itself
+        return inner.final_layer_norm(output.hidden_states[-1 - clip_skip])
+
     def join(self, parts: Sequence[Tensor], dtype: Any) -> Tensor:
         """Joins the parts of a text along the sequence: the CLIPs' states, then T5's.
 

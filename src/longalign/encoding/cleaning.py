@@ -13,6 +13,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
+from operator import itemgetter
 
 import ftfy
 
@@ -41,7 +42,7 @@ class Cleaned:
         return there + place - here if length == original_length else there + max(original_length, 1) - 1
 
     def _block(self, place: int) -> tuple[int, int, int, int]:
-        return self.blocks[max(bisect_right([b[0] for b in self.blocks], place) - 1, 0)]
+        return self.blocks[max(bisect_right(self.blocks, place, key=itemgetter(0)) - 1, 0)]
 
 
 @lru_cache(maxsize=4096)

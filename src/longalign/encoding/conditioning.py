@@ -11,6 +11,7 @@ import torch
 
 from longalign.backbones import backbone_named
 from longalign.encoding.segments import Segment
+from longalign.errors import LongalignError
 
 _SHOWN_CHARACTERS = 300  # of one cut text in the warning; `Conditioning.truncation` has the whole text
 
@@ -23,9 +24,9 @@ class TruncationWarning(UserWarning):
 class Truncation:
     """One piece of text that was left out of the encoding.
 
-    ``prompt_index`` is the prompt's place in the list given to `encode`; ``text`` is ``prompt[start:end]``
-    (of the negative prompt where ``negative``); ``where`` names the component whose limit cut it, or
-    ``max_length``.
+    ``prompt_index`` is the prompt's place in the list given to `encode`, from 0; ``text`` is ``prompt[start:end]``
+    (of the negative prompt where ``negative``; of ``prompt_2`` where the encoder got that); ``where`` names the
+    component whose limit cut it, or ``max_length``.
     """
 
     prompt_index: int
@@ -36,7 +37,7 @@ class Truncation:
     negative: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Conditioning:
     """B encoded prompts of one padded length L, each with its negative prompt.
 
@@ -62,21 +63,47 @@ class Conditioning:
     segments: tuple[tuple[Segment, ...], ...]
     family: str
 
-    def pipeline_kwargs(self) -> dict[str, torch.Tensor]:
+    def pipeline_kwargs(self, num_images_per_prompt: int = 1) -> dict[str, torch.Tensor]:
         """Arguments for the family's diffusers pipelines: ``pipe(**conditioning.pipeline_kwargs())``.
 
-        Several pictures of a prompt: ``conditioning[[0] * 4].pipeline_kwargs()``. (``num_images_per_prompt``
-        works with SD and SDXL, but not with SD3, whose pipeline repeats only prompts that it encoded itself.)
-        """
-        return backbone_named(self.family).pipeline_kwargs(self)
+        Args:
+            num_images_per_prompt: each prompt is repeated so often, one after the other, as diffusers orders pictures.
+                Give it here, not to the pipeline: SD3's repeats only prompts that it encoded itself.
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
-        """The same on another device, or with the floating-point tensors in another precision."""
+        Raises:
+            LongalignError: the number is below 1.
+        """
+        if num_images_per_prompt < 1:
+            raise LongalignError(f"num_images_per_prompt must be 1 or more, not {num_images_per_prompt}")
+        rows = [i for i in range(len(self)) for _ in range(num_images_per_prompt)]
+        chosen = self if num_images_per_prompt == 1 else self[rows]
+        return backbone_named(self.family).pipeline_kwargs(chosen)
+
+    def to(
+        self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None
+    ) -> Conditioning:
+        """The same on another device, or with the floating-point tensors in another precision, or both.
+
+        As with tensors, ``to("cuda")``, ``to(torch.float16)`` and ``to("cuda", torch.float16)`` work.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
         changed: dict[str, Any] = {}
         for name, value in vars(self).items():
             if isinstance(value, torch.Tensor):
                 changed[name] = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
         return replace(self, **changed)
+
+    def __repr__(self) -> str:
+        """The sizes, in one line."""
+        n, length, width = self.embeds.shape
+        cut = sum(bool(of_prompt) for of_prompt in self.truncation)
+        segments = sum(map(len, self.segments))
+        return (
+            f"Conditioning({self.family}: {n} prompt{'s' * (n != 1)}, {segments} segment{'s' * (segments != 1)}, "
+            f"{length} tokens of width {width}, {'nothing' if not cut else f'text of {cut}'} cut, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -118,7 +145,7 @@ def warn_of_cuts(truncation: Sequence[Sequence[Truncation]], stacklevel: int) ->
         if len(text) > _SHOWN_CHARACTERS:
             text = f"{text[:_SHOWN_CHARACTERS]}… ({len(text):,} characters)"
         which = "negative prompt" if cut.negative else "prompt"
-        lines.append(f"{which} {cut.prompt_index}, by {cut.where}: {text!r}")
+        lines.append(f"{which} {cut.prompt_index + 1}, by {cut.where}: {text!r}")
     prompts = sum(bool(of_prompt) for of_prompt in truncation)
     message = f"{prompts} of {len(truncation)} prompts did not fit; left out:\n" + "\n".join(lines)
     warnings.warn(message, TruncationWarning, stacklevel=stacklevel + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any, Literal, TypedDict, TypeVar, get_args
@@ -10,8 +10,10 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args
 from longalign.encoding.cache import EncodingCache
 from longalign.encoding.segments import Mode, Segmenter
 from longalign.encoding.strategy import ConcatRule, Strategy, check_choice
+from longalign.encoding.syntax import Syntax
 from longalign.encoding.text_parts import T5Branch, TextParts
 from longalign.errors import LongalignError
+from longalign.plugins import unknown
 
 Pooled = Literal["first", "mean", "whole"]
 
@@ -25,6 +27,13 @@ class EncodeOptions(TypedDict, total=False):
     segments: Mode | Segmenter
     pooled: Pooled
     language: str
+    syntax: Syntax
+    clean: bool
+    clip_skip: int | None
+    prompt_2: str | Sequence[str] | None
+    prompt_3: str | Sequence[str] | None
+    negative_prompt_2: str | Sequence[str] | None
+    negative_prompt_3: str | Sequence[str] | None
     t5: T5Branch | None
     batch_size: int
     cache: EncodingCache | None
@@ -38,12 +47,19 @@ class Options:
         LongalignError: one of them is out of range or unknown.
     """
 
-    strategy: str | ConcatRule | Strategy = "clip-cat"
+    strategy: str | ConcatRule | Strategy = "auto"
     length: int = 240
     max_length: int | None = None
     segments: Mode | Segmenter = "sentence"
     pooled: Pooled = "whole"
     language: str = "en"
+    syntax: Syntax = "plain"
+    clean: bool = True
+    clip_skip: int | None = None
+    prompt_2: str | Sequence[str] | None = None
+    prompt_3: str | Sequence[str] | None = None
+    negative_prompt_2: str | Sequence[str] | None = None
+    negative_prompt_3: str | Sequence[str] | None = None
     t5: T5Branch | None = None
     batch_size: int = 64
     cache: EncodingCache | None = None
@@ -58,7 +74,22 @@ class Options:
         check_choice("pooled", self.pooled, get_args(Pooled))
         if not isinstance(self.segments, Segmenter):
             check_choice("segments", self.segments, get_args(Mode))
-        Strategy.of(self.strategy)
+        check_choice("syntax", self.syntax, get_args(Syntax))
+        if self.strategy != "auto":
+            Strategy.of(self.strategy)
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], options: Mapping[str, Any]) -> Options:
+        """The options that were given to a function of this package.
+
+        Raises:
+            UnknownOptionError: there is no such option; the message names the function and the nearest one.
+        """
+        known = [name for name in signature(function).parameters if name != "options"]
+        for name in options:
+            if name not in known:
+                raise UnknownOptionError(unknown(f"{function.__name__}: option", name, known))
+        return cls(**options)
 
     def strategy_for(self, parts: TextParts) -> Strategy:
         """The strategy, after checking that the model has the parts that it needs."""
@@ -73,6 +104,10 @@ class Options:
                 f"strategy {strategy.kind!r} needs the T5 branch: give t5=T5Branch.from_pretrained(folder)"
             )
         return strategy
+
+
+class UnknownOptionError(LongalignError, TypeError):
+    """A function has no such option."""
 
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -94,5 +129,5 @@ def check_texts(given: str | Sequence[str], what: str) -> list[str]:
         raise LongalignError(f"a {what} must be text or a list of texts, not {type(given).__name__}")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise LongalignError(f"{what} {i} must be text, not {type(text).__name__}")
+            raise LongalignError(f"{what} {i + 1} must be text, not {type(text).__name__}")
     return list(texts)

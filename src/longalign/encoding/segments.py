@@ -20,8 +20,8 @@ from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Literal, get_args
 
 import regex
-import sentencex
 
+from longalign.encoding.sentences import sentence_ends
 from longalign.errors import LongalignError
 
 if TYPE_CHECKING:
@@ -38,13 +38,6 @@ _GRAPHEME = regex.compile(r"\X")
 
 _RELEASED_CUT = re.compile(r'([.?]|"!|;")')
 
-# The time of sentencex grows with the square of a paragraph (160,000 characters of Chinese: 5 s), so it reads
-# the text through a window of this many characters, and a sentence end counts only this far from a cut edge.
-_READ_CHARS = 4096
-_MARGIN_CHARS = 512
-# sentencex 1.0 crashes on "A", a blank of several bytes and a full stop, so it gets ordinary blanks instead.
-_WIDE_BLANK = re.compile(r"[^\S\x00-\x7F]")
-
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -59,7 +52,8 @@ class Segmenter:
     """Cuts a prompt into segments: ``Segmenter()("A cat sits. A dog runs.")`` gives two.
 
     Args:
-        mode: ``sentence`` gives one segment a sentence. ``packed`` fills each segment with as many whole
+        mode: ``sentence`` gives one segment a sentence; a line ends a sentence, except in hard-wrapped prose
+            (`longalign.encoding.sentences`). ``packed`` fills each segment with as many whole
             sentences as the window holds (App. A, ``multi``); the rest of a sentence that had to be cut is joined
             with the next sentences. ``released`` is the rule of the published weights' training: cut at every ``.``
             and ``?`` and at ``"!`` and ``;"``, then end each piece with a full stop. It ignores the window, and its
@@ -101,16 +95,22 @@ class Segmenter:
         self._special_tokens = special_tokens
         self._room_tokens = window - special_tokens
 
-    def __call__(self, prompt: str) -> list[Segment]:
-        """Cuts ``prompt``. A prompt without text is one empty segment, so the list is never empty."""
+    def __call__(self, prompt: str, cuts: Sequence[int] = ()) -> list[Segment]:
+        """Cuts ``prompt``. A prompt without text is one empty segment, so the list is never empty.
+
+        Args:
+            cuts: places, ascending, at which a segment has to end (``BREAK``).
+        """
         _check_unicode(prompt)
+        bounds = [0, *cuts, len(prompt)]
         if self.mode == "released":
-            return _released(prompt)
-        ends = _sentence_ends(prompt, self.language)
+            pieces = [s for left, right in pairwise(bounds) for s in _released(prompt[left:right], left)]
+            return [s for s in pieces if s.text.strip()] or pieces[:1]
+        ends = sentence_ends(prompt, self.language)
         if self.mode == "sentence":
-            spans = self._fit(prompt, _spans_between(prompt, [0, *ends, len(prompt)]))
+            spans = self._fit(prompt, _spans_between(prompt, sorted({*bounds, *ends})))
         else:
-            spans = self._fit(prompt, _spans_between(prompt, [0, len(prompt)]), ends)
+            spans = self._fit(prompt, _spans_between(prompt, bounds), ends)
         return [Segment(prompt[start:end], start, end) for start, end in spans] or [Segment("", 0, 0)]
 
     def _fit(self, text: str, spans: list[Span], sentence_ends: Sequence[int] = ()) -> list[Span]:
@@ -202,40 +202,12 @@ def _spans_between(text: str, cuts: Sequence[int]) -> list[Span]:
     return spans
 
 
-def _sentence_ends(text: str, language: str) -> list[int]:
-    """Where the sentences of ``text`` end, ascending.
+def _released(prompt: str, at: int = 0) -> list[Segment]:
+    """The rule of the published weights. By its offsets a piece includes the mark that was cut off after it.
 
-    A text longer than _READ_CHARS is read in overlapping windows. Each begins at the last sentence end that
-    is far enough from the edge of the window before. Where there is none, it moves on and no cut is made.
+    Args:
+        at: what is added to the offsets.
     """
-    text = _WIDE_BLANK.sub(" ", text)
-    language = re.split("[-_]", language)[0].lower()
-    ends: list[int] = []
-    start = settled = 0  # the window's first character; sentence ends up to `settled` are known
-    while (stop := start + _READ_CHARS) < len(text):
-        edge = stop - _MARGIN_CHARS
-        found = [end for end in _read_ends(text, start, stop, language) if settled < end <= edge]
-        ends += found
-        settled = found[-1] if found else edge
-        start = settled if found else edge - _MARGIN_CHARS
-    return ends + [end for end in _read_ends(text, start, len(text), language) if end > settled]
-
-
-def _read_ends(text: str, start: int, stop: int, language: str) -> Iterator[int]:
-    """Sentence ends in ``text[start:stop]`` by sentencex, found again in the text.
-
-    Its sentences join up to the text. If it dropped or changed a character, only that cut would be lost.
-    """
-    for sentence in sentencex.segment(language, text[start:stop]):
-        core = sentence.strip()
-        at = text.find(core, start, stop)
-        if core and at >= 0:
-            start = at + len(core)
-            yield start
-
-
-def _released(prompt: str) -> list[Segment]:
-    """The rule of the published weights. By its offsets a piece includes the mark that was cut off after it."""
     parts = _RELEASED_CUT.split(prompt)  # piece, mark, piece, mark, ..., piece
     texts, starts = [], []
     start = 0
@@ -245,9 +217,9 @@ def _released(prompt: str) -> list[Segment]:
             starts.append(start)
         start += len(piece) + len(mark)
     if not texts:  # empty, or nothing but marks: stays as it is
-        return [Segment(prompt, 0, len(prompt))]
+        return [Segment(prompt, at, at + len(prompt))]
     bounds = pairwise([0, *starts[1:], len(prompt)])
-    return [Segment(text, left, right) for text, (left, right) in zip(texts, bounds, strict=True)]
+    return [Segment(text, at + left, at + right) for text, (left, right) in zip(texts, bounds, strict=True)]
 
 
 def _check_unicode(prompt: str) -> None:

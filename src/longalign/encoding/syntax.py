@@ -28,6 +28,8 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Literal, get_args
 
 from longalign.errors import LongalignError
@@ -69,6 +71,12 @@ class Marked:
     origin: tuple[int, ...]
     weights: tuple[float, ...]
     cuts: tuple[int, ...] = ()
+
+    @cached_property
+    def runs(self) -> tuple[int, ...]:
+        """For each character of `text`, the number of the run of characters of equal weight that it is in."""
+        changes = (a != b for a, b in pairwise(self.weights))
+        return tuple(accumulate(changes, initial=0)) if self.weights else ()
 
     @property
     def weighted(self) -> bool:

@@ -49,6 +49,18 @@ class T5Encoder:
         limits = [n for n in (max_length, stated) if n is not None and n < _NO_LIMIT]
         return min(limits, default=None)
 
+    def empty(self, length: int) -> torch.Tensor:
+        """(length, D) states of the empty prompt: its end token, and pads."""
+        return self.call([tuple(self.tokenizer("")["input_ids"])], length)[0]
+
+    def masked(self, ids: Ids, length: int, hidden: Sequence[Sequence[int]]) -> torch.Tensor:
+        """(R, length, D) states of one text, with other places of it masked in each of R rows."""
+        rows, mask = pad_ids([ids] * len(hidden), length, self.tokenizer.pad_token_id)
+        mask[:] = 1  # pads are read, as without a mask
+        for row, places in enumerate(hidden):
+            mask[row, list(places)] = 0
+        return self.model(rows.to(self.device), attention_mask=mask.to(self.device))[0]
+
     def call(self, texts: Sequence[Ids], length: int) -> torch.Tensor:
         """B texts → (B, length, D) states, padded and not masked, as in SD3's pipeline."""
         ids, _ = pad_ids(texts, length, self.tokenizer.pad_token_id)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from longalign.encoding.cleaning import clean
 from longalign.errors import LongalignError
 
 Ids = tuple[int, ...]
@@ -51,13 +52,15 @@ class Tokens:
         return None if len(self) <= window else self.starts[window - self.before - self.after]
 
 
-def tokenise(tokenizer: Any, texts: Iterable[str], before: int) -> dict[str, Tokens]:
+def tokenise(tokenizer: Any, texts: Iterable[str], before: int, *, repair: bool = False) -> dict[str, Tokens]:
     """Tokenises each different text once, without a limit or a warning about the length.
 
     Textual-inversion tokens of several vectors (``<toy>``, ``<toy>_1``, …) are expanded as in the pipelines.
 
     Args:
         before: number of special tokens before a text (1 for CLIP, 0 for T5).
+        repair: tokenise the text as `longalign.encoding.cleaning.clean` repairs it. The places are those in the text as
+            it was given.
 
     Raises:
         LongalignError: the tokenizer gives no character offsets.
@@ -69,12 +72,19 @@ def tokenise(tokenizer: Any, texts: Iterable[str], before: int) -> dict[str, Tok
         )
     unique = list(dict.fromkeys(texts))
     after = len(tokenizer("")["input_ids"]) - before
+    repaired = [clean(text) if repair else None for text in unique]
     encoded = tokenizer(
-        unique, return_attention_mask=False, return_offsets_mapping=True, verbose=False, truncation=False
+        [text if of is None else of.text for text, of in zip(unique, repaired, strict=True)],
+        return_attention_mask=False,
+        return_offsets_mapping=True,
+        verbose=False,
+        truncation=False,
     )
     vectors_of = _several_vectors(tokenizer)
     result = {}
-    for text, ids, offsets in zip(unique, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+    for text, of, ids, offsets in zip(
+        unique, repaired, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    ):
         inner = range(before, len(ids) - after)
         repeat = [len(vectors_of.get(ids[i], (0,))) for i in inner]
         starts = [offsets[i][0] for i, n in zip(inner, repeat, strict=True) for _ in range(n)]
@@ -83,6 +93,8 @@ def tokenise(tokenizer: Any, texts: Iterable[str], before: int) -> dict[str, Tok
             for i, n in zip(inner, repeat, strict=True)
             for _ in range(n)
         ]
+        if of is not None:
+            starts, last = [of.start(at) for at in starts], [of.last(at) for at in last]
         expanded = [vector for token in ids for vector in vectors_of.get(token, (token,))]
         result[text] = Tokens(tuple(expanded), tuple(starts), tuple(last), before, after)
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -41,6 +41,7 @@ class Tower:
     Attributes:
         window: most tokens of a row, with the special tokens.
         backbone: of the model; it says which of the encoder's outputs are read.
+        clip_skip: how many of the last layers are skipped, as diffusers counts; None: those that the backbone skips.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Tower:
     device: torch.device
     window: int
     backbone: Backbone
+    clip_skip: int | None = None
 
     @classmethod
     def all_of(cls, parts: TextParts) -> list[Tower]:
@@ -66,8 +68,24 @@ class Tower:
             towers.append(cls(name, tokenizer, model, device, window, parts.backbone))
         return towers
 
-    def tokenise(self, texts: list[str]) -> dict[str, Tokens]:
-        return tokenise(self.tokenizer, texts, before=1)
+    def skipping(self, layers: int | None) -> Tower:
+        """The same encoder, whose states are read so many layers earlier.
+
+        Raises:
+            LongalignError: the encoder has no such layer.
+        """
+        if layers is None:
+            return self
+        most = self.model.config.num_hidden_layers - self.backbone.penultimate
+        if not 0 <= layers <= most:
+            raise LongalignError(
+                f"clip_skip={layers}: {self.name} has {self.model.config.num_hidden_layers} layers: "
+                f"choose 0 to {most}"
+            )
+        return replace(self, clip_skip=layers)
+
+    def tokenise(self, texts: list[str], *, repair: bool = False) -> dict[str, Tokens]:
+        return tokenise(self.tokenizer, texts, before=1, repair=repair)
 
     def call(
         self, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor | None = None
@@ -84,8 +102,23 @@ class Tower:
         kwargs = {} if places is None else {"position_ids": places.to(self.device)}
         if places is not None or getattr(self.model.config, "use_attention_mask", False):
             kwargs["attention_mask"] = mask.to(self.device)
-        output = self.model(ids.to(self.device), output_hidden_states=self.backbone.penultimate, **kwargs)
-        return self.backbone.clip_states(output)
+        return self._states(ids, **kwargs)
+
+    def masked(self, ids: Ids, length: int, hidden: Sequence[Sequence[int]]) -> torch.Tensor:
+        """(R, length, D) states of one row of tokens, with other places of it masked in each of R rows."""
+        rows, mask = pad_ids([ids] * len(hidden), length, self.tokenizer.pad_token_id)
+        mask[:] = 1  # pads are read, as without a mask
+        for row, places in enumerate(hidden):
+            mask[row, list(places)] = 0
+        return self._states(rows, attention_mask=mask.to(self.device))[0]
+
+    def _states(self, ids: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        every_layer = self.backbone.penultimate or self.clip_skip is not None
+        output = self.model(ids.to(self.device), output_hidden_states=every_layer, **kwargs)
+        states, pooled = self.backbone.clip_states(output)
+        if self.clip_skip is not None:
+            states = self.backbone.skipped_states(output, self.model, self.clip_skip)
+        return states, pooled
 
     def encode(
         self, needs: Mapping[Ids, Need], batch_size: int, cache: EncodingCache | None = None
@@ -97,7 +130,7 @@ class Tower:
                 that is not needed is not computed, because no other state depends on it.
         """
         found: dict[Ids, States] = {}
-        key = (fingerprint(self.model), self.backbone.penultimate) if cache is not None and needs else None
+        key = (fingerprint(self.model), *self._layer) if cache is not None and needs else None
         if cache is not None:
             for ids, need in needs.items():
                 if states := cache.get((key, ids), need.tokens, need.pooled, self.device):
@@ -111,6 +144,11 @@ class Tower:
             if cache is not None:
                 cache.put((key, ids), states)
         return found
+
+    @property
+    def _layer(self) -> tuple[bool, int | None]:
+        """Which layer's states are read."""
+        return self.backbone.penultimate, self.clip_skip
 
     def _run(self, needs: Mapping[Ids, Need], batch_size: int) -> Iterator[tuple[Ids, States]]:
         # The number of tokens of each text that the model reads. The pooled vector is read at the end token.
@@ -168,16 +206,19 @@ class Tower:
         It is kept on the CPU while the encoder exists and its weights stay the same.
         """
         remembered = _PADS.setdefault(self.model, {})
-        penultimate = self.backbone.penultimate
-        key = (fingerprint(self.model), penultimate, self.window, self.tokenizer.pad_token_id, variant)
+        key = (fingerprint(self.model), *self._layer, self.window, self.tokenizer.pad_token_id, variant)
         if key not in remembered:
             if len(remembered) >= 8:  # an encoder in training changes its weights all the time
                 remembered.clear()
-            empty = tuple(self.tokenizer("")["input_ids"])
-            states = self.encode({empty: Need(self.window)}, 1)[empty].tokens  # (window, D)
-            first = len(empty) if variant == "paper" else max(len(empty), self.window - _RELEASED_PADS)
+            states = self.empty(self.window)
+            first = 2 if variant == "paper" else max(2, self.window - _RELEASED_PADS)
             remembered[key] = states[first:].float().mean(dim=0).to(states.dtype).cpu()
         return remembered[key].to(self.device)
+
+    def empty(self, length: int) -> torch.Tensor:
+        """(length, D) states of the empty prompt: its start and end token, and pads."""
+        empty = tuple(self.tokenizer("")["input_ids"])
+        return self.encode({empty: Need(length)}, 1)[empty].tokens
 
     def _check_pooling(self) -> None:
         end = self.model.config.eos_token_id
