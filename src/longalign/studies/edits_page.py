@@ -126,8 +126,8 @@ def write_edit_study(study: EditStudy, command_line: str | None = None) -> list[
         )
     report = Report(
         title="One change, and the rest left alone",
-        intro=f"{counted(config.count, 'held-out scene')} of {config.objects[0]} to {config.objects[1]} stickers, each with one "
-        "change that two captions state. The oracle reads the pixels: did it happen, and did "
+        intro=f"{counted(config.count, 'held-out scene')} of {config.objects[0]} to {config.objects[1]} stickers, "
+        "each with one change that two captions state. The oracle reads the pixels: did it happen, and did "
         "everything else stay the same?",
         facts=provenance(facts, command_line),
         tables=tables,
