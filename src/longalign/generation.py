@@ -173,6 +173,10 @@ def generate(
     )
     cut = {i: lost for members, c in groups for i, lost in zip(members, c.truncation, strict=True)}
 
+    scorer = None
+    if config.scorer is not None:
+        scorer = PreferenceModel.from_pretrained(config.scorer, device=config.device, dtype=config.dtype)
+
     # The folder comes after all that can be wrong with the input, and before the hours that pictures may take.
     resolved = {**asdict(config), "guidance": guidance, "length": length, "scheduler": scheduler}
     recorded = {"command": "generate", **resolved, "prompts": list(prompts)}
@@ -207,9 +211,6 @@ def generate(
         Picture(i, seed, images[job], files[job]) for job, (i, seed) in enumerate(jobs) if job in files
     ]
     sentences = sentences_of(pipe.tokenizer, prompts, config.language)
-    scorer = None
-    if config.scorer is not None:
-        scorer = PreferenceModel.from_pretrained(config.scorer, device=config.device, dtype=config.dtype)
     rows = []
     for i, prompt in enumerate(prompts):
         mine = [p for p in pictures if p.prompt_index == i]
@@ -255,7 +256,17 @@ def _report(
         for i, prompt in enumerate(made.prompts)
         if any(p.prompt_index == i for p in made.pictures)
     ]
-    shown = ("model", "strategy", "steps", "guidance", "scheduler", "seed", "length", "negative_prompt")
+    shown = (
+        "model",
+        "strategy",
+        "steps",
+        "guidance",
+        "scheduler",
+        "seed",
+        "length",
+        "negative_prompt",
+        "scorer",
+    )
     facts = {k.replace("_", " "): str(resolved[k]) for k in shown if resolved[k] is not None}
     return Report(
         title=made.prompts[0]

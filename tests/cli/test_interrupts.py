@@ -33,7 +33,11 @@ def test_ctrl_c_in_generate_says_what_is_kept(tmp_path: Path) -> None:
         str(run),
     ]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     ) as process:
         deadline = time.monotonic() + 120
         while not (run / "images" / "0000-1.png").exists() and time.monotonic() < deadline:

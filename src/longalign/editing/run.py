@@ -131,6 +131,9 @@ def run_edit(
     settings = settings_of(config.model, pipe)
     options = config.options(pipe)
     length = settings.length if config.length is None else config.length
+    scorer = None
+    if config.scorer is not None:
+        scorer = PreferenceModel.from_pretrained(config.scorer, device=config.device, dtype=config.dtype)
     [result] = edit_many(
         pipe,
         [image],
@@ -151,8 +154,7 @@ def run_edit(
         name: sentence_rows(found, shown, settings.oracle)
         for name, found in zip(("target", "source"), sentences, strict=True)
     }
-    if config.scorer is not None:
-        scorer = PreferenceModel.from_pretrained(config.scorer, device=config.device, dtype=config.dtype)
+    if scorer is not None:
         texts = {"target": target, "source": source}
         rows = {name: score_rows(scorer, of_text, shown, texts[name]) for name, of_text in rows.items()}
     name = None if isinstance(image, Image.Image) else os.fspath(image)

@@ -169,7 +169,7 @@ def demo(
     write_report(report, run.report, jsonl=run.path / "report.jsonl")
     if len(images) < len(columns):
         raise Interrupted(
-            f"{len(images)} of {counted(len(columns), 'column')} are kept ({', '.join(images)}), with their report: "
+            f"{len(images)} of {counted(len(columns), 'column')} are kept ({' · '.join(images)}), with their report: "
             f"{run.report}. The same command draws all again, and the same ones"
         )
     return Study(prompts, sentences, images, accuracy, run.path)

@@ -34,7 +34,7 @@ from longalign.studies.accuracy import (
     share_table,
     tables_json,
 )
-from longalign.studies.compare import file_name
+from longalign.studies.compare import MEANINGS, file_name
 from longalign.studies.scenes import (
     ASPECTS,
     LETTERS,
@@ -170,6 +170,7 @@ def write_study(result: StudyResult, command_line: str | None = None) -> list[Ta
             },
             command_line,
         ),
+        glossary={label: MEANINGS[label] for label in result.columns if label in MEANINGS},
         tables=tables,
         cases=[case for sort in result.series for case in _cases(result, sort)],
         window_tokens=result.window_tokens,

@@ -98,7 +98,7 @@ def study(
         if stop.result is None:
             raise
         write_study(stop.result, command_line())
-        done = ", ".join(stop.result.columns)
+        done = " · ".join(stop.result.columns)
         raise Interrupted(f"{stop}. A report of {done}: {stop.result.run.report}") from None
     tables = write_study(found, command_line())
     show_run(tables, found.run.report, {"tables": tables_json(tables)}, as_json=as_json)
