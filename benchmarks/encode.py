@@ -7,8 +7,8 @@ Text encoders have the sizes of SD1.5's (CLIP-L) and SDXL's (CLIP-L and OpenCLIP
 true CLIP vocabulary. Prompts have about 200 tokens in sentences of a seeded grammar; no sentence occurs
 twice. The sides:
 
-- ours: ``longalign.encode(parts, prompts)``. It also encodes the negative prompt (here the empty one) and
-  cuts the prompts into sentences, and both are timed.
+- ours: ``longalign.encode(parts, prompts, strategy="clip-cat")``. It also encodes the negative prompt (here the
+  empty one) and cuts the prompts into sentences, and both are timed.
 - compel: ``CompelForSD`` / ``CompelForSDXL``, its present API for long prompts, without a negative prompt.
 - plain: one call a sentence, padded to 77, as in LongAlign's published code. Its result must be ours.
 
@@ -105,7 +105,7 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def warm_up(parts: TextParts, compel: Callable[[list[str]], Any]) -> None:
     """One call of each side. Prompts of different lengths make compel encode its padding, which it keeps."""
     prompts = ["A warm start. It is short.", "cat " * 100]
-    longalign.encode(parts, prompts)
+    longalign.encode(parts, prompts, strategy="clip-cat")
     plain(parts, prompts, LENGTH)
     with contextlib.redirect_stdout(io.StringIO()):
         compel(prompts)
@@ -134,7 +134,7 @@ def compare(
     result: dict[str, Any] = {}
 
     def ours() -> None:
-        result["ours"] = longalign.encode(parts, prompts, length=LENGTH)
+        result["ours"] = longalign.encode(parts, prompts, strategy="clip-cat", length=LENGTH)
 
     def published() -> None:
         result["plain"] = plain(parts, prompts, LENGTH)
@@ -168,7 +168,7 @@ def repetition(parts: TextParts, work: Work, n_prompts: int, turns: int) -> list
 
     def encode(prompts: list[list[str]], cache: EncodingCache | None = None) -> None:
         joined = [" ".join(sentences) for sentences in prompts]
-        longalign.encode(parts, joined, length=LENGTH, cache=cache)
+        longalign.encode(parts, joined, strategy="clip-cat", length=LENGTH, cache=cache)
 
     def one_new_each() -> None:
         encode([[grammar.sentence(), *sentences[1:]] for sentences in fresh], cache)

@@ -413,7 +413,7 @@ def texts_and_scores(bench: Bench, tiny: bool) -> None:
     parts = TextParts("sd15", (tokenizer,), (encoder,))
     bench.measure(
         "encode",
-        lambda: encode_groups(parts, prompts),
+        lambda: encode_groups(parts, prompts, strategy="clip-cat"),
         pictures=len(prompts),
         flop=0,
         peak=1,

@@ -99,7 +99,7 @@ def stickers(batch: int, device: str) -> Case:
     model = PreferenceModel.from_pretrained("stickers/clip", device="cpu", dtype="float32")
     prompts = load_prompts(DEFAULT, count=batch, objects=(7, 9))
     texts = [prompts[i] for i in range(batch)]
-    encoded = encode(pipe, texts, length=400)
+    encoded = encode(pipe, texts, strategy="clip-cat", length=400)
     with torch.no_grad():
         text = model.text_mean(texts)
     _with_lora(pipe.unet, 8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,16 @@ from PIL import Image
 from longalign.diffusion.pipelines import ModelSettings, settings_of
 from longalign.diffusion.sampling import sample_groups, set_scheduler
 from longalign.encoding import Truncation, encode_groups
+from longalign.encoding.encode import fits
+from longalign.encoding.options import EncodeOptions
 from longalign.errors import Interrupted
+from longalign.picture_info import PictureInfo, png_text
 from longalign.preference import PreferenceModel
 from longalign.preference.sentences import score_rows, words_of_scores
 from longalign.report import Case, Panel, Report, SentenceRow, counted, write_report
 from longalign.report.sentences import sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
-from longalign.versions import provenance
+from longalign.versions import VERSION, provenance
 from longalign.weights.stack import Stack, strategy_for
 
 ON_STEP = Callable[[int], None]
@@ -31,6 +34,8 @@ class GenerateConfig(Stack):
     Attributes:
         model, loras, soft_tokens, soft_token_scale, soft_token_branches, strategy, device, dtype, check_base: as in
             `Stack`.
+        syntax: notation of weights in the prompts: ``plain`` (none), ``a1111`` or ``compel``.
+        clip_skip: how many of CLIP's last layers are skipped, as in diffusers.
         segments: how prompts are cut: ``sentence``, ``packed`` or ``released``.
         pooled: pooled vector of SDXL and SD3: ``first``, ``mean`` or ``whole``.
         negative_prompt: of any length.
@@ -46,6 +51,8 @@ class GenerateConfig(Stack):
     """
 
     strategy: str = "auto"
+    syntax: str = "plain"
+    clip_skip: int | None = None
     segments: str = "sentence"
     pooled: str = "whole"
     negative_prompt: str | None = None
@@ -159,18 +166,18 @@ def generate(
     length = settings.length if config.length is None else config.length
     scheduler = set_scheduler(pipe, config.scheduler)
     jobs = [(i, config.seed + k) for i in range(len(prompts)) for k in range(config.num)]
-    groups = encode_groups(
-        pipe,
-        [prompts[i] for i, _ in jobs],
-        config.negative_prompt,
-        strategy=config.strategy,
-        length=length,
-        max_length=config.max_length,
-        segments=config.segments,  # type: ignore[arg-type]  # checked there
-        pooled=config.pooled,  # type: ignore[arg-type]
-        language=config.language,
-        t5=config.t5_branch(pipe),
-    )
+    encoding: EncodeOptions = {
+        "strategy": config.strategy,
+        "length": length,
+        "max_length": config.max_length,
+        "segments": config.segments,  # type: ignore[typeddict-item]  # checked there
+        "pooled": config.pooled,  # type: ignore[typeddict-item]
+        "language": config.language,
+        "syntax": config.syntax,  # type: ignore[typeddict-item]
+        "clip_skip": config.clip_skip,
+        "t5": config.t5_branch(pipe),
+    }
+    groups = encode_groups(pipe, [prompts[i] for i, _ in jobs], config.negative_prompt, **encoding)
     cut = {i: lost for members, c in groups for i, lost in zip(members, c.truncation, strict=True)}
 
     scorer = None
@@ -179,6 +186,8 @@ def generate(
 
     # The folder comes after all that can be wrong with the input, and before the hours that pictures may take.
     resolved = {**asdict(config), "guidance": guidance, "length": length, "scheduler": scheduler}
+    if config.strategy == "auto":
+        resolved["strategy"] = _auto(fits(pipe, prompts, config.negative_prompt, **encoding))
     recorded = {"command": "generate", **resolved, "prompts": list(prompts)}
     run = RunFolder(out, recorded, overwrite=overwrite) if out else RunFolder.new("generate", recorded)
     images: dict[int, Image.Image] = {}
@@ -187,7 +196,8 @@ def generate(
     def keep(job: int, image: Image.Image) -> None:
         i, seed = jobs[job]
         images[job] = image
-        files[job] = str(run.save_image(f"{i:04d}-{seed}", image).relative_to(run.path))
+        text = png_text(_info(prompts[i], image, {**resolved, "seed": seed}))
+        files[job] = str(run.save_image(f"{i:04d}-{seed}", image, text).relative_to(run.path))
 
     try:
         sample_groups(
@@ -210,7 +220,7 @@ def generate(
     pictures = [
         Picture(i, seed, images[job], files[job]) for job, (i, seed) in enumerate(jobs) if job in files
     ]
-    sentences = sentences_of(pipe.tokenizer, prompts, config.language)
+    sentences = sentences_of(pipe.tokenizer, prompts, config.language, config.syntax)  # type: ignore[arg-type]
     rows = []
     for i, prompt in enumerate(prompts):
         mine = [p for p in pictures if p.prompt_index == i]
@@ -235,6 +245,21 @@ def generate(
             "command draws all again, and the same ones"
         )
     return made
+
+
+def _auto(whole: Sequence[bool]) -> str:
+    """What `auto` chose, for the report."""
+    if len(set(whole)) == 1:
+        return "auto: plain (the text fits the window)" if whole[0] else "auto: clip-cat"
+    return f"auto: plain for the {sum(whole)} of {len(whole)} prompts that fit the window, clip-cat for the others"
+
+
+def _info(prompt: str, image: Image.Image, resolved: Mapping[str, Any]) -> PictureInfo:
+    """What a picture says of how it was made. Settings that say nothing are left out."""
+    silent = ("negative_prompt", "width", "height", "num", "batch_size", "device", "check_base")
+    settings = {k: v for k, v in resolved.items() if k not in silent and v not in (None, (), "")}
+    size = f"{image.width}x{image.height}"
+    return PictureInfo(prompt, resolved["negative_prompt"], {**settings, "size": size, "version": VERSION})
 
 
 def _report(

@@ -31,6 +31,7 @@ from longalign.errors import LongalignError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.PngImagePlugin import PngInfo
 
 _MARK = "# longalign run folder\n"
 # What a run writes at the top of its folder. Overwriting removes these and nothing else.
@@ -224,13 +225,17 @@ class RunFolder:
                 file.truncate(before)
                 raise
 
-    def save_image(self, name: str, image: Image) -> Path:
-        """Save as PNG ``images/<name>.png``; `name` may have folders in it."""
+    def save_image(self, name: str, image: Image, text: PngInfo | None = None) -> Path:
+        """Save as PNG ``images/<name>.png``; `name` may have folders in it.
+
+        Args:
+            text: how the picture was made: `longalign.picture_info.png_text`.
+        """
         path = self.images / (name if name.endswith(".png") else f"{name}.png")
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"image name {name!r} leaves the run folder")
         with atomic_path(path) as temporary:
-            image.save(temporary, format="PNG")
+            image.save(temporary, format="PNG", pnginfo=text)
         return path
 
     def _clear(self, overwrite: bool) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from longalign.cli.options import (
     BatchSize,
+    ClipSkip,
     Device,
     Dtype,
     ForceLora,
@@ -26,6 +27,7 @@ from longalign.cli.options import (
     SoftTokens,
     SoftTokenScale,
     Strategy,
+    SyntaxName,
     settings_of,
     stack_of,
 )
@@ -55,6 +57,8 @@ def generate(
         typer.Option(help="auto (UniPC; a flow model's own), own, unipc, ddim, dpm++, deis, euler, pndm."),
     ] = "auto",
     negative: Annotated[str | None, typer.Option(help="Negative prompt, of any length.")] = None,
+    syntax: SyntaxName = "plain",
+    clip_skip: ClipSkip = None,
     segments: Segments = "sentence",
     pooled: Annotated[
         str, typer.Option(help="Pooled vector of SDXL and SD3: first, mean or whole.")
@@ -84,6 +88,10 @@ def generate(
         longalign generate @prompts.txt --model stable-diffusion-v1-5/stable-diffusion-v1-5 --num 4
 
         longalign generate @prompts.txt --lora stickers/sft --lora stickers/reward
+
+        longalign generate @picture.png --seed 7
+
+        longalign generate "a (red:1.4) fox BREAK deep snow" --syntax a1111
 
         longalign generate @prompts.txt --soft-tokens runs/softrepa --soft-token-scale 0.7
     """

@@ -82,7 +82,7 @@ def information(
     source = named_source(data, split="test", seed=seed, count=rows, objects=(parse_range(objects),))
     tokens = None if soft_tokens is None else load_tokens(soft_tokens)
     loras = tuple(lora or ())
-    strategy = strategy_for(strategy, loras)
+    strategy = strategy_for(strategy, loras, "clip-cat")
     pipe = load_pipeline(model, device=device, dtype="float32", loras=loras, check_base=not force_lora)
     denoiser = Denoiser.of(pipe)
     if tokens is not None:

@@ -12,7 +12,10 @@ import typer
 Settings = TypeVar("Settings")
 
 Prompts = Annotated[
-    list[str], typer.Argument(help="Prompts: text, @file (one a line, or JSONL), or - for standard input.")
+    list[str],
+    typer.Argument(
+        help="Prompts: text, @file (one a line, JSONL, or a picture that carries its prompt), or - (standard input)."
+    ),
 ]
 
 # What every command that writes or prints has
@@ -64,8 +67,20 @@ Strategy = Annotated[
     typer.Option(
         help="Text encoding. clip-cat: segment by segment (LongAlign); plain: the pipeline's own, first 77 tokens; "
         "t5-mlp; clip+t5; clip-cat:sot=first,eot=keep and other variants; clip-cat:context=referent: each sentence "
-        "behind those that it refers to; auto: what the last LoRA was trained with, else clip-cat."
+        "behind those that it refers to; auto: what the last LoRA was trained with, else plain for a text that fits "
+        "the window and clip-cat for a longer one."
     ),
+]
+SyntaxName = Annotated[
+    str,
+    typer.Option(
+        "--syntax",
+        help="Notation of weights in the prompts: plain (none), a1111 ((red:1.4), [word], BREAK), compel (word++).",
+    ),
+]
+ClipSkip = Annotated[
+    int | None,
+    typer.Option(min=0, help="Skip so many of CLIP's last layers, as in diffusers (A1111 counts one more)."),
 ]
 Segments = Annotated[str, typer.Option(help="How to cut prompts: sentence, packed or released.")]
 Length = Annotated[

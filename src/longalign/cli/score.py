@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 def score(
     images: Annotated[list[Path] | None, typer.Argument(help="Picture files.", show_default=False)] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="Text, @file, or -: one prompt, or one a line for each image.")
+        str | None,
+        typer.Option(
+            help="Text, @file, or -: one prompt, or one a line for each image; else the one that each picture file has "
+            "in it (longalign, A1111, ComfyUI)."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -77,6 +81,8 @@ def score(
 
         longalign score fox.png --prompt "A fox is in the top left. The background is navy."
 
+        longalign score runs/first/images/0000-0.png
+
         longalign score a.png b.png c.png --prompt @prompt.txt --out runs/which
 
         longalign score --data captions.jsonl --worst 50 --relative --out runs/clean
@@ -84,7 +90,7 @@ def score(
     Exit code 1: some pictures could not be read and were skipped; 2: nothing could be scored.
     """
     given = locals()
-    from longalign.data.prompts import read_prompts
+    from longalign.data.prompts import caption_of, read_prompts
     from longalign.scoring.data import count_pairs, pairs_of, read_pairs
 
     pairs: Iterable[Pair | Failure]
@@ -92,10 +98,11 @@ def score(
         if images or prompt is not None:
             raise LongalignError("--data brings its own pictures and captions: leave IMAGES and --prompt out")
         pairs, total = read_pairs(data), count_pairs(data)
-    elif prompt is None:
-        raise LongalignError("no prompt: say what the picture should show with --prompt, or score --data")
     else:
-        pairs = pairs_of(images or [], read_prompts([prompt]))
+        if prompt is None and not images:
+            raise LongalignError("no prompt: say what the picture should show with --prompt, or score --data")
+        texts = [caption_of(path) for path in images or []] if prompt is None else read_prompts([prompt])
+        pairs = pairs_of(images or [], texts)
         total = len(pairs)
     from longalign.scoring.outcome import ScoreConfig
     from longalign.scoring.score import score as run

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+from longalign.encoding.syntax import Syntax, read_syntax
 from longalign.errors import LongalignError
+from longalign.picture_info import prompt_of, read_info
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # which may say how they were made
 
 
 def read_prompts(given: Iterable[str]) -> list[str]:
     """The prompts that the arguments stand for, in order.
 
-    A plain argument is one prompt; ``@file`` and ``-`` (standard input) hold one prompt a line, or one JSON object
-    a line with a key ``prompt`` (or ``text`` or ``caption``). Blank lines are passed over.
+    A plain argument is one prompt; ``@picture.png`` is the prompt that the picture was drawn from. Any other ``@file``
+    and ``-`` (standard input) hold one prompt a line, or one JSON object a line with a key ``prompt`` (or ``text`` or
+    ``caption``). Blank lines are passed over.
 
     Raises:
         LongalignError: an empty prompt, a file that is missing, empty or no text, or a JSON line without a prompt.
@@ -37,6 +43,8 @@ def read_prompts(given: Iterable[str]) -> list[str]:
 
 def read_prompt_file(path: Path) -> list[str]:
     """The prompts in a file; see `read_prompts`."""
+    if path.suffix.lower() in _PICTURES:
+        return [prompt_of(path)]
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -44,6 +52,21 @@ def read_prompt_file(path: Path) -> list[str]:
     except OSError as error:
         raise LongalignError(f"{path}: cannot be read: {error.strerror}") from None
     return parse_prompts(data, str(path))
+
+
+def caption_of(picture: Path) -> str:
+    """The prompt that a picture file was drawn from, without the marks of the tool's notation: what it should show.
+
+    Raises:
+        LongalignError: the file says nothing of a prompt, or is no picture.
+    """
+    prompt, info = prompt_of(picture), read_info(picture)
+    assert info is not None  # `prompt_of` has seen it
+    # ComfyUI shares A1111's notation of weights.
+    syntax: Syntax = "a1111" if info.source != "longalign" else info.settings.get("syntax", "plain")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        return read_syntax(prompt, syntax).text
 
 
 def parse_prompts(data: bytes, name: str) -> list[str]:

@@ -20,6 +20,7 @@ from longalign.editing.methods import OnStep, guided
 from longalign.editing.options import EditOptions, EditSettings
 from longalign.editing.schedule import edit_times
 from longalign.encoding import Conditioning, Truncation, encode_groups
+from longalign.encoding.encode import fits
 from longalign.errors import LongalignError
 from longalign.preference.images import ImageLike, load_image, to_pixels, to_rgb
 
@@ -161,6 +162,19 @@ def edit_many(
         )
     for source, target in zip(sources, targets, strict=True):
         check_texts(source, target)
+    if encoding.get("strategy", "auto") == "auto":
+        return _edit_by_length(
+            pipe,
+            images,
+            sources,
+            targets,
+            seeds,
+            options,
+            resize=resize,
+            batch_size=batch_size,
+            on_step=on_step,
+            **encoding,
+        )
     denoiser = Denoiser.of(pipe)
     side_px = denoiser.side * denoiser.vae_factor
     before = [_at_size(image, side_px, resize) for image in images]
@@ -202,6 +216,40 @@ def edit_many(
         )
         for i in range(len(images))
     ]
+
+
+def _edit_by_length(
+    pipe: Any,
+    images: Sequence[ImageLike],
+    sources: Sequence[str],
+    targets: Sequence[str],
+    seeds: Sequence[int],
+    options: EditOptions,
+    **others: Any,
+) -> list[EditResult]:
+    """`edit_many` with the strategy ``auto``: source and target of an edit have to be encoded in the same way.
+
+    ``plain`` if both fit the window, else ``clip-cat`` for both.
+    """
+    reading = {k: v for k, v in others.items() if k not in ("resize", "batch_size", "on_step", "strategy")}
+    whole = [
+        a and b for a, b in zip(fits(pipe, sources, **reading), fits(pipe, targets, **reading), strict=True)
+    ]
+    found: dict[int, EditResult] = {}
+    for strategy, fitting in (("plain", True), ("clip-cat", False)):
+        rows = [i for i, fit in enumerate(whole) if fit == fitting]
+        if rows:
+            results = edit_many(
+                pipe,
+                [images[i] for i in rows],
+                [sources[i] for i in rows],
+                [targets[i] for i in rows],
+                [seeds[i] for i in rows],
+                options,
+                **{**others, "strategy": strategy},
+            )
+            found |= zip(rows, results, strict=True)
+    return [found[i] for i in range(len(images))]
 
 
 def check_texts(source: str, target: str) -> None:

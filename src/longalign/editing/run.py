@@ -15,6 +15,7 @@ from longalign.editing.edit import EditResult, check_texts, edit_many, options_f
 from longalign.editing.options import EditOptions, EditSettings
 from longalign.editing.verdict import EditRows
 from longalign.generation import row_json
+from longalign.picture_info import PictureInfo, png_text
 from longalign.preference import PreferenceModel
 from longalign.preference.images import load_image
 from longalign.preference.sentences import score_rows, words_of_scores
@@ -166,7 +167,9 @@ def run_edit(
     recorded = {"command": "edit", "image": name, "source": source, "target": target, **resolved}
     run = RunFolder(out, recorded, overwrite=overwrite) if out else RunFolder.new("edit", recorded)
     for label, picture in {**shown, DIFFERENCE: result.difference}.items():
-        run.save_image(label, picture)
+        text = source if label == BEFORE else target
+        made_with = {"seed": config.seed, **asdict(options), "model": config.model, "source": source}
+        run.save_image(label, picture, png_text(PictureInfo(text, settings=made_with)))
     run.log(
         {text: [{**row_json(row), "scores": dict(row.scores)} for row in of] for text, of in rows.items()}
     )

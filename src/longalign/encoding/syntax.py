@@ -78,10 +78,10 @@ class Marked:
         changes = (a != b for a, b in pairwise(self.weights))
         return tuple(accumulate(changes, initial=0)) if self.weights else ()
 
-    @property
+    @cached_property
     def weighted(self) -> bool:
         """Whether any character has a weight other than 1."""
-        return any(w != 1.0 for w in self.weights)
+        return bool(self.weights) and set(self.weights) != {1.0}
 
 
 def read_syntax(prompt: str, syntax: Syntax = "plain") -> Marked:

@@ -93,7 +93,7 @@ def tokenise(tokenizer: Any, texts: Iterable[str], before: int, *, repair: bool 
             for i, n in zip(inner, repeat, strict=True)
             for _ in range(n)
         ]
-        if of is not None:
+        if of is not None and of.text != text:
             starts, last = [of.start(at) for at in starts], [of.last(at) for at in last]
         expanded = [vector for token in ids for vector in vectors_of.get(token, (token,))]
         result[text] = Tokens(tuple(expanded), tuple(starts), tuple(last), before, after)

@@ -50,9 +50,15 @@ class PreferenceModel:
         late: how sentences are looked for in a picture's patches: a trained head, `ZeroShot`, or not at all.
         calibration: what a sentence's score means; of the late scores where there is ``late``.
 
+    Attributes:
+        clean: repair texts before they are tokenised, as CLIP's training captions were
+            (`longalign.encoding.cleaning`). Set it to False to leave them as they are.
+
     Raises:
         LongalignError: tokenizer, preprocessing, decomposition, head, calibration and model do not belong together.
     """
+
+    clean: bool = True
 
     def __init__(
         self,
@@ -228,7 +234,7 @@ class PreferenceModel:
 
     def _ids(self, texts: Sequence[str], truncate: bool = False) -> list[Ids]:
         """The token ids of each text; see `text`."""
-        tokens_of = tokenise(self.tokenizer, texts, before=1) if texts else {}
+        tokens_of = tokenise(self.tokenizer, texts, before=1, repair=self.clean) if texts else {}
         for text, tokens in tokens_of.items():
             if len(tokens) > self.window_tokens and not truncate:
                 raise LongalignError(

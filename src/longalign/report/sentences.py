@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from longalign.encoding.segments import Segment, Segmenter
+from longalign.encoding.syntax import Syntax, read_syntax
 from longalign.encoding.tokens import tokenise
 from longalign.report.data import Mark, SentenceRow
 from longalign.worlds import world
@@ -33,21 +35,27 @@ def window_of(tokenizer: Any) -> int:
     return int(tokenizer.model_max_length)
 
 
-def sentences_of(tokenizer: Any, prompts: Sequence[str], language: str = "en") -> list[Sentences]:
-    """The sentences of each prompt; those with a token past the window are `beyond`.
+def sentences_of(
+    tokenizer: Any, prompts: Sequence[str], language: str = "en", syntax: Syntax = "plain"
+) -> list[Sentences]:
+    """The sentences of each prompt, without marks; those with a token past the window are `beyond`.
 
     Args:
         tokenizer: of the plain encoding, such as ``pipe.tokenizer``.
         prompts: the texts.
         language: whose rules cut the sentences.
+        syntax: notation of weights in the prompts.
     """
     window = window_of(tokenizer)
     segmenter = Segmenter("sentence", tokenizer=tokenizer, window=window, language=language)
-    tokens = tokenise(tokenizer, prompts, before=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # `encode` gives it
+        read = [read_syntax(prompt, syntax) for prompt in prompts]
+    tokens = tokenise(tokenizer, [marked.text for marked in read], before=1)
     found = []
-    for prompt in prompts:
-        segments = segmenter(prompt)
-        cut = tokens[prompt].cut_at(window)
+    for marked in read:
+        segments = segmenter(marked.text, marked.cuts)
+        cut = tokens[marked.text].cut_at(window)
         found.append(Sentences(segments, [cut is not None and s.end > cut for s in segments]))
     return found
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from longalign.diffusion.pipelines import settings_of
 from longalign.errors import Interrupted
+from longalign.picture_info import PictureInfo, png_text
 from longalign.preference import PreferenceModel
 from longalign.report import Case, Panel, Report, Table, counted, write_report
 from longalign.report.sentences import Sentences, sentence_rows, sentences_of, window_of
@@ -137,8 +138,9 @@ def demo(
                 for row, said in zip(rows, judged[i], strict=True)
             ]
         names = (REFERENCE, *(file_name(label, columns[label]) for label in images))
+        info = PictureInfo(prompts[i], settings={"seed": seed + i, "steps": steps, "model": DEFAULT})
         files = [
-            str(run.save_image(f"{i:02d}-{n}", x).relative_to(run.path))
+            str(run.save_image(f"{i:02d}-{n}", x, png_text(info)).relative_to(run.path))
             for n, x in zip(names, shown.values(), strict=True)
         ]
         panels = [Panel(column, x, file=f) for (column, x), f in zip(shown.items(), files, strict=True)]

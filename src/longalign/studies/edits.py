@@ -123,9 +123,11 @@ def edit_study(
     renders = [render(edit.before) for edit in edits]
     seeds = [config.seed + i for i in range(config.count)]
 
+    encoding = {"strategy": "clip-cat", "length": settings.length}
+
     def edited(how: EditOptions) -> list[Image.Image]:
         sources, targets = [e.source for e in edits], [e.target for e in edits]
-        common: dict[str, Any] = {"batch_size": batch_size, "length": settings.length, "on_step": on_step}
+        common: dict[str, Any] = {"batch_size": batch_size, "on_step": on_step, **encoding}
         made = edit_many(pipe, renders, sources, targets, seeds, how, **common)
         return [result.image for result in made]
 
@@ -135,7 +137,7 @@ def edit_study(
         pipe,
         [e.target for e in edits],
         seeds,
-        length=settings.length,
+        **encoding,
         sampling={
             "steps": config.steps,
             "guidance": settings.guidance,

@@ -8,6 +8,7 @@ import numpy as np
 
 from longalign.editing.verdict import EditRows
 from longalign.encoding.segments import Segmenter
+from longalign.picture_info import PictureInfo, png_text
 from longalign.report import (
     CLUSTERED,
     Case,
@@ -146,7 +147,8 @@ def _cases(study: EditStudy) -> list[Case]:
         shown |= {label: images[i] for label, images in study.images.items() if label != NOTHING}
         panels = []
         for label, image in shown.items():
-            file = study.run.save_image(f"{i:03d}-{label.replace(' ', '')}", image)
+            text = png_text(PictureInfo(edit.source if label == BEFORE else edit.target))
+            file = study.run.save_image(f"{i:03d}-{label.replace(' ', '')}", image, text)
             panels.append(Panel(label, image, file=str(file.relative_to(study.run.path))))
         texts = [s.text for s in segmenter(edit.target)]
         given_up = [s.text for s in segmenter(edit.source) if s.text not in texts]

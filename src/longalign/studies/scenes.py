@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from longalign.diffusion.pipelines import settings_of
 from longalign.diffusion.sampling import SCHEDULERS
 from longalign.errors import Interrupted, LongalignError
+from longalign.picture_info import PictureInfo, png_text
 from longalign.report.data import Mark, counted
 from longalign.report.sentences import Sentences, sentences_of, window_of
 from longalign.runs import RunFolder, atomic_write_text, json_line
@@ -132,7 +134,9 @@ def study(
             sentences = sentences_of(pipe.tokenizer, prompts)
             facts = [parse_all([x.text for x in s.segments]) for s in sentences]
             for i in range(min(keep_pictures, config.scenes)):
-                run.save_image(f"{sort}/{i:04d}-{REFERENCE}", render(scenes[i]))
+                run.save_image(
+                    f"{sort}/{i:04d}-{REFERENCE}", render(scenes[i]), png_text(PictureInfo(prompts[i]))
+                )
             rows: dict[str, list[dict[str, Any]]] = {}
             series[sort] = Series(prompts, sentences, rows)
             for label, column in columns.items():
@@ -158,7 +162,8 @@ def study(
                     ]
                     for i, image in zip(places, images, strict=True):
                         if i < keep_pictures:
-                            run.save_image(picture_name(sort, i, names[label]), image)
+                            text = _png_text(prompts[i], key)
+                            run.save_image(picture_name(sort, i, names[label]), image, text)
                     atomic_write_text(file, "".join(map(json_line, [{"drawn_with": key}, *done])))
     except KeyboardInterrupt:
         raise _interrupted(result) from None
@@ -199,6 +204,13 @@ def _interrupted(result: StudyResult) -> StudyInterrupted:
     }
     columns = {label: result.columns[label] for label in labels}
     return StudyInterrupted(message, replace(result, series=series, columns=columns))
+
+
+def _png_text(prompt: str, drawn_with: Mapping[str, Any]) -> PngInfo:
+    """What a picture says of how it was drawn."""
+    return png_text(
+        PictureInfo(prompt, settings={k: v for k, v in drawn_with.items() if v not in (None, [], ())})
+    )
 
 
 def picture_name(sort: str, index: int, column: str) -> str:

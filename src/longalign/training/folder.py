@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from longalign.errors import LongalignError
+from longalign.picture_info import PictureInfo, png_text
 from longalign.report.data import Case, Panel
 from longalign.runs import RunFolder, atomic_path, atomic_write_text, json_line
 from longalign.training.checkpoint import newest_checkpoint
@@ -131,7 +132,7 @@ def save_samples(folder: Path, step: int, samples: Sequence[tuple[str, Image]]) 
     for number, (caption, image) in enumerate(samples):
         path = place / f"{number:02d}.png"
         with atomic_path(path) as writing:
-            image.save(writing, format="PNG")
+            image.save(writing, format="PNG", pnginfo=png_text(PictureInfo(caption, settings={"step": step})))
         pictures.append({"file": path.relative_to(folder).as_posix(), "caption": caption})
     row: dict[str, Any] = {"step": step, "pictures": pictures}
     earlier = [other for other in sample_rows(folder) if other["step"] != step]

@@ -124,7 +124,7 @@ def merge_loras(
             ]
             if parts:
                 LoraFile(added(parts), parts[0].component, base=parts[0].base).write(folder / encoder)
-        lora.note_strategy(folder, strategy_for("auto", names))
+        lora.note_strategy(folder, strategy_for("auto", names, "clip-cat"))
     return Merged(Path(out), merged.rank, errors)
 
 

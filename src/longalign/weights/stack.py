@@ -116,19 +116,18 @@ def load_pipeline(
     return pipe
 
 
-def strategy_for(strategy: str, loras: Sequence[str | os.PathLike[str]] = ()) -> str:
-    """A text encoding's name; of ``auto`` what the last LoRA that says so was trained with, else ``clip-cat``.
+def strategy_for(strategy: str, loras: Sequence[str | os.PathLike[str]] = (), otherwise: str = "auto") -> str:
+    """A text encoding's name; of ``auto`` what the last LoRA that says so was trained with, else ``otherwise``.
 
     Args:
-        strategy: of `longalign.encode`, or ``auto``.
+        strategy: of `longalign.encode`.
         loras: stages on the model, as for `load_pipeline`.
+        otherwise: where no LoRA says anything.
     """
     if strategy != "auto":
         return strategy
     said = (resolve_lora(name) / SETTINGS_FILE for name in reversed(loras))
-    return next(
-        (str(json.loads(file.read_text())["strategy"]) for file in said if file.is_file()), "clip-cat"
-    )
+    return next((str(json.loads(file.read_text())["strategy"]) for file in said if file.is_file()), otherwise)
 
 
 def t5_branch(model: str, strategy: str, pipe: Any, loras: Sequence[str] = ()) -> T5Branch | None:

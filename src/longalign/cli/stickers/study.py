@@ -151,7 +151,7 @@ def parse_stage(text: str) -> tuple[str, Column]:
     _, early, word = loras.rpartition("@")
     if "~" in strategy or (tilde and early and "/" not in word):
         raise LongalignError(f"--stage {text!r}: @STRATEGY comes last, after ~TOKENS")
-    strategy = strategy_for(strategy, names)
+    strategy = strategy_for(strategy, names, "clip-cat")
     Strategy.of(strategy)
     tokens, scale = _scaled(tokens, text)
     said = names or tilde or at
