@@ -185,6 +185,8 @@ def test_metrics_by_name() -> None:
     assert parse_metrics("Looks, oracle,looks") == ["looks", "oracle"]
     with pytest.raises(LongalignError, match="did you mean 'looks'"):
         parse_metrics("fid,look")
+    with pytest.raises(LongalignError, match="metric 'foo' is unknown; There are fid"):  # looks is not near
+        parse_metrics("foo")
     with pytest.raises(LongalignError, match="no metric"):
         parse_metrics(" ,")
 
