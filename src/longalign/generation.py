@@ -14,8 +14,11 @@ from longalign.diffusion.sampling import sample_groups, set_scheduler
 from longalign.encoding import Truncation, encode_groups
 from longalign.encoding.encode import fits
 from longalign.encoding.options import EncodeOptions
+from longalign.errors import Interrupted
 from longalign.picture_info import PictureInfo, png_text
-from longalign.report import Case, Panel, Report, SentenceRow, write_report
+from longalign.preference import PreferenceModel
+from longalign.preference.sentences import score_rows, words_of_scores
+from longalign.report import Case, Panel, Report, SentenceRow, counted, write_report
 from longalign.report.sentences import sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
 from longalign.versions import VERSION, provenance
@@ -45,6 +48,7 @@ class GenerateConfig(Stack):
         width, height: in pixels.
         batch_size: most pictures at once.
         language: of the prompts, for cutting sentences (ISO 639-1).
+        scorer: name of a preference model that scores each sentence against each picture. None: none does.
     """
 
     strategy: str = "auto"
@@ -64,6 +68,7 @@ class GenerateConfig(Stack):
     height: int | None = None
     batch_size: int = 16
     language: str = "en"
+    scorer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Generation:
 
     Attributes:
         prompts: P prompts.
-        pictures: P · num pictures, prompt after prompt.
+        pictures: P · num pictures, prompt after prompt; fewer in what an interrupted run reports on.
         rows: of each prompt its sentences, with marks where the model's world has a judge.
         truncation: of each prompt the text that was cut off.
         folder: the run folder.
@@ -118,8 +123,9 @@ class Generation:
 
 
 def row_json(row: SentenceRow) -> dict[str, Any]:
-    """A sentence as the machine-readable outputs have it."""
-    return {"text": row.text, "beyond_window": row.beyond, "marks": dict(row.marks)}
+    """A sentence as the machine-readable outputs have it; with scores where a preference model gave some."""
+    scores = {"scores": dict(row.scores)} if row.scores else {}
+    return {"text": row.text, "beyond_window": row.beyond, "marks": dict(row.marks), **scores}
 
 
 def generate(
@@ -151,6 +157,7 @@ def generate(
     Raises:
         LongalignError: the model, a LoRA or soft tokens cannot be loaded; a setting is unknown or out of range; the
             run folder cannot be written.
+        Interrupted: Ctrl-C while pictures are drawn. The pictures that were finished are kept, with their report.
     """
     config = config or GenerateConfig()
     pipe = pipe or config.load()
@@ -174,36 +181,56 @@ def generate(
     groups = encode_groups(pipe, [prompts[i] for i, _ in jobs], config.negative_prompt, **encoding)
     cut = {i: lost for members, c in groups for i, lost in zip(members, c.truncation, strict=True)}
 
+    scorer = None
+    if config.scorer is not None:
+        scorer = PreferenceModel.from_pretrained(config.scorer, device=config.device, dtype=config.dtype)
+
     # The folder comes after all that can be wrong with the input, and before the hours that pictures may take.
     resolved = {**asdict(config), "guidance": guidance, "length": length, "scheduler": scheduler}
     if config.strategy == "auto":
         resolved["strategy"] = _auto(fits(pipe, prompts, config.negative_prompt, **encoding))
     recorded = {"command": "generate", **resolved, "prompts": list(prompts)}
     run = RunFolder(out, recorded, overwrite=overwrite) if out else RunFolder.new("generate", recorded)
+    images: dict[int, Image.Image] = {}
     files: dict[int, str] = {}
 
     def keep(job: int, image: Image.Image) -> None:
         i, seed = jobs[job]
+        images[job] = image
         text = png_text(_info(prompts[i], image, {**resolved, "seed": seed}))
         files[job] = str(run.save_image(f"{i:04d}-{seed}", image, text).relative_to(run.path))
 
-    images = sample_groups(
-        pipe,
-        groups,
-        [seed for _, seed in jobs],
-        on_image=keep,
-        on_step=on_step,
-        steps=config.steps,
-        guidance=guidance,
-        size=(config.width, config.height) if config.width and config.height else None,
-        batch_size=config.batch_size,
-    )
-    pictures = [Picture(i, seed, images[job], files[job]) for job, (i, seed) in enumerate(jobs)]
+    try:
+        sample_groups(
+            pipe,
+            groups,
+            [seed for _, seed in jobs],
+            on_image=keep,
+            on_step=on_step,
+            steps=config.steps,
+            guidance=guidance,
+            size=(config.width, config.height) if config.width and config.height else None,
+            batch_size=config.batch_size,
+        )
+    except KeyboardInterrupt:
+        if not files:
+            raise Interrupted(
+                f"no picture was finished. A smaller --batch-size finishes the first ones sooner. {run.path} holds "
+                "the settings alone"
+            ) from None
+    pictures = [
+        Picture(i, seed, images[job], files[job]) for job, (i, seed) in enumerate(jobs) if job in files
+    ]
     sentences = sentences_of(pipe.tokenizer, prompts, config.language, config.syntax)  # type: ignore[arg-type]
     rows = []
     for i, prompt in enumerate(prompts):
         mine = [p for p in pictures if p.prompt_index == i]
-        rows.append(sentence_rows(sentences[i], {f"seed {p.seed}": p.image for p in mine}, settings.oracle))
+        shown = {f"seed {p.seed}": p.image for p in mine}
+        rows.append(sentence_rows(sentences[i], shown, settings.oracle))
+        if scorer is not None:
+            rows[-1] = score_rows(scorer, rows[-1], shown, prompt)
+        if not mine:
+            continue
         found = [row_json(row) for row in rows[-1]]
         run.log({"prompt": prompt, "images": [p.file for p in mine], "sentences": found})
     truncation = [cut[i * config.num] for i in range(len(prompts))]
@@ -213,6 +240,11 @@ def generate(
         run.report,
         jsonl=run.path / "report.jsonl",
     )
+    if len(pictures) < len(jobs):
+        raise Interrupted(
+            f"{len(pictures)} of {counted(len(jobs), 'picture')} are kept, with their report: {run.report}. The same "
+            "command draws all again, and the same ones"
+        )
     return made
 
 
@@ -248,8 +280,19 @@ def _report(
             sentences=made.rows[i],
         )
         for i, prompt in enumerate(made.prompts)
+        if any(p.prompt_index == i for p in made.pictures)
     ]
-    shown = ("model", "strategy", "steps", "guidance", "scheduler", "seed", "length", "negative_prompt")
+    shown = (
+        "model",
+        "strategy",
+        "steps",
+        "guidance",
+        "scheduler",
+        "seed",
+        "length",
+        "negative_prompt",
+        "scorer",
+    )
     facts = {k.replace("_", " "): str(resolved[k]) for k in shown if resolved[k] is not None}
     return Report(
         title=made.prompts[0]
@@ -261,4 +304,5 @@ def _report(
             f"Prompt {t.prompt_index + 1}, by {t.where}: {t.text}" for cut in made.truncation for t in cut
         ],
         window_tokens=window,
+        scores=words_of_scores(config.scorer) if config.scorer else "",
     )

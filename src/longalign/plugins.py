@@ -85,7 +85,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
         known: the known names.
     """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     advice = f"did you mean {near[0]!r}? " if near else ""
     return f"{kind} {name!r} is unknown; {advice}There are {', '.join(names) or 'none'}"
 

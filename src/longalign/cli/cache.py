@@ -76,10 +76,15 @@ def cache(
     if as_json:
         print_json(report.to_json())
         return
-    print(f"{report.rows:,} rows in {out}; computed {report.latents:,} latents and {report.texts:,} captions")
+    from longalign.report import counted
+
+    print(
+        f"{counted(report.rows, 'row')} in {out}; computed {counted(report.latents, 'latent')} and "
+        f"{counted(report.texts, 'caption')}"
+    )
     print(
         f"a row takes {report.latent_bytes:,} bytes of latents and {report.text_bytes:,} of text "
         f"({report.padded_text_bytes:,} if text were stored padded)"
     )
     if report.skipped:
-        print(f"{report.skipped:,} rows cannot be used: {out / 'skipped.jsonl'}")
+        print(f"left out: {counted(report.skipped, 'row')}, listed in {out / 'skipped.jsonl'}")

@@ -21,6 +21,7 @@ from longalign.cli.options import (
     Overwrite,
     Prompts,
     SamplingSteps,
+    Scorer,
     Segments,
     SoftTokenBranches,
     SoftTokens,
@@ -30,7 +31,9 @@ from longalign.cli.options import (
     settings_of,
     stack_of,
 )
-from longalign.cli.terminal import command_line, print_json, print_line, progress
+from longalign.cli.terminal import command_line, print_json, print_paths, progress
+
+MOST_PROMPTS = 20  # whose pictures the terminal lists; the report has all
 
 
 def generate(
@@ -67,6 +70,7 @@ def generate(
     width: Annotated[int | None, typer.Option(help="Pixels; else the model's.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels; else the model's.")] = None,
     batch_size: BatchSize = 16,
+    scorer: Scorer = None,
     language: Language = "en",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -106,7 +110,11 @@ def generate(
     if as_json:
         print_json(made.to_json())
         return
-    for i, rows in enumerate(made.rows):
-        files = ", ".join(str(made.folder / p.file) for p in made.pictures if p.prompt_index == i)
-        print_line(f"[bold]prompt {i + 1}[/bold]  {len(rows)} sentences → {files}")
-    print_line(f"report: {made.folder / 'report.html'}")
+    from longalign.report import counted
+
+    for i, rows in enumerate(made.rows[:MOST_PROMPTS]):
+        files = [made.folder / p.file for p in made.pictures if p.prompt_index == i]
+        print_paths(f"prompt {i + 1}: {counted(len(rows), 'sentence')}", files)
+    if len(made.rows) > MOST_PROMPTS:
+        print(f"… {counted(len(made.rows) - MOST_PROMPTS, 'more prompt')}: see the report")
+    print(f"report: {made.folder / 'report.html'}")

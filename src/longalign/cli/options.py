@@ -113,6 +113,14 @@ EditIterations = Annotated[
 ]
 
 # Judging
+Scorer = Annotated[
+    str | None,
+    typer.Option(
+        "--scorer",
+        "--preference",
+        help="Preference model that scores each sentence: stickers/denscore, a folder, a hub name.",
+    ),
+]
 PreferenceModelName = Annotated[
     str,
     typer.Option(

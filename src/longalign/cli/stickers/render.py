@@ -20,7 +20,8 @@ def render(
     scale: Annotated[int, typer.Option(min=1, max=8, help="Pixels are 96 times this.")] = 1,
 ) -> None:
     """Write scenes with captions as an image folder that datasets and trainers read."""
+    from longalign.report import counted
     from longalign.stickers.files import render_folder
 
     count = render_folder(out, count, objects, split=split, seed=seed, referring=referring, scale=scale)
-    print(f"{count} scenes in {out}")
+    print(f"{counted(count, 'scene')} in {out}")
