@@ -11,6 +11,7 @@ from PIL import Image
 
 from longalign.diffusion.pipelines import ModelSettings, settings_of
 from longalign.diffusion.sampling import sample_groups, set_scheduler
+from longalign.diffusion.sizes import size_for
 from longalign.encoding import Truncation, encode_groups
 from longalign.encoding.encode import fits
 from longalign.encoding.options import EncodeOptions
@@ -45,7 +46,8 @@ class GenerateConfig(Stack):
         steps, guidance, scheduler: of sampling. ``auto`` is UniPC, or a flow model's own solver.
         seed: of the first picture of each prompt.
         num: pictures of each prompt, from seeds seed, seed + 1, ….
-        width, height: in pixels.
+        width, height: in pixels; None is the model's own.
+        round_size: take the nearest size that the model can draw; else another one is refused.
         batch_size: most pictures at once.
         language: of the prompts, for cutting sentences (ISO 639-1).
         scorer: name of a preference model that scores each sentence against each picture. None: none does.
@@ -66,6 +68,7 @@ class GenerateConfig(Stack):
     num: int = 1
     width: int | None = None
     height: int | None = None
+    round_size: bool = False
     batch_size: int = 16
     language: str = "en"
     scorer: str | None = None
@@ -129,7 +132,7 @@ def row_json(row: SentenceRow) -> dict[str, Any]:
 
 
 def generate(
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     config: GenerateConfig | None = None,
     *,
     out: str | Path | None = None,
@@ -143,7 +146,7 @@ def generate(
     Picture k of every prompt comes from seed `config.seed + k`. The same seed and prompt give the same picture.
 
     Args:
-        prompts: P prompts of any length.
+        prompts: P prompts of any length; a string is one.
         config: the settings; None is `GenerateConfig()`.
         out: the run folder; None makes `runs/generate-<date>-NNN`.
         overwrite: replace an earlier run in `out`.
@@ -159,6 +162,7 @@ def generate(
             run folder cannot be written.
         Interrupted: Ctrl-C while pictures are drawn. The pictures that were finished are kept, with their report.
     """
+    prompts = [prompts] if isinstance(prompts, str) else prompts
     config = config or GenerateConfig()
     pipe = pipe or config.load()
     settings = settings_of(config.model, pipe)
@@ -166,6 +170,7 @@ def generate(
     config = replace(config, strategy=strategy, segments=segments)
     guidance = settings.guidance if config.guidance is None else config.guidance
     scheduler = set_scheduler(pipe, config.scheduler)
+    size = size_for(pipe, config.width, config.height, round_size=config.round_size)
     jobs = [(i, config.seed + k) for i in range(len(prompts)) for k in range(config.num)]
     encoding: EncodeOptions = {
         "strategy": config.strategy,
@@ -186,7 +191,9 @@ def generate(
         scorer = PreferenceModel.from_pretrained(config.scorer, device=config.device, dtype=config.dtype)
 
     # The folder comes after all that can be wrong with the input, and before the hours that pictures may take.
-    resolved = {**asdict(config), "guidance": guidance, "length": length, "scheduler": scheduler}
+    width, height = size or (None, None)
+    used = {"guidance": guidance, "length": length, "scheduler": scheduler, "width": width, "height": height}
+    resolved = {**asdict(config), **used}
     if config.strategy == "auto":
         resolved["strategy"] = _auto(fits(pipe, prompts, config.negative_prompt, **encoding))
     recorded = {"command": "generate", **resolved, "prompts": list(prompts)}
@@ -209,7 +216,7 @@ def generate(
             on_step=on_step,
             steps=config.steps,
             guidance=guidance,
-            size=(config.width, config.height) if config.width and config.height else None,
+            size=size,
             batch_size=config.batch_size,
         )
     except KeyboardInterrupt:
@@ -257,7 +264,7 @@ def _auto(whole: Sequence[bool]) -> str:
 
 def _info(prompt: str, image: Image.Image, resolved: Mapping[str, Any]) -> PictureInfo:
     """What a picture says of how it was made. Settings that say nothing are left out."""
-    silent = ("negative_prompt", "width", "height", "num", "batch_size", "device", "check_base")
+    silent = ("negative_prompt", "width", "height", "round_size", "num", "batch_size", "device", "check_base")
     settings = {k: v for k, v in resolved.items() if k not in silent and v not in (None, (), "")}
     size = f"{image.width}x{image.height}"
     return PictureInfo(prompt, resolved["negative_prompt"], {**settings, "size": size, "version": VERSION})

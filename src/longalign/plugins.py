@@ -23,6 +23,8 @@ from typing import Any
 from longalign.errors import LongalignError
 
 GROUP = "longalign.plugins"
+_NEAR = 0.6  # below it difflib offers words that only share a few letters
+_PREFIX = 3  # letters that a beginning must have to mean something
 
 
 class Table(Mapping[str, Any]):
@@ -85,9 +87,24 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
         known: the known names.
     """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    advice = f"did you mean {near[0]!r}? " if near else ""
+    near = nearest(name, names)
+    advice = "" if near is None else f"did you mean {near!r}? "
     return f"{kind} {name!r} is unknown; {advice}There are {', '.join(names) or 'none'}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a user may have meant, or None where none is near enough to be more than a guess.
+
+    Near is a name that shares six tenths of the letters in the same order (difflib's measure): ``orcale`` is near
+    ``oracle``, and ``foo`` is not near ``looks``. Or the name is the beginning of a known one: ``den``, ``denscore``.
+    """
+    names = list(known)
+    given = name.casefold()
+    exact = [other for other in names if other.casefold() == given]
+    near = exact or difflib.get_close_matches(given, names, n=1, cutoff=_NEAR)
+    if near or len(name) < _PREFIX:
+        return near[0] if near else None
+    return next((other for other in names if other.casefold().startswith(given)), None)
 
 
 def _imported(place: str) -> Any:

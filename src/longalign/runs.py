@@ -240,7 +240,9 @@ class RunFolder:
 
     def _clear(self, overwrite: bool) -> None:
         if not overwrite:
-            raise LongalignError(f"{self.path} already holds files. Choose another folder, or overwrite it.")
+            raise LongalignError(
+                f"{self.path} already holds files. Choose another folder, or --overwrite (in Python: overwrite=True)."
+            )
         if not _is_run(self.path):
             raise LongalignError(
                 f"{self.path} is no run folder, so its files are left alone. Choose another."

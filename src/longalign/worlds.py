@@ -168,11 +168,30 @@ def owner_of_texts(sentences: Sequence[str]) -> World | None:
     return None
 
 
-def resolve_model(name: str) -> str:
+def resolve_model(name: str | os.PathLike[str]) -> str:
     """The folder or hub name that a model name stands for.
 
     Raises:
         LongalignError: the name begins with the name of a world, and that world has no such model.
     """
-    found = None if "/" in name else owner(name)
-    return name if found is None else str(found.model_folder(name))
+    told = os.fspath(name)
+    found = None if "/" in told else owner(told)
+    return told if found is None else str(found.model_folder(told))
+
+
+def resolve_beside(name: str | os.PathLike[str], file_name: str) -> Path:
+    """A file that stands beside the weights of a preference model.
+
+    Args:
+        name: the file itself, the folder that holds it, or an embedded preference model such as ``stickers/denscore``.
+        file_name: of the file within the folder.
+
+    Raises:
+        LongalignError: there is no embedded preference model of this name.
+    """
+    told = os.fspath(name)
+    of_world = owner(told)
+    if of_world is not None and (told == of_world.name or "/" in told) and not Path(told).is_file():
+        return of_world.preference_folders(told)[0] / file_name
+    path = Path(told)
+    return path / file_name if path.is_dir() else path

@@ -134,7 +134,7 @@ def test_stickers_render_writes_an_image_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["generate", ""], "prompt 0 is empty"),
+        (["generate", ""], "prompt 1 is empty"),
         (["generate", "@/nowhere.txt"], "no such file"),
         (["generate", "-"], "standard input: is empty"),
         (["generate", "a fox", "--model", "/nowhere"], "no such model folder"),

@@ -83,7 +83,7 @@ def test_a_data_set_with_an_unreadable_picture_ends_with_1(scenes: Path, tmp_pat
     ("arguments", "says"),
     [
         (["score", "a.png"], "no prompt"),
-        (["score", "a.png", "--prompt", " "], "prompt 0 is empty"),
+        (["score", "a.png", "--prompt", " "], "prompt 1 is empty"),
         (["score", "--prompt", "A fox."], "no image given"),
         (["score", "a.png", "--prompt", "A fox.", "--data", "x"], "brings its own"),
         (["score", "--data", "none.jsonl"], "no such file or folder"),

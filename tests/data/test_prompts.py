@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from longalign.data.prompts import read_prompts
+from longalign.data.prompt_sets import read_texts
+from longalign.data.prompts import read_prompts, read_text
 from longalign.errors import LongalignError
 
 
@@ -33,6 +34,50 @@ def test_jsonl_with_prompt_text_or_caption(tmp_path: Path) -> None:
 
 def test_a_line_that_only_begins_like_json_is_a_prompt(tmp_path: Path) -> None:
     assert read_prompts([write(tmp_path / "p.txt", b"{curly} fox\n")]) == ["{curly} fox"]
+
+
+BAD_LINES = [
+    ('{"prompt": "one"}\n{oops\n', "p.jsonl, line 2: is no JSON object"),
+    ('{"prompt": "one"}\na fox\n', "p.jsonl, line 2: is no JSON object"),
+    ('{oops\n{"prompt": "one"}\n', "p.jsonl, line 1: is no JSON object"),
+    ('{"prompt": "one"}\n["two"]\n', "p.jsonl, line 2: should be a JSON object"),
+    ('{"prompt": "one"}\n{"prompt": 2}\n', 'p.jsonl, line 2: no "prompt" in this JSON object'),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), BAD_LINES)
+def test_a_bad_line_of_a_jsonl_file_is_refused_and_named(tmp_path: Path, text: str, says: str) -> None:
+    """By every reader of prompts: generate's, and that of prompt sets. It is not drawn as a prompt."""
+    file = tmp_path / "p.jsonl"
+    file.write_text(text)
+    with pytest.raises(LongalignError, match=says):
+        read_prompts([f"@{file}"])
+    with pytest.raises(LongalignError, match=r"p\.jsonl, line [12]: "):
+        list(read_texts([str(file)]))
+
+
+def test_jsonl_is_known_by_its_first_line_too(tmp_path: Path) -> None:
+    """Under any name. And a line with a key and a colon is no prompt, wherever it stands."""
+    for name, text in (("p.txt", '{"prompt": "one"}\n{oops\n'), ("q.txt", 'a fox\n{"prompt": "one\n')):
+        with pytest.raises(LongalignError, match="line 2: is no JSON object"):
+            read_prompts([write(tmp_path / name, text.encode())])
+    with pytest.raises(LongalignError, match="line 2: is no JSON object"):
+        list(read_texts([write(tmp_path / "r.txt", b'{"prompt": "one"}\n{oops\n')[1:]]))
+
+
+def test_an_option_reads_a_file_as_prompts_do(tmp_path: Path) -> None:
+    """`--negative @file`; it may be empty, and it is one text."""
+    assert (
+        read_text(write(tmp_path / "n.txt", b"blurry, low quality\n"), "--negative") == "blurry, low quality"
+    )
+    assert read_text("", "--negative") == "" and read_text("ugly", "--negative") == "ugly"
+    with pytest.raises(LongalignError, match="--negative has 2 texts, and takes one"):
+        read_text(write(tmp_path / "two.txt", b"a\nb\n"), "--negative")
+
+
+def test_errors_count_prompts_from_1() -> None:
+    with pytest.raises(LongalignError, match="prompt 2 is empty"):
+        read_prompts(["a fox", " "])
 
 
 def test_byte_order_mark_is_no_part_of_the_prompt(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,51 @@ def test_folders_that_are_no_models(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(LongalignError, match="is no JSON"):
         load_pipeline(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        ("{}", "names no pipeline (no text under _class_name); save the pipeline again"),
+        ("[1, 2]", "should be a JSON object, not a list"),
+        ('"StableDiffusionPipeline"', "should be a JSON object, not a str"),
+        ('{"_class_name": null}', "names no pipeline"),
+        ('{"_class_name": ["my_pipeline", "Mine"]}', "names no pipeline"),
+        (
+            '{"_class_name": "StableDifusionPipeline"}',
+            "has no pipeline 'StableDifusionPipeline'; did you mean 'Sta",
+        ),
+        (
+            '{"_class_name": "StableDiffusionPipeline", "unet": []}',
+            "'unet' should be [library, class], not []",
+        ),
+    ],
+)
+def test_a_damaged_index_is_said_in_words(tmp_path: Path, index: str, says: str) -> None:
+    """`--model FOLDER`, whatever is in its model_index.json: one line that says what to do, and no traceback."""
+    (tmp_path / "model_index.json").write_text(index)
+    for load in (load_pipeline, load_tokenizer):
+        with pytest.raises(LongalignError, match=re.escape(says)):
+            load(tmp_path)
+
+
+def test_a_damaged_part_and_a_file_are_said_in_words(copy: Path) -> None:
+    file = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    with pytest.raises(LongalignError, match=r"is a file, and a model is a folder .*from_single_file"):
+        load_pipeline(file)
+    file.write_bytes(b"no weights")
+    with pytest.raises(LongalignError, match=r"^model '.*' cannot be loaded: "):
+        load_pipeline(copy)
+    (copy / "unet" / "config.json").write_text("{}")
+    with pytest.raises(LongalignError, match=r"^model '.*' cannot be loaded: "):
+        load_pipeline(copy)
+
+
+def test_a_path_is_as_good_as_a_name() -> None:
+    """Of a pipeline that was loaded from a `Path`, too, as diffusers allows it."""
+    assert settings_of(folder()) == settings_of("stickers") and settings_of(folder()).oracle == "stickers"
+    assert load_tokenizer(folder()).model_max_length == 77
+    assert load_pipeline(folder(), device="cpu").unet.dtype == torch.float32
 
 
 def test_settings_file_of_a_folder(copy: Path) -> None:

@@ -73,7 +73,7 @@ def test_every_solver_draws(name: str) -> None:
 
 
 def test_unknown_solver_and_wrong_numbers(pipe) -> None:
-    with pytest.raises(LongalignError, match=r"scheduler 'magic' is unknown; one of auto.*unipc"):
+    with pytest.raises(LongalignError, match=r"scheduler 'magic' is unknown; There are auto.*unipc"):
         set_scheduler(pipe, "magic")
     conditioning = longalign.encode(pipe, PROMPTS[0], length=77)
     with pytest.raises(LongalignError, match="1 prompts need as many seeds, not 2"):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import diffusers
 import pytest
 import torch
 from tiny import tiny_sd3, tiny_sd15
-from tiny_denoiser import scheduler
+from tiny_denoiser import scheduler, tiny_denoiser
 
+from longalign.diffusion.sampling import set_scheduler
 from longalign.diffusion.solver import LCM_TIMESTEPS, LinearSolver, make_solver
 from longalign.errors import LongalignError
 
@@ -174,6 +176,76 @@ def test_making_a_solver_leaves_scheduler_and_random_state_alone() -> None:
 def test_nonlinear_solver_is_refused_by_name(nonlinear: object) -> None:
     with pytest.raises(LongalignError, match=rf"{type(nonlinear).__name__} is not linear.*clip_sample"):
         LinearSolver(nonlinear, 10)
+
+
+@pytest.mark.parametrize("name", ["own", *NAMES, "lcm"])
+@pytest.mark.parametrize("setting", ["clip_sample", "thresholding"])
+def test_latents_are_never_clipped_whatever_the_published_configuration_says(name: str, setting: str) -> None:
+    """A configuration without `clip_sample` (diffusers' DDIM: True), or with thresholding: linear all the same."""
+    without = {k: v for k, v in scheduler().config.items() if k not in ("clip_sample", "thresholding")}
+    published = diffusers.DDIMScheduler.from_config(without, thresholding=setting == "thresholding")
+    assert published.config.clip_sample and published.config.thresholding == (setting == "thresholding")
+    solver = make_solver(published, name, 4)
+    wanted = make_solver(scheduler(), name, 4)
+    torch.testing.assert_close(solver.c, wanted.c)
+    pipe = tiny_sd15()
+    pipe.scheduler = published
+    if name != "lcm":
+        set_scheduler(pipe, name)
+        read = inspect.signature(
+            type(pipe.scheduler).__init__
+        ).parameters  # Euler carries what it does not read
+        assert not any(pipe.scheduler.config[key] for key in ("clip_sample", "thresholding") if key in read)
+
+
+def released_chain(noise: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+    """LongAlign's released DDIM by hand: t = 999, 979, …, 19; x̂_0 = (x − √(1 − ᾱ) f)/√ᾱ. The last x̂_0 is the end."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alpha_bar = torch.cumprod(1 - betas, 0)
+    x = clean = noise
+    for i, t in enumerate(range(999, 0, -20)):
+        now = alpha_bar[t]
+        clean = (x - (1 - now).sqrt() * f[i] * x.tanh()) / now.sqrt()
+        if t >= 20:
+            after = alpha_bar[t - 20]
+            x = after.sqrt() * clean + (1 - after).sqrt() * f[i] * x.tanh()
+    return clean
+
+
+def test_clean_end_is_the_released_arithmetic() -> None:
+    """Within 1e-6, relative; the scheduler's own end, with ᾱ_0 left on SD1.5's schedule, is 1e-4 and more away."""
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(1, 4, 6, 6, dtype=torch.float64, generator=generator)
+    f = torch.randn(50, 1, 4, 6, 6, dtype=torch.float64, generator=generator)
+    wanted = released_chain(noise, f)
+    given = scheduler(set_alpha_to_one=False)  # as published for SD1.5
+    x0_weights = tiny_denoiser().x0_weights
+    solver = make_solver(given, "ddim", 50, spacing="trailing", clean=x0_weights)
+    predictions: list[torch.Tensor] = []
+
+    def predict(i: int, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        predictions.append(f[i] * x.tanh())
+        return predictions[-1]
+
+    found = solver.sample(predict, noise)
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-6
+    combined = solver.combine(noise, predictions)  # the coefficients, which the gradient is made of
+    assert float((combined - wanted).norm() / wanted.norm()) < 1e-6
+    own = make_solver(given, "ddim", 50, spacing="trailing").combine(noise, predictions)
+    assert 1e-4 < float((own - wanted).norm() / wanted.norm()) < 1e-1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_clean_end_of_every_solver_is_its_last_clean_prediction(name: str) -> None:
+    """x_0 = (x_in − √(1 − ᾱ_t) f)/√ᾱ_t at the last time step t, and the coefficients say the same."""
+    denoiser = tiny_denoiser()
+    solver = make_solver(scheduler(), name, 8, clean=denoiser.x0_weights)
+    noise, predictions = random_chain(len(solver))
+    parts = torch.stack([noise, *predictions])
+    last = torch.tensordot(solver.inputs[-1], parts, dims=1)
+    wanted = denoiser.x0(last, predictions[-1], solver.timesteps[-1])
+    bound = 1e-5 * float(wanted.abs().max())
+    torch.testing.assert_close(solver.combine(noise, predictions), wanted, rtol=0, atol=bound)
 
 
 def test_wrong_choices_are_refused() -> None:

@@ -269,7 +269,7 @@ def test_what_is_not_said_suits_the_model() -> None:
 @pytest.mark.parametrize(
     ("given", "says_why"),
     [
-        ({"method": "p2p"}, "unknown; one of auto, flowedit"),
+        ({"method": "p2p"}, "unknown; There are auto, flowedit"),
         ({"method": "flowedit"}, "for flow models such as SD3"),
         ({"start": 1.1}, "from 0 to 1"),
         ({"steps": 0}, "at least 1"),

@@ -217,7 +217,7 @@ def test_what_retrieve_refuses() -> None:
     ):
         with pytest.raises(LongalignError, match=message):
             retrieve(*arguments)
-    with pytest.raises(LongalignError, match="'length' is unknown; one of score, cosine"):
+    with pytest.raises(LongalignError, match="'length' is unknown; There are score, cosine"):
         retrieve({"m": model}, pairs, rank_by="length")
     with pytest.raises(LongalignError, match="start at 1"):
         retrieve({"m": model}, pairs, limits=(0,))

@@ -117,5 +117,5 @@ def test_what_cannot_be_searched_with(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not use_faiss("auto", 10**6)
     with pytest.raises(LongalignError, match="pip install faiss-cpu"):
         use_faiss("faiss", 10)
-    with pytest.raises(LongalignError, match="'hnsw' is unknown; one of auto, count, faiss"):
+    with pytest.raises(LongalignError, match="'hnsw' is unknown; There are auto, count, faiss"):
         match(torch.eye(2), torch.eye(2), search="hnsw")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from diffusers import DDIMScheduler
 from tiny import tiny_sd15
 from tiny_clip import tiny_model
 from torch import Tensor
@@ -27,16 +28,17 @@ from longalign.objectives.random_draws import Draws
 from longalign.objectives.reward.held_out import HeldOut, load_held_out
 from longalign.objectives.reward.objective import RewardObjective
 from longalign.objectives.reward.rewards import Reward
-from longalign.objectives.reward.sampling import load_prompts
+from longalign.objectives.reward.sampling import RewardSampler, load_prompts
 from longalign.objectives.reward.settings import RewardDataSettings, RewardSettings
 from longalign.preference import PreferenceModel, crop
 from longalign.preference.decomposition import Decomposition, fit_prompts
 from longalign.preference.images import to_pixels
+from longalign.recipes import recipe_names
 from longalign.stickers.scene_source import (
     StickerScenes,
 )
 from longalign.training import fit
-from longalign.training.recipe import Recipe
+from longalign.training.recipe import Recipe, read_recipe
 from longalign.weights import lora
 from longalign.weights.lora_file import LoraFile
 from longalign.weights.stack import (
@@ -123,6 +125,30 @@ def plainly(objective: RewardObjective, half: bool, seed: int = 1) -> tuple[Tens
     loss = total / len(PROMPTS) / (2 if half else 1)
     loss.backward()
     return loss.detach(), gradient(objective)
+
+
+def test_final_clean_ends_with_the_last_clean_prediction() -> None:
+    """What the section `reward` says reaches the solver; recipes that say nothing keep the scheduler's own end."""
+    pipe = tiny_sd15()
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=False)  # as published
+    own, clean = (
+        RewardSampler(pipe, RewardSettings(steps=4, gradient_steps=2, spacing="own", final=final))
+        for final in ("scheduler", "clean")
+    )
+    t = own.solver.timesteps[-1]
+    p, q = own.denoiser.x0_weights(t, torch.zeros((), dtype=torch.float64))
+    last = own.solver.inputs[-1]
+    torch.testing.assert_close(clean.solver.c[-1], q, rtol=1e-5, atol=0)
+    torch.testing.assert_close(clean.solver.a, float(p * last[0]), rtol=1e-5, atol=0)
+    assert abs(float(own.solver.c[-1] - q)) > 1e-4
+    assert RewardSettings().final == "scheduler"
+    finals = {
+        name: found.settings.final
+        for name in recipe_names()
+        if isinstance((found := read_recipe(name)).settings, RewardSettings)
+    }
+    assert [name for name, end in finals.items() if end == "clean"] == ["sd15-reward", "sdxl-reward"]
+    assert finals["stickers-reward"] == finals["stickers-lcm-reward"] == "scheduler"
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])

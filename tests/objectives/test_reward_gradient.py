@@ -114,6 +114,20 @@ def start(dtype: torch.dtype) -> Tensor:
     return torch.randn(1, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(5), dtype=dtype)
 
 
+@pytest.mark.parametrize("attached", [False, True], ids=["drtune", "draft"])
+@pytest.mark.parametrize("name", ["ddim", "unipc", "euler"])
+def test_closed_form_with_the_clean_end_is_autograds_gradient(name: str, attached: bool) -> None:
+    """`reward.final: clean`, with the last step among those with gradient."""
+    denoiser, text = denoiser_of(name, torch.float64)
+    solver = make_solver(scheduler(), name, 6, spacing="trailing", clean=denoiser.x0_weights)
+    plan = Plan((1, 3, len(solver) - 1), attached=attached)
+    noise = start(torch.float64)
+    loss, wanted = by_autograd(solver, denoiser, text, 3.0, plan, noise)
+    found_loss, found = in_closed_form(solver, denoiser, text, 3.0, plan, noise)
+    assert float(loss) == pytest.approx(float(found_loss), rel=1e-5)
+    assert apart(found, wanted) < 1e-5
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("guidance", [1.0, 7.5], ids=["plain", "guided"])
 @pytest.mark.parametrize("name", SOLVERS)

@@ -10,11 +10,15 @@ import torch
 from PIL import Image
 from tiny_clip import IMAGE_PX, WIDTH, tiny_clip, tiny_model, tokenizer
 from torch.nn.functional import normalize
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from longalign.data.entries import Failure
 from longalign.encoding.segments import Segmenter
 from longalign.errors import LongalignError
-from longalign.preference import PreferenceModel, Preprocess, Scores, segment_mean
+from longalign.preference import PreferenceModel, Preprocess, Scores, segment_mean, to_pixels
 from longalign.preference.decomposition import Decomposition, fit_prompts
+from longalign.scoring.data import Pair
+from longalign.scoring.stream import score_pairs
 from longalign.stickers.captions import caption, text_of
 from longalign.stickers.world import render, scene
 
@@ -36,7 +40,7 @@ def noise(n: int, height: int = 40, width: int = 50) -> torch.Tensor:
 def published(model: PreferenceModel, image: Image.Image, text: str) -> float:
     """The score of one pair as model cards compute it: everything padded to 77 tokens, no batches."""
     ids = model.tokenizer(text, padding="max_length", truncation=True, max_length=77, return_tensors="pt")
-    pixels = model.preprocess(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255)
+    pixels = model.preprocess.picture(image)
     with torch.no_grad():
         output = model.clip(**ids, pixel_values=pixels)
     a, b = normalize(output.image_embeds, dim=-1), normalize(output.text_embeds, dim=-1)
@@ -127,7 +131,10 @@ def test_the_decomposition_takes_the_score_apart(model: PreferenceModel) -> None
     assert found.irrelevant is not None and found.eta is not None
     assert torch.allclose(found.aligned + found.eta * found.irrelevant, found.overall, atol=1e-4)
     with torch.no_grad():
-        c, x = model.text_mean(PROMPTS), model.image(torch.stack([_pixels(i) for i in IMAGES]))
+        c, x = (
+            model.text_mean(PROMPTS),
+            model.image_prepared(torch.cat([model.preprocess.picture(i) for i in IMAGES])),
+        )
     c_perp, eta = v.split(c)
     assert torch.allclose(found.eta, eta, atol=1e-6)
     assert torch.allclose(found.aligned_cosine * c_perp.norm(dim=-1), found.aligned, atol=1e-4)
@@ -155,8 +162,9 @@ def test_neither_batch_nor_neighbours_change_a_score(model: PreferenceModel) -> 
     for batch_size in (1, 4):
         apart = model.score(IMAGES, PROMPTS, batch_size=batch_size)
         assert torch.allclose(apart.overall, together.overall, atol=1e-4)
-    stacked = torch.stack([_pixels(image) for image in IMAGES])
-    assert torch.allclose(model.score(stacked, PROMPTS).overall, together.overall, atol=1e-4)
+    stacked = torch.stack([_pixels(image.resize((IMAGE_PX, IMAGE_PX))) for image in IMAGES])
+    small = model.score([image.resize((IMAGE_PX, IMAGE_PX)) for image in IMAGES], PROMPTS)
+    assert torch.allclose(model.score(stacked, PROMPTS).overall, small.overall, atol=1e-4)
     other_size = model.score([IMAGES[0], IMAGES[1].resize((64, 50))], PROMPTS[:2])
     assert torch.allclose(other_size.overall[0], together.overall[0], atol=1e-4)
     assert len(model.score([], [])) == 0 and model.score([], []).rows() == []
@@ -171,6 +179,47 @@ def test_files_and_an_empty_prompt(model: PreferenceModel, tmp_path: Path) -> No
     (tmp_path / "broken.png").write_text("")
     with pytest.raises(LongalignError, match=r"broken\.png"):
         model.score([tmp_path / "broken.png"], ["x"])
+
+
+@pytest.mark.parametrize("kind", ["picture", "file", "path", "tensor"])
+def test_one_image_and_one_text_are_one_score(model: PreferenceModel, tmp_path: Path, kind: str) -> None:
+    """And of several images one text is the text of each: it is not read letter by letter."""
+    file = tmp_path / "a.png"
+    IMAGES[0].save(file)
+    image = {"picture": IMAGES[0], "file": str(file), "path": file, "tensor": to_pixels(IMAGES[0])}[kind]
+    wanted = model.score(image[None] if kind == "tensor" else [IMAGES[0]], [PROMPTS[0]])
+    found = model.score(image, PROMPTS[0])
+    assert len(found) == 1 and torch.allclose(found.overall, wanted.overall, atol=1e-4)
+    three = model.score([IMAGES[0]] * 3, "abc")
+    assert [[s.text for s in of_image] for of_image in three.segments] == [["abc"]] * 3
+    one = model.text("A fox.")
+    assert one.shape == (1, WIDTH) and torch.equal(one, model.text(["A fox."]))
+    assert torch.equal(model.text_mean("A fox. A dog."), model.text_mean(["A fox. A dog."]))
+
+
+@pytest.mark.parametrize("size", [(640, 480), (301, 517), (32, 32), (20, 33), (9, 14), (2000, 300)])
+def test_scores_of_pictures_are_those_of_the_published_processor(
+    model: PreferenceModel, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """transformers' own processor, which rounds to 8 bits: cosines equal within 1e-5, down- and upscaled.
+
+    Without the rounding, as for gradients, the input is another one.
+    """
+    rng = np.random.default_rng(sum(size))
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    image.save(tmp_path / "a.png")
+    theirs = CLIPImageProcessorPil(**model.preprocess.to_config())(image, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        seen = normalize(model.clip.get_image_features(pixel_values=theirs).pooler_output, dim=-1)
+        wanted = 100 * float(seen[0] @ model.text([PROMPTS[0]], truncate=True)[0])
+    for found in (model.score(image, PROMPTS[0]), model.score(tmp_path / "a.png", PROMPTS[0])):
+        assert float(found.single[0]) == pytest.approx(wanted, abs=1e-3)  # scores are × 100
+    [pair] = score_pairs(model, [Pair(image, PROMPTS[0], "a")])
+    assert not isinstance(pair, Failure) and pair.scores["single"] == pytest.approx(wanted, abs=1e-3)
+    ours = model.preprocess.picture(image)
+    assert float((ours - theirs).abs().max()) < 1e-5
+    if min(size) != IMAGE_PX:
+        assert float((model.preprocess(to_pixels(image)[None]) - theirs).abs().max()) > 1e-3
 
 
 def test_rows_are_plain(model: PreferenceModel) -> None:
@@ -211,7 +260,7 @@ def test_half_precision_still_gives_unit_vectors() -> None:
 @pytest.mark.parametrize(
     ("images", "prompts", "why"),
     [
-        (noise(2), ["one"], "2 images but 1 prompts"),
+        (noise(2), ["one"], "2 images but 1 prompt: give as many of both, or one text for all images"),
         (255 * noise(1), ["x"], "from 0 to 1, these are from"),
         (float("nan") * noise(1), ["x"], "from 0 to 1"),
         (noise(1)[:, :1], ["x"], r"must be \(B, 3, H, W\)"),

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel, T5EncoderModel
 
 import longalign
 from longalign.diffusion.pipelines import (
     settings_of,
 )
+from longalign.encoding import T5Branch
 from longalign.errors import LongalignError
 from longalign.stickers import MODELS, assembly, folder
 from longalign.stickers import sdxl_sd3_models as backbones
@@ -374,3 +375,28 @@ def test_shipped_denoisers_belong_to_the_shipped_parts(name: str) -> None:
     own = folder().parent / name
     assert json.loads((own / assembly.BASE).read_text()) == trained_on(name, folder())
     assert resolve_model(next(told for told, n in MODELS.items() if n == name)) == str(folder(name))
+
+
+@pytest.mark.parametrize("name", ["sd15", *NAMES])
+def test_diffusers_alone_draws_with_an_embedded_folder_as_it_is(name: str) -> None:
+    """`DiffusionPipeline.from_pretrained(folder)`, without a word on precision: all parts in float32, our picture."""
+    told = next(t for t, n in MODELS.items() if n == name)
+    theirs, ours = DiffusionPipeline.from_pretrained(folder(name)), load_pipeline(told, device="cpu")
+    modules = {part: m for part, m in theirs.components.items() if isinstance(m, torch.nn.Module)}
+    assert {part: m.dtype for part, m in modules.items()} == dict.fromkeys(modules, torch.float32)
+    drawn = [
+        pipe(
+            "A fox is in the middle.",
+            num_inference_steps=3,
+            guidance_scale=2.0,
+            generator=torch.Generator().manual_seed(0),
+            output_type="np",
+        ).images
+        for pipe in (theirs, ours)
+    ]
+    assert np.array_equal(*drawn) and drawn[0].std() > 0.03
+
+
+def test_a_t5_branch_has_one_precision() -> None:
+    branch = T5Branch.from_pretrained(folder())
+    assert branch.encoder.dtype == branch.adapter.dtype == torch.float32

@@ -238,7 +238,7 @@ def test_siblings_come_as_often_as_asked() -> None:
     ("arguments", "message"),
     [
         ({"count": 0}, "at least one pair"),
-        ({"split": "dev"}, "split 'dev' is unknown; one of train"),
+        ({"split": "dev"}, "split 'dev' is unknown; There are train"),
         ({"objects": (0, 9)}, "objects must be a range within 1–9"),
         ({"stated": (2, 6)}, "stated must be a range within 1–5, not 2–6"),
         ({"changes": (3, 1)}, "changes must be a range"),

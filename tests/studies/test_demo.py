@@ -11,7 +11,6 @@ import torch
 from longalign import stickers
 from longalign.errors import Interrupted, LongalignError
 from longalign.soft_tokens import SoftTokenConfig, SoftTokens, attached
-from longalign.soft_tokens.loading import load_tokens
 from longalign.studies.compare import (
     PLAIN,
     RFT,
@@ -122,18 +121,18 @@ def test_embedded_soft_tokens_by_name(ships: Path) -> None:
     """SoftREPA first; in fp16 on disk and float32 in memory; an unknown name is answered with those there are."""
     assert stickers.token_names() == [] and stickers.token_names("my/model") == []
     with pytest.raises(LongalignError, match="ships none for stickers"):
-        load_tokens("stickers/softrepa")
+        SoftTokens.from_pretrained("stickers/softrepa")
     for family, name in (("sd15", "agsm"), ("sd15", "softrepa"), ("sd3", "agsm")):
         ship_tokens(ships, name, family)
     assert stickers.token_names() == ["softrepa", "agsm"] and stickers.token_names("stickers-sdxl") == []
-    assert load_tokens("stickers-sd3/agsm").config.backbone == "sd3"
+    assert SoftTokens.from_pretrained("stickers-sd3/agsm").config.backbone == "sd3"
     made = ship_tokens(ships)
-    found = load_tokens("stickers/softrepa")
+    found = SoftTokens.from_pretrained("stickers/softrepa")
     assert found.tokens.dtype == torch.float32 and torch.equal(found.tokens, made.tokens.float())
     with pytest.raises(
         LongalignError, match=r"tokens stickers/dog; .* ships stickers/softrepa, stickers/agsm"
     ):
-        load_tokens("stickers/dog")
+        SoftTokens.from_pretrained("stickers/dog")
 
 
 def test_embedded_soft_tokens_are_a_column_when_they_are_there(tmp_path: Path, ships: Path) -> None:

@@ -32,7 +32,6 @@ from longalign.cli.options import (
     stack_of,
 )
 from longalign.cli.terminal import command_line, print_json, progress
-from longalign.errors import LongalignError
 
 
 def edit(
@@ -88,19 +87,13 @@ def edit(
         longalign edit photo.png --source @now.txt --target @then.txt --model FOLDER --soft-tokens runs/tokens --resize
     """
     given = locals()
-    from longalign.data.prompts import read_prompts
+    from longalign.data.prompts import read_text
 
-    texts = []
-    for name, value in (("--source", source), ("--target", target)):
-        read = read_prompts([value])
-        if len(read) != 1:
-            raise LongalignError(f"{name} has {len(read)} texts; an edit has one: put it on one line")
-        texts.append(read[0])
+    now, then = read_text(source, "--source"), read_text(target, "--target")
     from longalign.editing.edit import check_texts
     from longalign.editing.run import EditConfig, run_edit
     from longalign.preference.images import load_image
 
-    now, then = texts
     check_texts(now, then)  # before the model is loaded, which may take a while
     load_image(image)
 

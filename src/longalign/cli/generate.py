@@ -31,7 +31,7 @@ from longalign.cli.options import (
     settings_of,
     stack_of,
 )
-from longalign.cli.terminal import command_line, print_json, print_paths, progress
+from longalign.cli.terminal import command_line, print_json, print_paths, progress, tell_unjudged
 
 MOST_PROMPTS = 20  # whose pictures the terminal lists; the report has all
 
@@ -56,7 +56,9 @@ def generate(
         str,
         typer.Option(help="auto (UniPC; a flow model's own), own, unipc, ddim, dpm++, deis, euler, pndm."),
     ] = "auto",
-    negative: Annotated[str | None, typer.Option(help="Negative prompt, of any length.")] = None,
+    negative: Annotated[
+        str | None, typer.Option(help="Negative prompt, of any length: text, @file, or -.")
+    ] = None,
     syntax: SyntaxName = "plain",
     clip_skip: ClipSkip = None,
     segments: Segments = "auto",
@@ -67,8 +69,11 @@ def generate(
     max_length: Annotated[
         int | None, typer.Option(help="Cut text after so many tokens; the report shows what was cut.")
     ] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels; else the model's.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels; else the model's.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Pixels; else the model's.")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="Pixels; else the model's.")] = None,
+    round_size: Annotated[
+        bool, typer.Option("--round-size", help="Take the nearest size that the model can draw.")
+    ] = False,
     batch_size: BatchSize = 16,
     scorer: Scorer = None,
     language: Language = "en",
@@ -96,9 +101,10 @@ def generate(
         longalign generate @prompts.txt --soft-tokens runs/softrepa --soft-token-scale 0.7
     """
     given = locals()
-    from longalign.data.prompts import read_prompts
+    from longalign.data.prompts import read_prompts, read_text
 
     texts = read_prompts(prompts)  # before torch is imported: wrong input is answered at once
+    negative = None if negative is None else read_text(negative, "--negative")
     from longalign.generation import GenerateConfig
     from longalign.generation import generate as run
 
@@ -117,4 +123,5 @@ def generate(
         print_paths(f"prompt {i + 1}: {counted(len(rows), 'sentence')}", files)
     if len(made.rows) > MOST_PROMPTS:
         print(f"… {counted(len(made.rows) - MOST_PROMPTS, 'more prompt')}: see the report")
+    tell_unjudged(made.rows)
     print(f"report: {made.folder / 'report.html'}")

@@ -75,12 +75,12 @@ def information(
     from longalign.evaluation.information import InformationConfig
     from longalign.evaluation.information import information as run
     from longalign.objectives.contrastive.tokens import check_size
-    from longalign.soft_tokens.loading import load_tokens
+    from longalign.soft_tokens import SoftTokens
     from longalign.stickers.files import parse_range
     from longalign.weights.stack import load_pipeline, strategy_for, t5_branch
 
     source = named_source(data, split="test", seed=seed, count=rows, objects=(parse_range(objects),))
-    tokens = None if soft_tokens is None else load_tokens(soft_tokens)
+    tokens = None if soft_tokens is None else SoftTokens.from_pretrained(soft_tokens)
     loras = tuple(lora or ())
     strategy = strategy_for(strategy, loras, "clip-cat")
     pipe = load_pipeline(model, device=device, dtype="float32", loras=loras, check_base=not force_lora)

@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -41,6 +41,7 @@ from longalign.cli.stickers.study import study
 from longalign.cli.stickers.train import train as train_stickers
 from longalign.cli.train import train
 from longalign.errors import LongalignError
+from longalign.versions import VERSION
 
 Commands = Mapping[str, "Callable[..., None] | typer.Typer"]
 
@@ -109,6 +110,28 @@ app = typer.Typer(
 )
 for heading, of_group in GROUPS.items():
     add(app, of_group, heading)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"longalign {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            "-V",
+            callback=_version,
+            is_eager=True,
+            help="Print the version of longalign and stop.",
+        ),
+    ] = False,
+) -> None:
+    pass  # without a docstring: the help of the application stays as it is
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

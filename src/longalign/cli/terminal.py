@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from longalign.errors import LongalignError
 
 if TYPE_CHECKING:
-    from longalign.report import Estimate, Table
+    from longalign.report import Estimate, SentenceRow, Table
     from longalign.weights.convert import Converted
 
 
@@ -270,6 +270,26 @@ def show_files(done: Converted, as_json: bool) -> None:
     print(f"{done.kind}: {facts}")
     for file in done.files:
         print(f"  {file}")
+
+
+def tell_unjudged(prompts: Sequence[Sequence[SentenceRow]], most: int = 3) -> None:
+    """Say on standard error which sentences the judge of the model's world could not read.
+
+    Args:
+        prompts: the sentences of each prompt, with their marks. A model without a world has none.
+        most: sentences that are named.
+    """
+    rows = [row for of_prompt in prompts for row in of_prompt]
+    if all(mark == "unjudged" for row in rows for mark in row.marks.values()):
+        return  # of no world, or a prompt of something else altogether
+    silent = list(dict.fromkeys(row.text for row in rows if "unjudged" in row.marks.values()))
+    if silent:
+        named = ", ".join(f"“{text}”" for text in silent[:most]) + (", …" if len(silent) > most else "")
+        print(
+            f"longalign: not judged, since the oracle knows only what stands where, on which disc, and the background: "
+            f"{named}",
+            file=sys.stderr,
+        )
 
 
 def check_out(out: Path | None, overwrite: bool) -> None:

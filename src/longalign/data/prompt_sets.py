@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from longalign.data.entries import TEXT_KEYS
+from longalign.data.prompts import is_jsonl
 from longalign.errors import LongalignError
 
 _TARS = (".tar", ".tar.gz", ".tgz")
@@ -85,6 +86,7 @@ def _plain(
     file: Iterable[bytes], name: str, keys: tuple[str, ...], json_lines: bool = False
 ) -> Iterator[str]:
     """A text a line; a line that is a JSON object gives the text in it."""
+    first = True
     for number, data in enumerate(file, 1):
         where = f"{name}, line {number}"
         try:
@@ -93,6 +95,8 @@ def _plain(
             raise LongalignError(f"{where}: is no UTF-8 text") from None
         if not line:
             continue
+        if first:
+            json_lines, first = json_lines or is_jsonl(name, line), False
         row: Any = None
         if line.startswith("{"):
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ from longalign.encoding.syntax import Syntax, read_syntax
 from longalign.errors import LongalignError
 from longalign.picture_info import prompt_of, read_info
 
+_JSON_NAMES = (".jsonl", ".ndjson", ".json")
+_LIKE_JSON = re.compile(r'\s*\{\s*"[^"]*"\s*:')  # a key and a colon: nobody writes a prompt like this
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # which may say how they were made
 
 
@@ -20,10 +23,12 @@ def read_prompts(given: Iterable[str]) -> list[str]:
 
     A plain argument is one prompt; ``@picture.png`` is the prompt that the picture was drawn from. Any other ``@file``
     and ``-`` (standard input) hold one prompt a line, or one JSON object a line with a key ``prompt`` (or ``text`` or
-    ``caption``). Blank lines are passed over.
+    ``caption``). Blank lines are passed over. A file is JSONL if its name says so (``.jsonl``, ``.ndjson``, ``.json``)
+    or if its first line is a JSON object; then every line has to be one. Elsewhere a prompt may begin with a brace.
 
     Raises:
-        LongalignError: an empty prompt, a file that is missing, empty or no text, or a JSON line without a prompt.
+        LongalignError: an empty prompt, a file that is missing, empty or no text, a line of a JSONL file that is no
+            JSON object with a prompt.
     """
     prompts: list[str] = []
     for argument in given:
@@ -35,10 +40,28 @@ def read_prompts(given: Iterable[str]) -> list[str]:
             prompts.append(argument)
     if not prompts:
         raise LongalignError("no prompt given: write one, or @file, or - for standard input")
-    for i, prompt in enumerate(prompts):
+    for number, prompt in enumerate(prompts, 1):
         if not prompt.strip():
-            raise LongalignError(f"prompt {i} is empty: write what the picture should show")
+            raise LongalignError(f"prompt {number} is empty: write what the picture should show")
     return prompts
+
+
+def read_text(given: str, option: str) -> str:
+    """The one text that an option stands for: text, ``@file`` or ``-``, as in `read_prompts`. It may be empty.
+
+    Args:
+        given: the value of the option.
+        option: its name, for messages.
+
+    Raises:
+        LongalignError: there are several texts in the file, or what `read_prompts` refuses.
+    """
+    if given != "-" and not given.startswith("@"):
+        return given
+    texts = read_prompts([given])
+    if len(texts) != 1:
+        raise LongalignError(f"{option} has {len(texts)} texts, and takes one: put it on one line")
+    return texts[0]
 
 
 def read_prompt_file(path: Path) -> list[str]:
@@ -81,16 +104,35 @@ def parse_prompts(data: bytes, name: str) -> list[str]:
     lines = [(i, line.strip("\r")) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise LongalignError(f"{name}: is empty; give one prompt a line, or JSONL")
-    return [_prompt_of(line, f"{name}, line {i}") for i, line in lines]
+    json_lines = is_jsonl(name, lines[0][1])
+    return [_prompt_of(line, f"{name}, line {i}", json_lines) for i, line in lines]
 
 
-def _prompt_of(line: str, where: str) -> str:
-    if not line.lstrip().startswith("{"):
+def is_jsonl(name: str, first: str) -> bool:
+    """Whether a file has a JSON object a line: by its name, or by its first line."""
+    if name.lower().endswith(_JSON_NAMES):
+        return True
+    try:
+        return isinstance(json.loads(first), dict)
+    except json.JSONDecodeError:
+        return False
+
+
+def _prompt_of(line: str, where: str, json_lines: bool) -> str:
+    if not json_lines and not line.lstrip().startswith("{"):
         return line
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:
-        return line  # a prompt may begin with a brace
+    except json.JSONDecodeError as error:
+        if not json_lines and not _LIKE_JSON.match(line):
+            return line  # a prompt may begin with a brace
+        raise LongalignError(
+            f"{where}: is no JSON object ({error}): mend the line, or give one prompt a line in a .txt file"
+        ) from None
+    if not isinstance(row, dict):
+        raise LongalignError(
+            f'{where}: should be a JSON object such as {{"prompt": "A fox."}}, not {line.strip()[:40]}'
+        )
     for key in ("prompt", "text", "caption"):
         if isinstance(row.get(key), str):
             return row[key]

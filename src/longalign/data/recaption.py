@@ -16,6 +16,8 @@ from longalign.data.captioned import SKIPPED_FILE, SkipLog
 from longalign.data.entries import SUFFIXES, CaptionedPicture, Failure
 from longalign.data.files import pictures_in
 from longalign.errors import LongalignError
+from longalign.hub import BROKEN_FILES, find_on_hub, reason_of
+from longalign.worlds import owner
 
 INSTRUCTION = (
     "Describe this image in detail: every object with its colour, its place and what it does, then the background, the "
@@ -59,14 +61,22 @@ class Captioner:
 
         from longalign.runtime import pick_device, pick_dtype, quiet
 
+        if owner(name) is not None:
+            raise LongalignError(
+                f"model {name!r} writes no captions: name an image-text-to-text model of transformers, a folder or a "
+                "hub name such as llava-hf/llava-v1.6-mistral-7b-hf"
+            )
+        local = Path(name).is_dir() or find_on_hub(name, "config.json", "model")
         device = pick_device(device)
         try:
             with quiet():
-                processor = AutoProcessor.from_pretrained(name)
-                model = AutoModelForImageTextToText.from_pretrained(name, dtype=pick_dtype(dtype, device))
-        except (OSError, ValueError, KeyError) as error:
+                processor = AutoProcessor.from_pretrained(name, local_files_only=local)
+                model = AutoModelForImageTextToText.from_pretrained(
+                    name, dtype=pick_dtype(dtype, device), local_files_only=local
+                )
+        except BROKEN_FILES as error:
             raise LongalignError(
-                f"model {name!r} cannot be loaded to caption pictures: {str(error).strip().splitlines()[0]}"
+                f"model {name!r} cannot be loaded to caption pictures: {reason_of(error)}"
             ) from error
         return cls(model.to(device).eval(), processor, **options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 
 from longalign.backbones import find_backbone
 from longalign.errors import LongalignError
+from longalign.hub import BROKEN_FILES, find_on_hub, reason_of
+from longalign.plugins import nearest
 from longalign.runtime import pick_device, pick_dtype, quiet
-from longalign.worlds import DEFAULT, resolve_model
+from longalign.worlds import DEFAULT, WORLDS, resolve_model, world
 
+INDEX_FILE = "model_index.json"
 SETTINGS_FILE = "longalign.json"  # a model folder's own defaults: `ModelSettings`
 
 
@@ -44,7 +48,7 @@ class ModelSettings:
         return {key: value for key, value in told.items() if value is not None}
 
 
-def settings_of(name: str, pipe: Any = None) -> ModelSettings:
+def settings_of(name: str | os.PathLike[str], pipe: Any = None) -> ModelSettings:
     """The defaults of a model, from its folder or its family."""
     path = Path(resolve_model(name)) / SETTINGS_FILE
     if path.is_file():
@@ -53,7 +57,9 @@ def settings_of(name: str, pipe: Any = None) -> ModelSettings:
     return ModelSettings() if backbone is None else ModelSettings(backbone.guidance, backbone.length)
 
 
-def open_pipeline(name: str = DEFAULT, *, device: str = "auto", dtype: str = "auto") -> Any:
+def open_pipeline(
+    name: str | os.PathLike[str] = DEFAULT, *, device: str = "auto", dtype: str = "auto"
+) -> Any:
     """A diffusers pipeline without LoRAs, on its device, quiet, with weights from safetensors only.
 
     Args:
@@ -64,50 +70,86 @@ def open_pipeline(name: str = DEFAULT, *, device: str = "auto", dtype: str = "au
     """
     from diffusers import DiffusionPipeline
 
+    name = os.fspath(name)
     where = resolve_model(name)
-    check_folder(where)
+    local = check_folder(where)
     device = pick_device(device)
     kind = pick_dtype(dtype, device)
     try:
         with quiet():
-            pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=kind, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise LongalignError(f"model {name!r} cannot be loaded: {reason}") from error
+            pipe = DiffusionPipeline.from_pretrained(
+                where, torch_dtype=kind, use_safetensors=True, local_files_only=local
+            )
+    except BROKEN_FILES as error:
+        raise LongalignError(f"model {name!r} cannot be loaded: {reason_of(error)}") from error
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def check_folder(where: str) -> None:
-    """Check that a local folder holds a whole pipeline.
+def check_folder(where: str) -> bool:
+    """Check that a local folder holds a whole pipeline, or that the hub has a pipeline of this name.
+
+    Returns:
+        whether to load local files alone: True for a folder, and where the hub cannot be reached.
 
     Raises:
-        LongalignError: `where` looks like a path and does not exist; or the folder has no `model_index.json`, or lacks
-            a part that this file lists.
+        LongalignError: there is neither folder nor hub name; or the folder has no `model_index.json`, this file is
+            damaged or names no pipeline of diffusers, or the folder lacks a part that it lists.
     """
     folder = Path(where)
+    if folder.is_file():
+        raise LongalignError(
+            f"{where}: is a file, and a model is a folder in diffusers' layout. A checkpoint in one file becomes one "
+            "by diffusers' StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+        )
     if not folder.is_dir():
-        if folder.exists() or where.startswith((".", "/", "~")) or where.count("/") > 1:
-            raise LongalignError(f"{where}: there is no such model folder")
-        return  # a hub name
-    index = folder / "model_index.json"
+        return find_on_hub(where, INDEX_FILE, "model", embedded_models())
+    index = folder / INDEX_FILE
     if not index.is_file():
         raise LongalignError(
             f"{where}: the folder has no model_index.json, so it is not a diffusers pipeline"
         )
     try:
-        parts = json.loads(index.read_text())
+        parts = json.loads(index.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise LongalignError(f"{index}: is no JSON: {error}") from None
+    _check_class(parts, index)
     for part, entry in parts.items():
-        if part.startswith("_") or not isinstance(entry, list) or entry[0] is None:
+        if part.startswith("_") or not isinstance(entry, list) or entry[:1] == [None]:
             continue
+        if len(entry) != 2:
+            raise LongalignError(f"{index}: the part {part!r} should be [library, class], not {entry!r}")
         if not (folder / part).is_dir() or not any((folder / part).iterdir()):
             raise LongalignError(f"{where}: the part {part!r} ({entry[1]}) is missing; the pipeline needs it")
+    return True
 
 
-def load_tokenizer(name: str = DEFAULT) -> Any:
+def _check_class(parts: Any, index: Path) -> None:
+    """Raises LongalignError: a `model_index.json` that names no pipeline of the installed diffusers."""
+    import diffusers
+
+    advice = "save the pipeline again by diffusers' save_pretrained, or download the whole folder again"
+    if not isinstance(parts, dict):
+        raise LongalignError(f"{index}: should be a JSON object, not a {type(parts).__name__}; {advice}")
+    name = parts.get("_class_name")
+    if not isinstance(name, str):
+        raise LongalignError(f"{index}: names no pipeline (no text under _class_name); {advice}")
+    if not hasattr(diffusers, name):
+        pipelines = [known for known in dir(diffusers) if known.endswith("Pipeline")]
+        near = nearest(name, pipelines)
+        raise LongalignError(
+            f"{index}: diffusers {diffusers.__version__} has no pipeline {name!r}"
+            + ("" if near is None else f"; did you mean {near!r}?")
+        )
+
+
+def embedded_models() -> list[str]:
+    """The names of all embedded models."""
+    return [name for of_world in WORLDS for name in world(of_world).models]
+
+
+def load_tokenizer(name: str | os.PathLike[str] = DEFAULT) -> Any:
     """The first tokenizer of a model; its weights are not loaded.
 
     Raises:
@@ -115,9 +157,10 @@ def load_tokenizer(name: str = DEFAULT) -> Any:
     """
     from transformers import AutoTokenizer
 
+    name = os.fspath(name)
     where = resolve_model(name)
-    check_folder(where)
+    local = check_folder(where)
     try:
-        return AutoTokenizer.from_pretrained(where, subfolder="tokenizer")
-    except (OSError, ValueError) as error:
-        raise LongalignError(f"no tokenizer of {name!r}: {str(error).strip().splitlines()[0]}") from error
+        return AutoTokenizer.from_pretrained(where, subfolder="tokenizer", local_files_only=local)
+    except BROKEN_FILES as error:
+        raise LongalignError(f"no tokenizer of {name!r}: {reason_of(error)}") from error

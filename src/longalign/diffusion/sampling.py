@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 from longalign.backbones.base import Pipeline
 from longalign.encoding import Conditioning, encode_groups
 from longalign.errors import LongalignError
+from longalign.plugins import unknown
 from longalign.soft_tokens.loading import guided_rows
 
 # name → class in diffusers. `auto` is UniPC; for flow models it is the model's own solver
@@ -23,6 +25,7 @@ SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
     "pndm": "PNDMScheduler",
 }
+PIXEL_SETTINGS = ("clip_sample", "thresholding")
 
 
 def set_scheduler(pipe: Pipeline, name: str = "auto") -> str:
@@ -37,16 +40,34 @@ def set_scheduler(pipe: Pipeline, name: str = "auto") -> str:
     if name == "auto":
         name = "own" if flow else "unipc"
     if name == "own":
+        if any(pipe.scheduler.config.get(key) for key in PIXEL_SETTINGS):
+            pipe.scheduler = latent_scheduler(type(pipe.scheduler), pipe.scheduler.config)
         return type(pipe.scheduler).__name__
     if name not in SCHEDULERS:
-        raise LongalignError(f"scheduler {name!r} is unknown; one of auto, own, {', '.join(SCHEDULERS)}")
+        raise LongalignError(unknown("scheduler", name, ["auto", "own", *SCHEDULERS]))
     if flow:
         raise LongalignError(f"scheduler {name!r} does not fit a flow model: use auto")
     # Without Runge-Kutta steps, as the published pipelines use it.
-    # A keyword, because `from_config` ignores keys that the old configuration lists among its defaults.
     changes = {"skip_prk_steps": True} if name == "pndm" else {}
-    pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(pipe.scheduler.config, **changes)
+    pipe.scheduler = latent_scheduler(getattr(diffusers, SCHEDULERS[name]), pipe.scheduler.config, **changes)
     return SCHEDULERS[name]
+
+
+def latent_scheduler(kind: Any, config: Mapping[str, Any], **changes: Any) -> Any:
+    """A scheduler of another kind with the same noise schedule, for latents: it neither clips nor thresholds.
+
+    Both are meant for pixels, which have a range. Latents have none, so clipping them to [−1, 1] changes the picture.
+    diffusers' DDIM and LCM clip where a published configuration says nothing of `clip_sample`.
+
+    Args:
+        kind: a class of diffusers' schedulers.
+        config: the configuration of the model's own scheduler.
+        changes: settings to change. They win over the configuration's.
+    """
+    # Keywords, because `from_config` ignores keys that the old configuration lists among its defaults.
+    known = inspect.signature(kind.__init__).parameters
+    off = {key: False for key in PIXEL_SETTINGS if key in known}
+    return kind.from_config(config, **{**off, **changes})
 
 
 def sample(

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longalign.diffusion.sampling import SCHEDULERS
+from longalign.diffusion.sampling import SCHEDULERS, latent_scheduler
 from longalign.errors import LongalignError
+from longalign.plugins import unknown
 
 LCM_TIMESTEPS = (999, 749, 499, 249)  # LongAlign's LCM variant is trained at these (App. C)
 SOLVERS = {**SCHEDULERS, "lcm": "LCMScheduler"}
@@ -32,6 +33,7 @@ _TOLERANCE = 1e-3
 _SEED = 0
 
 Predict = Callable[[int, Tensor, Tensor], Tensor]
+X0Weights = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # `Denoiser.x0_weights`
 
 
 class LinearSolver:
@@ -41,6 +43,9 @@ class LinearSolver:
         scheduler: a diffusers scheduler; it is copied.
         steps: number of steps. PNDM and Heun call the denoiser more often.
         timesteps: the time steps, for schedulers that accept them (LCM, Euler); None: the scheduler's own choice.
+        clean: `Denoiser.x0_weights`. Then x_0 is the clean prediction of the last step, p·x_in + q·f, as in the
+            released LongAlign trainer. None: what the scheduler has after its last step. The two differ where the
+            schedule keeps ᾱ_0 < 1 to the end (``set_alpha_to_one: false``, as SD1.5's).
 
     Attributes:
         timesteps: (N,) on the CPU, one for each call of the denoiser.
@@ -52,11 +57,19 @@ class LinearSolver:
         LongalignError: the scheduler does not accept these steps, or is not linear (the message names it).
     """
 
-    def __init__(self, scheduler: Any, steps: int, timesteps: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: Any,
+        steps: int,
+        timesteps: Sequence[int] | None = None,
+        *,
+        clean: X0Weights | None = None,
+    ) -> None:
         if steps < 1:
             raise LongalignError(f"a solver takes at least 1 step, not {steps}")
         self.scheduler = copy.deepcopy(scheduler)
         self.name = type(scheduler).__name__
+        self._clean = clean
         self._setting = _setting(self.scheduler, steps, timesteps)
         self._takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         self._restart()
@@ -84,7 +97,7 @@ class LinearSolver:
             generator: of a stochastic solver's noise; None is torch's own.
 
         Returns:
-            (B, …) x_0, or what the scheduler has after step ``last``.
+            (B, …) x_0, or what the scheduler has after an earlier step ``last``.
         """
         self._restart()
         scheduler = self.scheduler
@@ -93,7 +106,11 @@ class LinearSolver:
         # Time steps stay on the CPU, where schedulers keep their constants: a step on the device would cost a wait.
         for i, t in enumerate(self.timesteps if last is None else self.timesteps[: last + 1]):
             scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-            x = scheduler.step(predict(i, scaled, t), t, x, return_dict=False, **kwargs)[0]
+            f = predict(i, scaled, t)
+            if self._clean is not None and i == len(self) - 1:
+                p, q = self._clean(t, scaled)
+                return p * scaled + q * f
+            x = scheduler.step(f, t, x, return_dict=False, **kwargs)[0]
         return x
 
     def combine(self, noise: Tensor, predictions: Sequence[Tensor]) -> Tensor:
@@ -154,8 +171,9 @@ def make_solver(
     *,
     spacing: str = "own",
     timesteps: Sequence[int] | None = None,
+    clean: X0Weights | None = None,
 ) -> LinearSolver:
-    """A solver with the noise schedule of a pipeline's scheduler.
+    """A solver with the noise schedule of a pipeline's scheduler. It neither clips nor thresholds (`latent_scheduler`).
 
     Args:
         scheduler: the pipeline's.
@@ -163,6 +181,7 @@ def make_solver(
             ``auto`` is DDIM; for flow models it is the model's own solver.
         spacing: of the time steps: ``own``, ``trailing`` (999, 979, …, 19 for 50 steps: the published trainer's),
             ``leading`` or ``linspace``. Flow models and LCM ignore it.
+        clean: of `LinearSolver`.
         timesteps: the time steps themselves. None: the scheduler's choice; LCM with 4 steps takes 999, 749, 499, 249.
 
     Raises:
@@ -174,12 +193,11 @@ def make_solver(
     if name == "auto":
         name = "own" if flow else "ddim"
     if name != "own" and name not in SOLVERS:
-        raise LongalignError(f"solver {name!r} is unknown; one of auto, own, {', '.join(SOLVERS)}")
+        raise LongalignError(unknown("solver", name, ["auto", "own", *SOLVERS]))
     if spacing not in SPACINGS:
-        raise LongalignError(f"spacing {spacing!r} is unknown; one of {', '.join(SPACINGS)}")
+        raise LongalignError(unknown("spacing", spacing, SPACINGS))
     if flow and name != "own":
         raise LongalignError(f"solver {name!r} does not fit a flow model: use auto")
-    # Keywords, because `from_config` ignores keys that the configuration lists among its defaults.
     changes: dict[str, Any] = {}
     if spacing != "own" and not flow and name != "lcm":
         changes["timestep_spacing"] = spacing
@@ -188,7 +206,7 @@ def make_solver(
     kind = type(scheduler) if name == "own" else getattr(diffusers, SOLVERS[name])
     if name == "lcm" and timesteps is None and steps == len(LCM_TIMESTEPS):
         timesteps = LCM_TIMESTEPS
-    return LinearSolver(kind.from_config(scheduler.config, **changes), steps, timesteps)
+    return LinearSolver(latent_scheduler(kind, scheduler.config, **changes), steps, timesteps, clean=clean)
 
 
 def _setting(scheduler: Any, steps: int, timesteps: Sequence[int] | None) -> dict[str, Any]:

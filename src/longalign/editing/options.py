@@ -12,6 +12,7 @@ from longalign.diffusion.denoiser import Denoiser
 from longalign.editing.methods import OnStep, Predict, coupled, inversion
 from longalign.editing.schedule import Time, flowedit_coupling, x0_coupling
 from longalign.errors import LongalignError
+from longalign.plugins import unknown
 
 METHODS = ("flowedit", "flowedit-x0", "ddim")
 
@@ -61,7 +62,7 @@ class EditOptions:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise LongalignError(f"method {self.method!r} is unknown; one of auto, {', '.join(METHODS)}")
+            raise LongalignError(unknown("method", self.method, ["auto", *METHODS]))
         for name in ("steps", "samples", "iterations"):
             if getattr(self, name) < 1:
                 raise LongalignError(f"{name} must be at least 1, not {getattr(self, name)}")

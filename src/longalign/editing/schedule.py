@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from longalign.diffusion.denoiser import Denoiser
+from longalign.diffusion.sampling import latent_scheduler
 from longalign.errors import LongalignError
 
 Time = float | None  # None: the clean end, α = 1 and σ = 0, which is before t = 0 of most diffusion schedules
@@ -53,7 +54,7 @@ def edit_times(scheduler: Any, steps: int) -> list[Time]:
     if "FlowMatch" in type(scheduler).__name__:
         own = copy.deepcopy(scheduler)
     else:  # DDIM's times, whatever solver the pipeline has at the moment
-        own = diffusers.DDIMScheduler.from_config(scheduler.config)
+        own = latent_scheduler(diffusers.DDIMScheduler, scheduler.config)
     try:
         own.set_timesteps(steps)
     except ValueError as error:

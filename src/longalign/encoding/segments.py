@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import regex
 
-from longalign.encoding.sentences import sentence_ends
+from longalign.encoding.sentences import check_language, sentence_ends
 from longalign.errors import LongalignError
 
 if TYPE_CHECKING:
@@ -66,11 +66,12 @@ class Segmenter:
             cut, between characters.
         language: language of the prompt, as in ``en``, ``de`` or ``pt-BR`` (the region has no influence). It
             chooses the abbreviations that do not end a sentence. sentencex replaces a language that it lacks by a
-            related one, and an unknown code by English, without a message.
+            related one, or by English, without a message.
 
     Raises:
-        LongalignError: the mode is unknown; the window holds no text, or is too small for a single character of the
-            prompt (the message names the smallest window that works); or the prompt is not valid Unicode.
+        LongalignError: the mode or the language is unknown; the window holds no text, or is too small for a single
+            character of the prompt (the message names the smallest window that works); or the prompt is not valid
+            Unicode.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Segmenter:
                 f"a window of {window} tokens holds no text: use at least {special_tokens + 1} "
                 f"(the tokenizer adds {special_tokens} special tokens)"
             )
+        check_language(language)
         self.mode = mode
         self.tokenizer = tokenizer
         self.window = window

@@ -12,6 +12,8 @@ from itertools import pairwise
 
 import sentencex
 
+from longalign.errors import LongalignError
+
 # The time of sentencex grows with the square of a paragraph (160,000 characters of Chinese: 5 s), so it reads
 # the text through a window of this many characters, and a sentence end counts only this far from a cut edge.
 _READ_CHARS = 4096
@@ -24,6 +26,26 @@ _MARKER = re.compile(r"\s*(?:[-*+•·–—▪◦‣●○]|#{1,6}|\(?(?:\d{1,3
 _LABEL = re.compile(r"\s*[^\W\d_a-z][\w'-]*(?: [\w'&/-]+){0,2}:(?:\s|$)")
 _BARE_NUMBER = re.compile(r"\(?\d{1,3}[.)]")
 _NARROWEST = 40  # characters; nobody wraps prose more narrowly
+
+# ISO 639-1. sentencex takes any word for a language, and cuts by the rules of English what it does not know.
+_CODES = """
+aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el
+en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu
+ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na
+nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg sh si sk sl sm sn
+so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu
+"""
+LANGUAGES = frozenset(_CODES.split())
+
+
+def check_language(language: str) -> None:
+    """Raises LongalignError: not a language code. Of three letters (ISO 639-3) any passes."""
+    primary = re.split("[-_]", language)[0].lower()
+    if primary in LANGUAGES or re.fullmatch("[a-z]{3}", primary):
+        return
+    raise LongalignError(
+        f"language {language!r} is unknown: give its code of two letters (ISO 639-1), such as en, de, pt-BR or zh"
+    )
 
 
 def sentence_ends(text: str, language: str) -> list[int]:

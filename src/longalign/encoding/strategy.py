@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from typing import Literal, get_args
 
 from longalign.errors import LongalignError
+from longalign.plugins import nearest
 
 Kind = Literal["plain", "clip-cat", "t5-mlp", "clip+t5"]
 Sot = Literal["keep", "first", "drop", "replace"]
@@ -102,6 +102,6 @@ class Strategy:
 def check_choice(name: str, given: object, choices: Sequence[str]) -> None:
     """Raises a LongalignError that names the nearest choice, unless ``given`` is one."""
     if given not in choices:
-        near = get_close_matches(str(given), choices, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest(str(given), choices)
+        hint = "" if near is None else f"; did you mean {near!r}?"
         raise LongalignError(f"unknown {name} {given!r}: choose one of {', '.join(choices)}{hint}")

@@ -14,6 +14,7 @@ from longalign.backbones import BACKBONES, backbone_named, find_backbone
 from longalign.backbones.base import Backbone, tokenizer_name
 from longalign.encoding.adapter import TextAdapter
 from longalign.errors import LongalignError
+from longalign.worlds import resolve_model
 
 _SLOTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -141,15 +142,19 @@ class T5Branch:
     ) -> T5Branch:
         """Reads the subfolders ``t5_tokenizer``, ``t5`` and ``adapter``.
 
+        Args:
+            folder: a model folder, or an embedded model such as ``stickers``.
+
         Raises:
             LongalignError: one of them is missing.
         """
-        folder = Path(folder)
+        folder = Path(resolve_model(folder))
         for part in ("t5_tokenizer", "t5", "adapter"):
             if not (folder / part).is_dir():
                 raise LongalignError(f"{folder} has no subfolder {part!r}, which the T5 branch needs")
         tokenizer = AutoTokenizer.from_pretrained(folder / "t5_tokenizer")
-        encoder = T5EncoderModel.from_pretrained(folder / "t5", dtype=dtype).eval()
+        # None is float32 here, as it is for the adapter: transformers' own choice is the file's precision.
+        encoder = T5EncoderModel.from_pretrained(folder / "t5", dtype=dtype or torch.float32).eval()
         adapter = TextAdapter.from_pretrained(folder / "adapter", torch_dtype=dtype).eval()
         return cls(tokenizer, encoder.to(device), adapter.to(device))
 

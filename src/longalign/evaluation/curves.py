@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from longalign.errors import LongalignError
 from longalign.evaluation.pictures import labelled
+from longalign.plugins import nearest
 from longalign.report import Curve, Line, Table
 from longalign.training.figures import figure
 
@@ -106,8 +106,8 @@ def overlay(runs: Mapping[str, Mapping[str, Points]], names: Sequence[str] | Non
     known = list(dict.fromkeys(name for metrics in runs.values() for name in metrics))
     for name in names or ():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            advice = f"did you mean {near[0]}? " if near else ""
+            near = nearest(name, known)
+            advice = "" if near is None else f"did you mean {near}? "
             raise LongalignError(f"no run has a metric {name!r}; {advice}There are {', '.join(known)}")
     chosen = list(dict.fromkeys(names)) if names else known
     of_metric = {

@@ -30,6 +30,7 @@ from longalign.metrics.embedding import (
 )
 from longalign.metrics.intervals import PairedBootstrap
 from longalign.metrics.matching import hits, match, use_faiss
+from longalign.plugins import unknown
 from longalign.report import Estimate, Table
 
 C_P, C_PERP = "C_P", "C⊥"
@@ -170,7 +171,7 @@ def retrieve(
     if len(pairs) < 2:
         raise LongalignError("retrieval needs at least two pairs")
     if rank_by not in RANKINGS:
-        raise LongalignError(f"ranking by {rank_by!r} is unknown; one of {', '.join(RANKINGS)}")
+        raise LongalignError(unknown("ranking by", rank_by, RANKINGS))
     if any(n < 1 for n in limits):
         raise LongalignError("numbers of sentences start at 1")
     fit_on = v_prompts if v_prompts is not None else pairs.v_prompts

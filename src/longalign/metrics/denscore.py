@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from longalign.metrics.metric import Metric, MetricColumn, PictureBatch, Tools
-from longalign.preference.images import to_pixels
 from longalign.preference.memory import EmbeddingMemory
 
 
@@ -33,8 +32,8 @@ class Denscore(Metric):
 
     def measure(self, batch: PictureBatch) -> Sequence[Mapping[str, float]]:
         """Column key → score of each picture."""
-        prepare = self._memory.model.preprocess
-        pictures = self._memory.images([prepare(to_pixels(image)[None]) for image in batch.images])
+        prepare = self._memory.model.preprocess.picture
+        pictures = self._memory.images([prepare(image) for image in batch.images])
         return self._memory.score(pictures, batch.prompts).rows()
 
     @property

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from longalign.errors import LongalignError
+from longalign.hub import BROKEN_FILES, find_on_hub, reason_of
 from longalign.preference import PreferenceModel, Preprocess
 from longalign.runtime import inference, pick_device, pick_dtype, quiet
-from longalign.worlds import owner, resolve_model
+from longalign.worlds import WORLDS, owner, resolve_model
 
 # model_type of a configuration → the class in transformers, and what of its output is the feature
 _VISION = {
@@ -92,7 +93,7 @@ def _vision(make: type[Features], name: str, kind: str, device: str, dtype: str)
             tower: Any = getattr(transformers, class_name).from_pretrained(
                 where, dtype=pick_dtype(dtype, device), use_safetensors=True
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except BROKEN_FILES as error:
         raise _cannot(name, error) from error
     tower = tower.to(device).eval().requires_grad_(False)
     preprocess = _preprocess(where, int(tower.config.image_size))
@@ -117,18 +118,16 @@ def _kind(name: str) -> str:
     """`model_type` of a folder or hub name."""
     from transformers import AutoConfig
 
-    local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if local and not Path(name).is_dir():
-        raise LongalignError(f"{name}: no such model folder")
+    local = Path(name).is_dir() or find_on_hub(name, "config.json", "extractor", WORLDS)
     try:
         with quiet():
-            return str(AutoConfig.from_pretrained(name).model_type)
-    except (OSError, ValueError, KeyError) as error:
+            return str(AutoConfig.from_pretrained(name, local_files_only=local).model_type)
+    except BROKEN_FILES as error:
         raise _cannot(name, error) from error
 
 
 def _cannot(name: str, error: Exception) -> LongalignError:
-    return LongalignError(f"extractor {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}")
+    return LongalignError(f"extractor {name!r} cannot be loaded: {reason_of(error)}")
 
 
 def _preprocess(where: str, image_size: int) -> Preprocess:

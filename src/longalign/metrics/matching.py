@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from longalign.errors import LongalignError
+from longalign.plugins import unknown
 
 # Scores closer than this are tied: equal pictures in different batches differ by float32's rounding, about 1e-7.
 TIE = 1e-6
@@ -112,7 +113,7 @@ def use_faiss(search: str, candidates: int, device: str = "cpu") -> bool:
         LongalignError: an unknown search, or FAISS asked for and not installed.
     """
     if search not in SEARCHES:
-        raise LongalignError(f"search {search!r} is unknown; one of {', '.join(SEARCHES)}")
+        raise LongalignError(unknown("search", search, SEARCHES))
     if search == "auto":
         return device == "cpu" and candidates >= _FAISS_FROM and find_spec("faiss") is not None
     if search == "faiss" and find_spec("faiss") is None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from longalign.errors import LongalignError
 from longalign.runs import atomic_write_text
+from longalign.worlds import resolve_beside
 
 FILE_NAME = "calibration.json"  # beside the weights of the preference model
 Kind = Literal["late", "zero-shot", "aligned", "score"]
@@ -115,9 +116,13 @@ class Calibration:
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
         """What `save` wrote.
 
+        Args:
+            path: the file, the folder that holds it, or an embedded preference model such as ``stickers/denscore``.
+
         Raises:
             LongalignError: no such file, or it is no calibration.
         """
+        path = resolve_beside(path, FILE_NAME)
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from longalign.errors import LongalignError
 from longalign.runs import atomic_write_bytes
+from longalign.worlds import resolve_beside
 
 FILE_NAME = "decomposition.safetensors"  # beside the weights of the preference model
 _FORMAT = "longalign.decomposition"
@@ -131,11 +132,14 @@ class Decomposition:
         """Read what `save` wrote.
 
         Args:
+            path: the file, the folder that holds it (a run of `longalign decompose`, a preference model), or an
+                embedded preference model such as ``stickers/denscore``.
             width: the width D of the model's embeddings, if known.
 
         Raises:
             LongalignError: no such file, a file of another kind, or a V of another width.
         """
+        path = resolve_beside(path, FILE_NAME)
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

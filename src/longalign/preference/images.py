@@ -68,5 +68,9 @@ def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
 
 def to_pixels(image: ImageLike) -> Tensor:
     """An image, or the file of one → (3, H, W) float32 in [0, 1]."""
-    rgb = to_rgb(image) if isinstance(image, Image.Image) else load_image(image)
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float().div_(255)
+    return torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1).float().div_(255)
+
+
+def as_rgb(image: ImageLike) -> Image.Image:
+    """An image, or the file of one → RGB; see `load_image`."""
+    return to_rgb(image) if isinstance(image, Image.Image) else load_image(image)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from longalign.errors import LongalignError
+from longalign.hub import BROKEN_FILES, find_on_hub, reason_of
 from longalign.preference.calibration import FILE_NAME as CALIBRATION
 from longalign.preference.calibration import Calibration
 from longalign.preference.decomposition import FILE_NAME, Decomposition
@@ -18,8 +19,9 @@ from longalign.preference.late import Late, LateHead, ZeroShot, kinds_of
 from longalign.preference.open_clip import clip_of, read_checkpoint
 from longalign.preference.preprocess import Preprocess
 from longalign.runtime import pick_device, pick_dtype, quiet
-from longalign.worlds import owner, resolve_model
+from longalign.worlds import WORLDS, owner, resolve_model, world
 
+CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -100,9 +102,14 @@ def _places(name: str) -> tuple[str, list[str]]:
         return str(folder / "clip"), [str(folder / "clip"), str(folder / "tokenizer")]
     if where.endswith(_CHECKPOINTS):
         return where, []
-    looks_local = folder.exists() or where.startswith((".", "/", "~")) or where.count("/") > 1
-    if looks_local and not folder.is_dir():
-        raise LongalignError(f"{where}: no such model folder")
+    if folder.is_file():
+        raise LongalignError(
+            f"{where}: is a file; a preference model is a CLIPModel folder, a hub name, or an open_clip checkpoint "
+            f"({', '.join(_CHECKPOINTS)})"
+        )
+    trained = folder / "model"  # of a run folder of `longalign train`
+    if (trained / CONFIG_FILE).is_file() and not (folder / CONFIG_FILE).is_file():
+        return str(trained), [str(trained)]
     return where, [where]
 
 
@@ -110,7 +117,11 @@ def _clip(where: str, kind: torch.dtype) -> Any:
     from transformers import AutoConfig, CLIPModel
 
     folder = Path(where)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+    local = True
+    if not folder.is_dir():
+        names = [name for told in WORLDS for name in (told, *world(told).preference_names())]
+        local = find_on_hub(where, CONFIG_FILE, "preference model", names)
+    elif not any(folder.glob("*.safetensors")):
         if pickled := sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern)):
             raise LongalignError(
                 f"{where}: the weights are pickled ({pickled[0]}), which may run code and is not read; "
@@ -119,19 +130,23 @@ def _clip(where: str, kind: torch.dtype) -> Any:
         raise LongalignError(f"{where}: no weights (*.safetensors) in this folder")
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(where)
+            config = AutoConfig.from_pretrained(where, local_files_only=local)
             if config.model_type != "clip":
                 raise LongalignError(
                     f"{where}: is a {config.model_type!r} model; a preference model must be 'clip'"
                 )
             clip, found = CLIPModel.from_pretrained(
-                where, config=config, dtype=kind, use_safetensors=True, output_loading_info=True
+                where,
+                config=config,
+                dtype=kind,
+                use_safetensors=True,
+                output_loading_info=True,
+                local_files_only=local,
             )
     except LongalignError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise LongalignError(f"preference model {where!r} cannot be loaded: {reason}") from error
+    except BROKEN_FILES as error:
+        raise LongalignError(f"preference model {where!r} cannot be loaded: {reason_of(error)}") from error
     if missing := sorted(found["missing_keys"]):
         raise LongalignError(
             f"{where}: the weights are not those of a whole CLIP model: {len(missing)} tensors are missing, "

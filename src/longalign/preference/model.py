@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -21,7 +22,7 @@ from longalign.plugins import Table
 from longalign.preference.calibration import FILE_NAME as CALIBRATION
 from longalign.preference.calibration import Calibration
 from longalign.preference.decomposition import FILE_NAME, Decomposition
-from longalign.preference.images import ImageLike, to_pixels
+from longalign.preference.images import ImageLike
 from longalign.preference.late import FILE_NAME as HEAD
 from longalign.preference.late import Late, LateHead, Tokens, kinds_of, late_scores, pad
 from longalign.preference.loading import read_model
@@ -203,6 +204,7 @@ class PreferenceModel:
     # C_P(p)
     def text(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
         """(N) texts → (N, D) unit embeddings. Equal texts are encoded once, those of like length together.
+        A single string is one text.
 
         Args:
             truncate: read only the first tokens of a text that is too long, as published scores do
@@ -234,6 +236,7 @@ class PreferenceModel:
 
     def _ids(self, texts: Sequence[str], truncate: bool = False) -> list[Ids]:
         """The token ids of each text; see `text`."""
+        texts = [texts] if isinstance(texts, str) else texts  # not its letters
         tokens_of = tokenise(self.tokenizer, texts, before=1, repair=self.clean) if texts else {}
         for text, tokens in tokens_of.items():
             if len(tokens) > self.window_tokens and not truncate:
@@ -270,6 +273,7 @@ class PreferenceModel:
     # C_P^seg(p)
     def text_mean(self, texts: Sequence[str]) -> Tensor:
         """(N) texts of any length → (N, D), the mean of their segments' unit embeddings, at most of length 1."""
+        texts = [texts] if isinstance(texts, str) else texts
         pieces = [[segment.text for segment in self.segments(text)] for text in texts]
         return segment_mean(self.text([p for of_text in pieces for p in of_text]), [len(p) for p in pieces])
 
@@ -279,8 +283,8 @@ class PreferenceModel:
 
     def score(
         self,
-        images: Tensor | Sequence[ImageLike],
-        prompts: Sequence[str],
+        images: Tensor | ImageLike | Sequence[ImageLike],
+        prompts: str | Sequence[str],
         *,
         decomposition: Decomposition | None = None,
         batch_size: int = _IMAGES_AT_ONCE,
@@ -289,9 +293,9 @@ class PreferenceModel:
 
         Args:
             images: (B, 3, H, W) in [0, 1], or B pictures or their files, which may differ in size. Files are read
-                as they are needed.
-            prompts: as many. To rank several images for one prompt, repeat it: each distinct sentence is
-                encoded once.
+                as they are needed. Pictures are resized as the published processors do it, which round to 8 bits;
+                tensors are not rounded. One picture, one file or (3, H, W) is one image.
+            prompts: as many, or one text for all images. Each distinct sentence is encoded once.
             decomposition: in place of the model's own.
             batch_size: images at once.
 
@@ -299,8 +303,16 @@ class PreferenceModel:
             LongalignError: unequal numbers of images and prompts, an unreadable image (it is named), a V of another
                 width, pixels out of range, a segment that is too long (of another segmenter than the default).
         """
+        if isinstance(images, Image.Image | str | os.PathLike):
+            images = [images]
+        elif isinstance(images, Tensor) and images.ndim == 3:
+            images = images[None]
+        prompts = [prompts] * len(images) if isinstance(prompts, str) else prompts
         if len(images) != len(prompts):
-            raise LongalignError(f"{len(images)} images but {len(prompts)} prompts: give one prompt an image")
+            raise LongalignError(
+                f"{len(images)} image{'s' if len(images) != 1 else ''} but {len(prompts)} "
+                f"prompt{'s' if len(prompts) != 1 else ''}: give as many of both, or one text for all images"
+            )
         decomposition = decomposition or self.decomposition
         texts = [[segment.text for segment in self.segments(prompt)] for prompt in prompts]
         flat = [text for of_prompt in texts for text in of_prompt]
@@ -333,8 +345,8 @@ class PreferenceModel:
             if not (low >= -1e-3 and high <= 1 + 1e-3):  # so written, NaN is out of range, too
                 raise LongalignError(f"pixels must be from 0 to 1, these are from {low:g} to {high:g}")
             return self.parts_prepared(self._prepared(images))
-        ready = [self.preprocess(to_pixels(image)[None].to(self.device)) for image in images]
-        return self.parts_prepared(torch.cat(ready))
+        ready = torch.cat([self.preprocess.picture(image) for image in images])
+        return self.parts_prepared(ready.to(self.device))
 
     def _check(self) -> None:
         text = self.clip.config.text_config

@@ -1,6 +1,7 @@
-"""Pixels → the input of a CLIP image tower, as tensor operations that gradients pass through.
+"""Pixels → the input of a CLIP image tower.
 
-They give what transformers' `CLIPImageProcessor` gives by way of Pillow, but for Pillow's rounding to 8 bits.
+`Preprocess.picture` gives what transformers' `CLIPImageProcessor` gives: Pillow resizes, and rounds to 8 bits. Calling
+a `Preprocess` does the same by tensor operations that gradients pass through; then nothing is rounded.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from longalign.errors import LongalignError
+from longalign.preference.images import ImageLike, as_rgb, to_pixels
 
 Fit = Literal["crop", "pad", "stretch"]
 Triple = tuple[float, float, float]
@@ -25,7 +28,7 @@ _MODES = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, which processor conf
 
 @dataclass(frozen=True)
 class Preprocess:
-    """(B, 3, H, W) pixels in [0, 1] → (B, 3, S, S) model input.
+    """(B, 3, H, W) pixels in [0, 1] → (B, 3, S, S) model input, differentiable; or `picture`, of a picture or its file.
 
     Attributes:
         size_px: S, the side of the model's input.
@@ -87,7 +90,7 @@ class Preprocess:
             "image_processor_type": "CLIPImageProcessor",
             "do_resize": True,
             "size": {"shortest_edge": self.edge_px or self.size_px} if self.fit == "crop" else square,
-            "resample": next(number for number, mode in _MODES.items() if mode == self.mode),
+            "resample": _number_of(self.mode),
             "do_center_crop": self.fit == "crop",
             "crop_size": square,
             "do_rescale": True,
@@ -99,7 +102,24 @@ class Preprocess:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         x = pixels if pixels.dtype == torch.float64 else pixels.float()  # resizing knows no half precision
-        x = resize(x, *self._resized(*x.shape[-2:]), self.mode)  # (B, 3, h, w)
+        return self._squared(resize(x, *self._resized(*x.shape[-2:]), self.mode))  # (B, 3, h, w)
+
+    def picture(self, image: ImageLike) -> Tensor:
+        """A picture or its file → (1, 3, S, S), as the published processors make it: rounded to 8 bits when resized.
+
+        Without this rounding the scores of a photograph differ from the published ones by up to 0.001 in the cosine.
+
+        Raises:
+            LongalignError: the file is missing or is no picture (`longalign.preference.images.load_image`).
+        """
+        rgb = as_rgb(image)
+        height, width = self._resized(rgb.height, rgb.width)
+        if rgb.size != (width, height):
+            rgb = rgb.resize((width, height), Image.Resampling(_number_of(self.mode)))
+        return self._squared(to_pixels(rgb)[None])
+
+    def _squared(self, x: Tensor) -> Tensor:
+        """(B, 3, h, w) resized pixels → (B, 3, S, S), cropped or padded, and normalised."""
         height, width = x.shape[-2:]
         if self.fit == "crop":
             top, left = (height - self.size_px) // 2, (width - self.size_px) // 2
@@ -121,6 +141,10 @@ class Preprocess:
             edge * height // shorter,
             edge * width // shorter,
         )  # rounds the longer side down, as CLIP's does
+
+
+def _number_of(mode: str) -> int:
+    return next(number for number, name in _MODES.items() if name == mode)
 
 
 def resize(pixels: Tensor, height: int, width: int, mode: str = "bicubic") -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from longalign.errors import LongalignError
-from longalign.preference import PreferenceModel, SegmentScore, to_pixels
+from longalign.preference import PreferenceModel, SegmentScore
 from longalign.preference.decomposition import Decomposition
 from longalign.preference.late import Tokens, late_scores, pad
 from longalign.preference.scores import SCALE, scores_of
@@ -103,7 +103,7 @@ class Embedder:
         if not pair.text.strip():
             return Failure(pair.name, "its caption is empty")
         try:
-            return self.model.preprocess(to_pixels(pair.image)[None])
+            return self.model.preprocess.picture(pair.image)
         except LongalignError as error:
             return Failure(pair.name, str(error).removeprefix(f"{pair.image}: "))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -171,7 +172,7 @@ class SoftTokenConfig:
 
 def name_of(module: nn.Module) -> str:
     """The hub's name or the folder that a model was loaded from, if any."""
-    return getattr(module.config, "_name_or_path", None) or ""
+    return os.fspath(getattr(module.config, "_name_or_path", None) or "")
 
 
 def _described(backbone: Backbone, width: int, name: str) -> str:

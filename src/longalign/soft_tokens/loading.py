@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from longalign.backbones import denoising_module
 from longalign.backbones.base import Pipeline
 from longalign.soft_tokens.attachment import Attachment, branch
-from longalign.soft_tokens.tokens import FILE_NAME, SoftTokens
-from longalign.worlds import owner
-
-
-def resolve_tokens(name: str | os.PathLike[str]) -> Path:
-    """The folder or file of soft tokens.
-
-    Args:
-        name: an embedded name such as ``stickers/softrepa``, a folder, or a file. A run folder of `longalign train`
-            stands
-            for the folder ``model`` in it.
-
-    Raises:
-        LongalignError: there are no embedded soft tokens of this name.
-    """
-    told = os.fspath(name)
-    if "/" in told and (of_world := owner(told)) is not None:
-        return of_world.token_folder(told)
-    path = Path(name)
-    trained = path / "model"
-    return trained if (trained / FILE_NAME).is_file() and not (path / FILE_NAME).is_file() else path
-
-
-def load_tokens(name: str | os.PathLike[str]) -> SoftTokens:
-    """Trained soft tokens.
-
-    Args:
-        name: as in `resolve_tokens`.
-
-    Raises:
-        LongalignError: there are none, or they cannot be read.
-    """
-    return SoftTokens.from_pretrained(resolve_tokens(name))
+from longalign.soft_tokens.tokens import SoftTokens
 
 
 def attach_tokens(pipe: Pipeline, name: str, *, scale: float = 1.0, branches: str = "both") -> Attachment:
     """Attach trained soft tokens to a pipeline's UNet or transformer, until `detach` or the end of a ``with`` block.
 
     Args:
-        name: as in `load_tokens`.
+        name: as of `SoftTokens.from_pretrained`.
         scale: from 0 (as if there were none) to 1.
         branches: those of classifier-free guidance that get tokens: ``both``, ``cond`` or ``uncond``. All but ``both``
             need `guided_rows` around the pipeline's calls; `longalign.diffusion.sampling.sample` does this.
@@ -56,7 +22,7 @@ def attach_tokens(pipe: Pipeline, name: str, *, scale: float = 1.0, branches: st
     Raises:
         LongalignError: there are none, or they are for another backbone.
     """
-    return load_tokens(name).attach(denoising_module(pipe), scale=scale, branches=branches)  # type: ignore[arg-type]  # checked there
+    return SoftTokens.from_pretrained(name).attach(denoising_module(pipe), scale=scale, branches=branches)  # type: ignore[arg-type]  # checked there
 
 
 def guided_rows(pipe: Pipeline, guidance: float | None) -> AbstractContextManager[None]:

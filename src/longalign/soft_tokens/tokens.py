@@ -15,6 +15,7 @@ from longalign.errors import LongalignError
 from longalign.safe_files import check_shapes, read_tensors, write_tensors
 from longalign.soft_tokens.attachment import Attachment
 from longalign.soft_tokens.config import Rows, SoftTokenConfig
+from longalign.worlds import owner
 
 FILE_NAME = "soft_tokens.safetensors"
 _CONFIG = "soft_tokens"  # in the file's metadata
@@ -23,6 +24,24 @@ INIT_STD = 0.02
 Branches = Literal["both", "cond", "uncond"]
 # Which rows of a batch have the prompt and which the negative prompt: all the one, all the other, as diffusers'
 # pipelines have them under guidance (the first half negative), or (B,) true for those with the prompt.
+
+
+def resolve_tokens(name: str | os.PathLike[str]) -> Path:
+    """The folder or file of soft tokens.
+
+    Args:
+        name: an embedded name such as ``stickers/softrepa``, a folder, or a file. A run folder of `longalign train`
+            stands for the folder ``model`` in it.
+
+    Raises:
+        LongalignError: there are no embedded soft tokens of this name.
+    """
+    told = os.fspath(name)
+    if "/" in told and (of_world := owner(told)) is not None:
+        return of_world.token_folder(told)
+    path = Path(told)
+    trained = path / "model"
+    return trained if (trained / FILE_NAME).is_file() and not (path / FILE_NAME).is_file() else path
 
 
 class SoftTokens(nn.Module):
@@ -225,13 +244,14 @@ class SoftTokens(nn.Module):
         """Read what `save` wrote, on the CPU and in float32.
 
         Args:
-            path: the file, or the folder that holds it.
+            path: as in `resolve_tokens`: an embedded name such as ``stickers/softrepa``, a run folder, the folder that
+                holds the file, or the file.
 
         Raises:
             LongalignError: there is no such file; it is damaged or holds no soft tokens; its shapes differ from its
                 configuration; or there is NaN in it.
         """
-        path = Path(path)
+        path = resolve_tokens(path)
         file = path / FILE_NAME if path.is_dir() else path
         if file.suffix == ".pth" or (path.is_dir() and not file.exists() and any(path.glob("dc_*.pth"))):
             raise LongalignError(f"{path}: published tokens; make them readable by `longalign import` first")

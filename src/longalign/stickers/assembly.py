@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-LAYOUT = 1  # raise it when this file or `sdxl_sd3_models.py` makes other folders of the same weights
+LAYOUT = 2  # raise it when this file or `sdxl_sd3_models.py` makes other folders of the same weights
 CONTENTS = "assembled.json"  # the files of a whole folder
 BASE = "base.json"  # beside own weights: hashes of what they were trained on
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -175,11 +175,21 @@ def _write_text_parts(name: str, sd15: Path, out: Path) -> dict[str, tuple[str, 
     classes = {}
     for part, tokenizer, encoder in zip(parts.names, parts.tokenizers, parts.text_encoders, strict=True):
         encoder.to(torch.float16).save_pretrained(out / part)
+        draw_in_float32(out / part)
         own = part.replace("text_encoder", "tokenizer")
         _link(sd15 / ("t5_tokenizer" if part == "text_encoder_3" else "tokenizer"), out / own)
         classes[part] = ("transformers", type(encoder).__name__)
         classes[own] = ("transformers", type(tokenizer).__name__)
     return classes
+
+
+def draw_in_float32(text_encoder: Path) -> None:
+    """Lets a text encoder be loaded in float32, whatever its file is in, as diffusers loads UNet and VAE.
+
+    transformers takes the precision from `config.json`. In float16 beside a UNet in float32 the folder could not draw.
+    """
+    config = text_encoder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
 
 
 def _merge(shared: Path, own: Path, out: Path) -> None:

@@ -165,13 +165,35 @@ def _word(names: tuple[str, ...]) -> re.Pattern[str]:
 
 
 _KIND = _word(KIND_NAMES)
-_PLACE = _word(POSITIONS)
+# What people call the places beside the names of `POSITIONS`. Captions are written with those alone.
+_ROWS = {"top": "top", "upper": "top", "bottom": "bottom", "lower": "bottom"}
+_MIDDLE = r"(?:middle|centre|center)"
+_PLACE = re.compile(
+    rf"\b(?:(?P<row>top|upper|bottom|lower|{_MIDDLE})[- ](?P<column>left|right|{_MIDDLE})"
+    # "the centre of the top row" is another place than the centre
+    rf"|(?P<alone>{_MIDDLE})(?! of (?!the (?:picture|image|scene|grid)\b)))\b",
+    re.IGNORECASE,
+)
 _DISC = re.compile(rf"\b({'|'.join(DISC_NAMES)}) disc\b", re.IGNORECASE)
 _BACKGROUND = re.compile(
     rf"\b({'|'.join(BACKGROUND_NAMES)}) (?:back)?ground\b|"
     rf"\b(?:back)?ground is ({'|'.join(BACKGROUND_NAMES)})\b",
     re.IGNORECASE,
 )
+
+
+def _cell(text: str) -> int | None:
+    """The cell that a sentence names, by any of its usual names."""
+    found = _PLACE.search(text)
+    if found is None:
+        return None
+    if found["alone"]:
+        return POSITIONS.index("middle")
+    row = _ROWS.get(found["row"].lower(), "middle")
+    column = found["column"].lower()
+    if column not in ("left", "right"):
+        return POSITIONS.index("middle" if row == "middle" else f"{row} centre")
+    return POSITIONS.index(f"{row} {column}")
 
 
 def parse(text: str, before: Fact | None = None) -> Fact | None:
@@ -183,8 +205,7 @@ def parse(text: str, before: Fact | None = None) -> Fact | None:
     """
     if found := _BACKGROUND.search(text):
         return Fact(background=(found[1] or found[2]).lower())
-    kind, place, disc = _KIND.search(text), _PLACE.search(text), _DISC.search(text)
-    cell = POSITIONS.index(place[1].lower()) if place else None
+    kind, disc, cell = _KIND.search(text), _DISC.search(text), _cell(text)
     if cell is None and kind is None and disc and before is not None:
         cell = before.cell
     if cell is None or not (kind or disc):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longalign.errors import LongalignError
+from longalign.plugins import unknown
 from longalign.runs import atomic_path, atomic_write_text, json_line
 from longalign.stickers.captions import caption, text_of
 from longalign.stickers.world import CELL_PX, MAX_OBJECTS, SCENE_PX, SPLITS, render, scene
@@ -16,6 +17,9 @@ from longalign.stickers.world import CELL_PX, MAX_OBJECTS, SCENE_PX, SPLITS, ren
 # The embedded SD3 knows its captions without much guidance, so the papers' 3.5 and 13.5 (of 4) overshoot, and where the
 # two texts' guidance differs the whole picture drifts (LOG.md).
 STICKER_FLOWEDIT = {"start": 0.8, "source_guidance": 2.0, "target_guidance": 2.0}
+
+
+_SCENE_FILE = re.compile(r"\d{6}\.png")
 
 
 def parse_range(text: str) -> tuple[int, int]:
@@ -36,11 +40,21 @@ def render_folder(
     seed: int = 0,
     referring: bool = False,
     scale: int = 1,
+    overwrite: bool = False,
 ) -> int:
-    """Writes scenes as PNG files and `metadata.jsonl` with `file_name`, `text` and the facts; returns how many."""
+    """Writes scenes as PNG files and `metadata.jsonl` with `file_name`, `text` and the facts; returns how many.
+
+    Args:
+        overwrite: remove an earlier set of scenes in `out` first.
+
+    Raises:
+        LongalignError: an option is wrong; or `out` holds an earlier set that is not to be overwritten, or files of
+            another kind, which would be mixed with this set.
+    """
     low_high = parse_range(objects)
     if split not in SPLITS:
-        raise LongalignError(f"split {split!r} is unknown; one of {', '.join(SPLITS)}")
+        raise LongalignError(unknown("split", split, SPLITS))
+    _make_room(out, overwrite)
     lines = []
     for i in range(count):
         drawn = scene(i, objects=low_high, split=split, seed=seed)
@@ -52,6 +66,24 @@ def render_folder(
         lines.append(json_line({"file_name": name, "text": text_of(said), "sentences": sentences}))
     atomic_write_text(out / "metadata.jsonl", "".join(lines))
     return count
+
+
+def _make_room(out: Path, overwrite: bool) -> None:
+    """An empty folder for `render_folder`, or none yet."""
+    if out.exists() and not out.is_dir():
+        raise LongalignError(f"{out} is a file; scenes need a folder. Choose another name.")
+    there = sorted(out.iterdir()) if out.is_dir() else []
+    if not there:
+        return
+    others = [f.name for f in there if not (f.name == "metadata.jsonl" or _SCENE_FILE.fullmatch(f.name))]
+    if others:
+        raise LongalignError(
+            f"{out} holds other files ({others[0]}), which are left alone. Choose another folder."
+        )
+    if not overwrite:
+        raise LongalignError(f"{out} already holds scenes. Choose another folder, or --overwrite.")
+    for file in there:
+        file.unlink()
 
 
 def pack(source: Path, out: Path, *, guidance: float | None = None) -> int:
@@ -150,10 +182,14 @@ def pack_denoiser(name: str, source: Path, out: Path, *, guidance: float | None 
 
 def _finish(out: Path, guidance: float | None) -> int:
     """Cleans the configurations, adds the settings; the folder's size in bytes."""
+    from longalign.stickers.assembly import draw_in_float32
+
     for config in out.glob("*/config.json"):
         # diffusers notes where it read the weights, which is nobody's business
         kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
         atomic_write_text(config, json.dumps(kept, indent=2) + "\n")
+    if (out / "text_encoder").is_dir():
+        draw_in_float32(out / "text_encoder")
     settings: dict[str, Any] = {"guidance": guidance, "length": 77, "oracle": "stickers"}
     if (out / "transformer").is_dir():  # a flow model
         settings["flowedit"] = STICKER_FLOWEDIT

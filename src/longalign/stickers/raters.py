@@ -13,6 +13,7 @@ import numpy as np
 
 from longalign.data.pairs import PreferenceData, RatedPair
 from longalign.errors import LongalignError
+from longalign.plugins import unknown
 from longalign.stickers.captions import Fact, Sentence, caption, facts, is_true, lie, sentence, text_of
 from longalign.stickers.changes import alter
 from longalign.stickers.looks import LOOKS, worsen
@@ -123,7 +124,7 @@ class RaterPairs(PreferenceData):
         raters: Raters | None = None,
     ) -> None:
         if split not in SPLITS:
-            raise LongalignError(f"split {split!r} is unknown; one of {', '.join(SPLITS)}")
+            raise LongalignError(unknown("split", split, SPLITS))
         if count < 1:
             raise LongalignError(f"at least one pair is needed, not {count}")
         for name, (low, high), least, most in (

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from longalign.errors import LongalignError
 from longalign.evaluation.pairs import Pairs
+from longalign.plugins import unknown
 from longalign.scoring.calibrate import Asked
 from longalign.scoring.data import Pair as ScoredPair
 from longalign.stickers.captions import caption, facts, lie, sentence, text_of
@@ -72,7 +73,7 @@ def sticker_pairs(
         LongalignError: no such split, or a range outside 0-9.
     """
     if split not in SPLITS:
-        raise LongalignError(f"split {split!r} is unknown; one of {', '.join(SPLITS)}")
+        raise LongalignError(unknown("split", split, SPLITS))
     scenes = families(count, family, objects, split=split, seed=seed)
     kin = f" in families of {family}" if family > 1 else ""
     return Pairs(

@@ -43,7 +43,7 @@ class Column:
     Attributes:
         strategy: of `longalign.encode`.
         loras: stages on the model, in the order of their training.
-        soft_tokens: trained soft text tokens, by a name that `longalign.soft_tokens.loading.load_tokens` knows.
+        soft_tokens: trained soft text tokens, by a name that `SoftTokens.from_pretrained` knows.
         scale: from 0 (as if there were no tokens) to 1.
     """
 

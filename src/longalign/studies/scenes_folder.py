@@ -22,7 +22,7 @@ import yaml
 
 from longalign.errors import LongalignError
 from longalign.runs import RunFolder
-from longalign.soft_tokens.loading import resolve_tokens
+from longalign.soft_tokens.tokens import resolve_tokens
 from longalign.studies.compare import Column
 from longalign.weights.lora_file import resolve_lora
 from longalign.worlds import resolve_model

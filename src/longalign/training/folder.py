@@ -20,7 +20,7 @@ from longalign.errors import LongalignError
 from longalign.picture_info import PictureInfo, png_text
 from longalign.report.data import Case, Panel
 from longalign.runs import RunFolder, atomic_path, atomic_write_text, json_line
-from longalign.training.checkpoint import newest_checkpoint
+from longalign.training.checkpoint import newest_checkpoint, read_state
 from longalign.training.keys import differing
 from longalign.training.recipe import HARMLESS, Recipe
 
@@ -71,7 +71,8 @@ def check_folder(path: Path, recipe: Recipe) -> Path | None:
         the checkpoint to resume from, or None.
 
     Raises:
-        LongalignError: the folder holds something else, or a run of another recipe that has checkpoints.
+        LongalignError: the folder holds something else, a run of another recipe that has checkpoints, or a run that
+            has taken more steps than the recipe has.
     """
     if not path.is_dir() or not any(path.iterdir()):
         return None  # what else may be wrong with it, RunFolder says
@@ -87,6 +88,12 @@ def check_folder(path: Path, recipe: Recipe) -> Path | None:
             raise LongalignError(
                 f"{path} holds a run with another recipe; they differ in {', '.join(changed)}. "
                 "Choose another --out, or the recipe of that run."
+            )
+        taken, wanted = int(read_state(checkpoint)["step"]), recipe.train.steps
+        if wanted < taken:
+            raise LongalignError(
+                f"{path} has taken {taken:,} steps already, and train.steps is {wanted:,}: set train.steps={taken} to "
+                "end it there, more to go on, or choose another --out for a shorter run."
             )
     return checkpoint
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar
 
 from longalign.errors import LongalignError
+from longalign.plugins import nearest as nearest_name
 
 Keys = Mapping[str, "Keys | None"]  # key → the keys below it, or None where anything may stand
 M = TypeVar("M", bound=BaseModel)
@@ -89,8 +89,8 @@ def differing(one: Any, other: Any, path: str = "") -> Iterator[str]:
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """``"did you mean reward?"``, or a list of all names if none is near."""
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+    near = nearest_name(name, names)
+    return f"there are {', '.join(names)}" if near is None else f"did you mean {near}?"
 
 
 def one_line(error: Exception) -> str:
@@ -119,8 +119,8 @@ def _advice(path: str, keys: Keys) -> str:
     beside = [p for p in every if p.rpartition(".")[0] == section]
     for among in (beside, [p for p in every if p not in beside]):
         names = {p.rpartition(".")[2]: p for p in reversed(among)}
-        if near := difflib.get_close_matches(name, names, n=1):
-            return f"did you mean {names[near[0]]}?"
+        if (near := nearest_name(name, names)) is not None:
+            return f"did you mean {names[near]}?"
     return f"there are {', '.join(beside)}"
 
 

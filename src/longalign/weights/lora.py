@@ -338,7 +338,7 @@ def refuse_other_base(file: LoraFile, model: nn.Module, folder: str, base_name: 
     if missing := [n for n in file.stacked_on if n not in attached(model)]:
         raise LongalignError(
             f"{folder}: was trained with the LoRA {missing[0]!r} on the model: load that first, under this name "
-            "(or turn the check of the base off)"
+            "(or take it as it is: --force-lora, in Python check_base=False)"
         )
     if file.base is None:
         warnings.warn(
@@ -348,5 +348,5 @@ def refuse_other_base(file: LoraFile, model: nn.Module, folder: str, base_name: 
     elif differs := difference(file.base, model, base_name):
         raise LongalignError(
             f"{folder}: {differs}. Load the LoRA into its own base, or merge first what was merged into that "
-            "(or turn the check of the base off)"
+            "(or take it as it is: --force-lora, in Python check_base=False)"
         )

@@ -57,6 +57,7 @@ class RewardSampler:
             settings.resolved_steps,
             spacing=settings.spacing,
             timesteps=settings.timesteps,
+            clean=self.denoiser.x0_weights if settings.final == "clean" else None,
         )
         # An LCM has the guidance in its weights.
         own_guidance = 1.0 if settings.solver == "lcm" else self.model.guidance

@@ -67,6 +67,11 @@ class RewardSettings(BaseModel):
     timesteps: tuple[int, ...] | None = Field(
         None, description="the time steps themselves, for solvers that take them (lcm)"
     )
+    final: Literal["scheduler", "clean"] = Field(
+        "scheduler",
+        description="the latents that are decoded: what the scheduler has after its last step, or the clean prediction "
+        "of that step (clean: the released trainer)",
+    )
     guidance: float | None = Field(None, ge=0, description="null: the model's own; for lcm none")
     split_guidance: bool = Field(
         False, description="compute the two branches of guidance one after the other: half the memory"
