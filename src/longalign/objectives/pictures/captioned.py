@@ -197,9 +197,9 @@ class CaptionedObjective(Objective):
     def opened(self, folder: Path) -> None:
         """List skipped rows in the run folder, and say what buckets do to the pictures."""
         self.skip_log.open(folder)
-        if isinstance(self.data, CaptionedPictures) and (buckets := self.data.assignment) is not None:
-            if self.context.process_index == 0 and (buckets.enlarged or buckets.beyond):
-                warnings.warn(f"{self.data.name}: {buckets}", stacklevel=2)
+        buckets = getattr(self.data, "assignment", None)
+        if buckets is not None and (buckets.enlarged or buckets.beyond) and self.context.process_index == 0:
+            warnings.warn(f"{self.data.name}: {buckets}", stacklevel=2)  # type: ignore[union-attr]
 
     def _freeze(self) -> None:
         """Freeze all parts of the pipeline and of the T5 branch, and set them to evaluation."""
