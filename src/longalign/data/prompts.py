@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+from longalign.data.text_files import decode_text
 from longalign.encoding.syntax import Syntax, read_syntax
 from longalign.errors import LongalignError
 from longalign.picture_info import prompt_of, read_info
@@ -94,10 +95,7 @@ def caption_of(picture: Path) -> str:
 
 def parse_prompts(data: bytes, name: str) -> list[str]:
     """The prompts in the bytes of a text or JSONL file; `name` is for messages."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise LongalignError(f"{name}: is not UTF-8 text; give one prompt a line, or JSONL") from None
+    text = decode_text(data, name)
     if "\0" in text:
         raise LongalignError(f"{name}: is a binary file; give one prompt a line, or JSONL")
     # Not splitlines(): it also cuts at characters such as U+2028, which may stand inside a prompt.
