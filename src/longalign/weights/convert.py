@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from longalign.errors import LongalignError
+from longalign.published import how_to_get
 from longalign.runs import atomic_folder
 from longalign.weights import (
     clip_folder,
@@ -142,7 +143,7 @@ def _recognise(source: Path) -> tuple[str, Path, Path | None]:
             return "lora", source, None
         raise LongalignError(f"{source}: unknown format. What can be imported: {KNOWN}")
     if not source.is_dir():
-        raise LongalignError(f"{source}: no such file or folder")
+        raise LongalignError(f"{source}: no such file or folder{how_to_get(source)}")
     if (source / soft_tokens.TOKENS).is_file():
         return "soft-tokens", source, None
     if (source / "config.json").is_file():
