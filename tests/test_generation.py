@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from longalign.encoding.adapter import TextAdapter
-from longalign.errors import LongalignError
+from longalign.errors import Interrupted, LongalignError
 from longalign.generation import (
     GenerateConfig,
     generate,
 )
+from longalign.preference import PreferenceModel
 from longalign.report.sentences import sentences_of
 from longalign.soft_tokens import SoftTokenConfig, SoftTokens
 from longalign.stickers.captions import caption, text_of
@@ -102,7 +103,42 @@ def test_pictures_drawn_so_far_outlive_a_crash(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         generate([SHORT, SHORT], config, out=tmp_path / "run", on_step=die)
     assert [f.name for f in (tmp_path / "run" / "images").iterdir()] == ["0000-0.png"]
-    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_ctrl_c_keeps_pictures_and_reports_on_them(tmp_path: Path) -> None:
+    """Two pictures, one a batch, stopped in the second one's first step: the page has the first, and the message says
+    so. Stopped in the first step of all: nothing is there, and that is said, too."""
+    steps: list[int] = []
+    limit = 3
+
+    def stop(pictures: int) -> None:
+        steps.append(pictures)
+        if len(steps) == limit:
+            raise KeyboardInterrupt
+
+    config = GenerateConfig(steps=2, batch_size=1, device="cpu")
+    with pytest.raises(Interrupted, match=r"1 of 2 pictures are kept, with their report: .*report\.html"):
+        generate([SHORT, "A star."], config, out=tmp_path / "run", on_step=stop)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("<article") == 1 and "A star." not in page
+    steps.clear()
+    limit = 1
+    with pytest.raises(Interrupted, match="no picture was finished"):
+        generate([SHORT], config, out=tmp_path / "none", on_step=stop)
+    assert not (tmp_path / "none" / "report.html").exists()
+
+
+def test_a_preference_model_scores_the_sentences(tmp_path: Path) -> None:
+    """Numbers of the embedded Denscore, equal to its own scores of the same picture, in the JSON and on the page."""
+    config = GenerateConfig(steps=2, device="cpu", scorer="stickers/denscore")
+    made = generate([SHORT], config, out=tmp_path / "run")
+    model = PreferenceModel.from_pretrained("stickers/denscore", device="cpu")
+    expected = [s.best for s in model.score([made.pictures[0].image], [SHORT]).segments[0]]
+    found = [row["scores"]["seed 0"] for row in made.to_json()["prompts"][0]["sentences"]]
+    assert found == pytest.approx(expected, abs=1e-4)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "score by stickers/denscore: cosine × 100" in page
+    assert f"{expected[0]:.2f}".replace("-", "−") in page
 
 
 def test_wrong_input_does_not_cost_the_earlier_run(tmp_path: Path) -> None:

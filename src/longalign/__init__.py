@@ -47,7 +47,10 @@ if TYPE_CHECKING:
     from longalign.training.recipe import Recipe, read_recipe
     from longalign.weights.stack import Stack, load_pipeline
 
+from longalign.third_party import silence_needless_warnings
 from longalign.versions import VERSION as __version__
+
+silence_needless_warnings()
 
 _HOME = {
     "ConcatRule": "longalign.encoding",

@@ -15,12 +15,15 @@ from longalign.diffusion.sizes import size_for
 from longalign.encoding import Truncation, encode_groups
 from longalign.encoding.encode import fits
 from longalign.encoding.options import EncodeOptions
+from longalign.errors import Interrupted
 from longalign.picture_info import PictureInfo, png_text
-from longalign.report import Case, Panel, Report, SentenceRow, write_report
+from longalign.preference import PreferenceModel
+from longalign.preference.sentences import score_rows, words_of_scores
+from longalign.report import Case, Panel, Report, SentenceRow, counted, write_report
 from longalign.report.sentences import sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
 from longalign.versions import VERSION, provenance
-from longalign.weights.stack import Stack, strategy_for
+from longalign.weights.stack import Stack, encoding_for
 
 ON_STEP = Callable[[int], None]
 
@@ -34,7 +37,8 @@ class GenerateConfig(Stack):
             `Stack`.
         syntax: notation of weights in the prompts: ``plain`` (none), ``a1111`` or ``compel``.
         clip_skip: how many of CLIP's last layers are skipped, as in diffusers.
-        segments: how prompts are cut: ``sentence``, ``packed`` or ``released``.
+        segments: how prompts are cut: ``sentence``, ``packed`` or ``released``; ``auto``: as the LoRA was trained, else
+            ``sentence``.
         pooled: pooled vector of SDXL and SD3: ``first``, ``mean`` or ``whole``.
         negative_prompt: of any length.
         length: text is padded to a multiple of this many tokens.
@@ -46,12 +50,13 @@ class GenerateConfig(Stack):
         round_size: take the nearest size that the model can draw; else another one is refused.
         batch_size: most pictures at once.
         language: of the prompts, for cutting sentences (ISO 639-1).
+        scorer: name of a preference model that scores each sentence against each picture. None: none does.
     """
 
     strategy: str = "auto"
     syntax: str = "plain"
     clip_skip: int | None = None
-    segments: str = "sentence"
+    segments: str = "auto"
     pooled: str = "whole"
     negative_prompt: str | None = None
     length: int | None = None
@@ -66,6 +71,7 @@ class GenerateConfig(Stack):
     round_size: bool = False
     batch_size: int = 16
     language: str = "en"
+    scorer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Generation:
 
     Attributes:
         prompts: P prompts.
-        pictures: P · num pictures, prompt after prompt.
+        pictures: P · num pictures, prompt after prompt; fewer in what an interrupted run reports on.
         rows: of each prompt its sentences, with marks where the model's world has a judge.
         truncation: of each prompt the text that was cut off.
         folder: the run folder.
@@ -120,8 +126,9 @@ class Generation:
 
 
 def row_json(row: SentenceRow) -> dict[str, Any]:
-    """A sentence as the machine-readable outputs have it."""
-    return {"text": row.text, "beyond_window": row.beyond, "marks": dict(row.marks)}
+    """A sentence as the machine-readable outputs have it; with scores where a preference model gave some."""
+    scores = {"scores": dict(row.scores)} if row.scores else {}
+    return {"text": row.text, "beyond_window": row.beyond, "marks": dict(row.marks), **scores}
 
 
 def generate(
@@ -153,14 +160,15 @@ def generate(
     Raises:
         LongalignError: the model, a LoRA or soft tokens cannot be loaded; a setting is unknown or out of range; the
             run folder cannot be written.
+        Interrupted: Ctrl-C while pictures are drawn. The pictures that were finished are kept, with their report.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     config = config or GenerateConfig()
-    config = replace(config, strategy=strategy_for(config.strategy, config.loras))
     pipe = pipe or config.load()
     settings = settings_of(config.model, pipe)
+    strategy, segments, length = encoding_for(config, settings, config.segments, config.length)
+    config = replace(config, strategy=strategy, segments=segments)
     guidance = settings.guidance if config.guidance is None else config.guidance
-    length = settings.length if config.length is None else config.length
     scheduler = set_scheduler(pipe, config.scheduler)
     size = size_for(pipe, config.width, config.height, round_size=config.round_size)
     jobs = [(i, config.seed + k) for i in range(len(prompts)) for k in range(config.num)]
@@ -178,6 +186,10 @@ def generate(
     groups = encode_groups(pipe, [prompts[i] for i, _ in jobs], config.negative_prompt, **encoding)
     cut = {i: lost for members, c in groups for i, lost in zip(members, c.truncation, strict=True)}
 
+    scorer = None
+    if config.scorer is not None:
+        scorer = PreferenceModel.from_pretrained(config.scorer, device=config.device, dtype=config.dtype)
+
     # The folder comes after all that can be wrong with the input, and before the hours that pictures may take.
     width, height = size or (None, None)
     used = {"guidance": guidance, "length": length, "scheduler": scheduler, "width": width, "height": height}
@@ -186,30 +198,46 @@ def generate(
         resolved["strategy"] = _auto(fits(pipe, prompts, config.negative_prompt, **encoding))
     recorded = {"command": "generate", **resolved, "prompts": list(prompts)}
     run = RunFolder(out, recorded, overwrite=overwrite) if out else RunFolder.new("generate", recorded)
+    images: dict[int, Image.Image] = {}
     files: dict[int, str] = {}
 
     def keep(job: int, image: Image.Image) -> None:
         i, seed = jobs[job]
+        images[job] = image
         text = png_text(_info(prompts[i], image, {**resolved, "seed": seed}))
         files[job] = str(run.save_image(f"{i:04d}-{seed}", image, text).relative_to(run.path))
 
-    images = sample_groups(
-        pipe,
-        groups,
-        [seed for _, seed in jobs],
-        on_image=keep,
-        on_step=on_step,
-        steps=config.steps,
-        guidance=guidance,
-        size=size,
-        batch_size=config.batch_size,
-    )
-    pictures = [Picture(i, seed, images[job], files[job]) for job, (i, seed) in enumerate(jobs)]
+    try:
+        sample_groups(
+            pipe,
+            groups,
+            [seed for _, seed in jobs],
+            on_image=keep,
+            on_step=on_step,
+            steps=config.steps,
+            guidance=guidance,
+            size=size,
+            batch_size=config.batch_size,
+        )
+    except KeyboardInterrupt:
+        if not files:
+            raise Interrupted(
+                f"no picture was finished. A smaller --batch-size finishes the first ones sooner. {run.path} holds "
+                "the settings alone"
+            ) from None
+    pictures = [
+        Picture(i, seed, images[job], files[job]) for job, (i, seed) in enumerate(jobs) if job in files
+    ]
     sentences = sentences_of(pipe.tokenizer, prompts, config.language, config.syntax)  # type: ignore[arg-type]
     rows = []
     for i, prompt in enumerate(prompts):
         mine = [p for p in pictures if p.prompt_index == i]
-        rows.append(sentence_rows(sentences[i], {f"seed {p.seed}": p.image for p in mine}, settings.oracle))
+        shown = {f"seed {p.seed}": p.image for p in mine}
+        rows.append(sentence_rows(sentences[i], shown, settings.oracle))
+        if scorer is not None:
+            rows[-1] = score_rows(scorer, rows[-1], shown, prompt)
+        if not mine:
+            continue
         found = [row_json(row) for row in rows[-1]]
         run.log({"prompt": prompt, "images": [p.file for p in mine], "sentences": found})
     truncation = [cut[i * config.num] for i in range(len(prompts))]
@@ -219,6 +247,11 @@ def generate(
         run.report,
         jsonl=run.path / "report.jsonl",
     )
+    if len(pictures) < len(jobs):
+        raise Interrupted(
+            f"{len(pictures)} of {counted(len(jobs), 'picture')} are kept, with their report: {run.report}. The same "
+            "command draws all again, and the same ones"
+        )
     return made
 
 
@@ -254,8 +287,19 @@ def _report(
             sentences=made.rows[i],
         )
         for i, prompt in enumerate(made.prompts)
+        if any(p.prompt_index == i for p in made.pictures)
     ]
-    shown = ("model", "strategy", "steps", "guidance", "scheduler", "seed", "length", "negative_prompt")
+    shown = (
+        "model",
+        "strategy",
+        "steps",
+        "guidance",
+        "scheduler",
+        "seed",
+        "length",
+        "negative_prompt",
+        "scorer",
+    )
     facts = {k.replace("_", " "): str(resolved[k]) for k in shown if resolved[k] is not None}
     return Report(
         title=made.prompts[0]
@@ -267,4 +311,5 @@ def _report(
             f"Prompt {t.prompt_index + 1}, by {t.where}: {t.text}" for cut in made.truncation for t in cut
         ],
         window_tokens=window,
+        scores=words_of_scores(config.scorer) if config.scorer else "",
     )

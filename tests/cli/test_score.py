@@ -45,7 +45,7 @@ def run(*arguments: str | Path, stdin: str | None = None) -> Result:
 
 def test_one_picture_marks_the_worst_sentence_without_colour(scenes: Path) -> None:
     done = run("score", scenes / "000000.png", "--prompt", "A [b]fox[/b]. A pig. A crab.")
-    assert done.exit_code == 0 and done.output.count("◀ worst") == 1 and "A [b]fox[/b]." in done.output
+    assert done.exit_code == 0 and done.output.count("◀ lowest") == 1 and "A [b]fox[/b]." in done.output
     assert "overall" in done.output and "█" in done.output
 
 
@@ -60,7 +60,7 @@ def test_json_of_a_ranking_is_one_document(scenes: Path, tiny: list[dict[str, An
 
 def test_several_pictures_are_ranked_on_the_terminal(scenes: Path) -> None:
     done = run("score", *sorted(scenes.glob("*.png")), "--prompt", PROMPT)
-    assert done.exit_code == 0 and done.output.count("★") == 2  # one a sentence
+    assert done.exit_code == 0 and done.output.count("★") == 3  # one a sentence, one in the legend
 
 
 def test_a_data_set_with_an_unreadable_picture_ends_with_1(scenes: Path, tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from captioned_files import Some, imagefolder_jsonl
+from captioned_files import Some, imagefolder_jsonl, png
+from framed_pictures import BUCKETS, Framed, framed
 from typer.testing import CliRunner
 
 from longalign.backbones.latents import encode_pixels
 from longalign.cli.main import app
+from longalign.data.buckets import Buckets
 from longalign.data.cache import CacheBuilder, CacheReport
 from longalign.data.cached import CachedPictures
 from longalign.data.captioned import CaptionedPictures
@@ -25,6 +27,15 @@ from longalign.errors import LongalignError
 
 LENGTH = 24
 SIDE_PX = 16
+# The rows of caches before there were buckets.
+OLD_ROW = [
+    ("row", "<i8"),
+    ("picture", "S32"),
+    ("picture_shard", "<u4"),
+    ("text", "S32"),
+    ("text_shard", "<u4"),
+]
+OLD_ROW += [("clip", "<u4"), ("sd3_t5", "<u4"), ("t5", "<u4"), ("cut", "?"), ("bytes", "<u4")]
 
 
 class Long(Some):
@@ -210,6 +221,53 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         CachedPictures(out)
 
 
+def framed_cache(
+    out: Path, pipe: Any, buckets: Buckets | None = BUCKETS, stored: str = "float32"
+) -> CacheBuilder:
+    side = TextSide(pipe, "clip-cat", LENGTH)
+    return CacheBuilder(out, pipe, side, 32, buckets=buckets, stored=stored)
+
+
+def test_a_cache_keeps_buckets_and_frames(tmp_path: Path) -> None:
+    """As live: latents bit for bit where the VAE saw the same batch, numbers of buckets up to their names, frames."""
+    pipe, live = tiny.tiny_sd15(), framed(6)
+    report = framed_cache(tmp_path / "c", pipe).build(Framed(6))
+    # Two each of 16², 12 · 20 and 20 · 12 latents of 4 channels: (256 + 240 + 240) / 3 · 4 · 4 bytes.
+    assert report.latent_bytes == round(736 / 3 * 16) and report.latents == 6
+    assert report.buckets == "6 pictures in 3 buckets (height × width 40 × 24 to 24 × 40 px)"
+    cached = CachedPictures(tmp_path / "c")
+    assert cached.settings["bucket_step_px"] == 8
+    assert cached.bucket_of is not None and cached.bucket_of.tolist() == [1, 0, 2] * 2
+    for i in range(6):
+        assert cached[i].frame == live[i].frame is not None
+    pairs = torch.stack([live[i].image for i in (1, 4)])
+    assert torch.equal(torch.stack([cached[i].image for i in (1, 4)]), encode_pixels(pipe.vae, pairs))
+
+
+def test_an_old_cache_is_read_as_squares_and_goes_on_with_buckets(tmp_path: Path) -> None:
+    """Its rows have neither buckets nor frames. The same command again computes the four that are not square."""
+    out, pipe = tmp_path / "c", tiny.tiny_sd15()
+    assert framed_cache(out, pipe, None).build(Framed(6)).buckets is None
+    square = CachedPictures(out)[3].image
+    rows = np.load(out / "rows.npy")
+    np.save(
+        out / "rows.npy", rows[[n for n in rows.dtype.names if n not in ("bucket", "frame")]].astype(OLD_ROW)
+    )
+    settings = json.loads((out / "cache.json").read_text())
+    del settings["bucket_step_px"]
+    (out / "cache.json").write_text(json.dumps({**settings, "version": 1}))
+    old = CachedPictures(out)
+    assert old.bucket_of is None and old[1].frame is None and old[1].image.shape == (4, 16, 16)
+    assert counts(framed_cache(out, pipe).build(Framed(6))) == (6, 0, 4, 0)
+    assert torch.equal(CachedPictures(out)[3].image, square) and CachedPictures(out)[1].image.shape == (
+        4,
+        12,
+        20,
+    )
+    assert counts(framed_cache(out, pipe).build(Framed(6))) == (6, 0, 0, 0)
+    assert CachedPictures(out)[1].frame == (45, 60, 3, 0)  # from the header alone, since nothing was decoded
+
+
 def test_the_command(tmp_path: Path) -> None:
     """On the embedded model; 96 px, clip-cat at its own 77 tokens."""
     data = imagefolder_jsonl(tmp_path / "data")
@@ -218,3 +276,25 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.exit_code == 0 and json.loads(done.stdout)["latents"] == 3
     cached = CachedPictures(tmp_path / "c")
     assert cached[0].image.shape == (8, 6, 6) and cached[0].text.own_shape == (77, 0)
+
+
+def test_the_command_keeps_shapes_unless_told_otherwise(tmp_path: Path) -> None:
+    """Pictures of 64 × 96 px, for a model of 96 px in steps of 32: 64 × 128, so 8 × 4 · 8 latents of 16 px each."""
+    for i in range(2):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{i}.png").write_bytes(png((i, 0, 0), (96, 64)))
+        (tmp_path / "data" / f"{i}.txt").write_text("A fox is in the middle.")
+
+    def run(*more: str) -> str:
+        arguments = ["cache", str(tmp_path / "data"), "--device", "cpu", *more]
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0
+        return done.stdout
+
+    said = run("--out", str(tmp_path / "c"))
+    assert (
+        "2 pictures in 1 bucket (height × width 64 × 128 px); 2 smaller than the bucket and enlarged" in said
+    )
+    assert CachedPictures(tmp_path / "c")[0].image.shape == (8, 4, 8)
+    assert "bucket" not in run("--out", str(tmp_path / "d"), "--no-buckets")
+    assert CachedPictures(tmp_path / "d")[0].image.shape == (8, 6, 6)

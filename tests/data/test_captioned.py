@@ -15,8 +15,9 @@ import torch
 from captioned_files import COLOURS, Some, imagefolder_jsonl, pictures, png
 from PIL import Image
 
+from longalign.data.buckets import cover
 from longalign.data.captioned import CaptionedPictures, SkipLog, pixels_of
-from longalign.data.entries import CaptionedPicture, Failure, square
+from longalign.data.entries import CaptionedPicture, Failure
 from longalign.data.sources import (
     named_source,
     open_source,
@@ -139,7 +140,7 @@ def test_what_is_wrong_with_a_row_says_so(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-    found = [pixels_of(e, 8) for e in open_source(tmp_path / "t.tar")]
+    found = [pixels_of(e, (8, 8)) for e in open_source(tmp_path / "t.tar")]
     assert [f.reason.partition(" (")[0].partition(":")[0] for f in found if isinstance(f, Failure)] == [
         "has no picture",
         "has no caption",
@@ -170,7 +171,7 @@ def test_squares() -> None:
     """8 × 4, left half red, right half blue, to 4: the middle 4 × 4 is half red, half blue."""
     image = Image.new("RGB", (8, 4), (255, 0, 0))
     image.paste((0, 0, 255), (4, 0, 8, 4))
-    found = square(image, 4)
+    found = cover(image, (4, 4))
     assert found.shape == (3, 4, 4) and found.dtype == np.uint8
     assert (found[0, :, :2] == 255).all() and (found[2, :, 2:] == 255).all() and (found[0, :, 2:] == 0).all()
 

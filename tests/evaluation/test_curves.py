@@ -51,7 +51,7 @@ def test_a_figure_a_metric_a_line_a_run(runs: list[str]) -> None:
     assert (true.lines[0].name, true.lines[0].x, true.lines[0].y) == ("ω=0", [10, 20], [0.5, 0.75])
     assert true.lines[1].x == [10, 20] and math.isnan(true.lines[1].y[0])
     assert [line.name for line in diverse.lines] == ["w1"]
-    assert found.tables()[0].rows == [["ω=0", "20", "0.75", "—"], ["w1", "20", "0.25", "0.25"]]
+    assert found.tables()[0].rows == [["ω=0", "20", "75.0%", "—"], ["w1", "20", "25.0%", "0.25"]]
 
 
 def test_the_command_writes_a_page(

@@ -24,9 +24,9 @@ from longalign.evaluation.evaluate import (
     parse_metrics,
 )
 from longalign.evaluation.page import (
-    flipped,
     main_table,
     plot_table,
+    prompts_in_common,
     reading_table,
     side_by_side,
 )
@@ -102,7 +102,9 @@ def test_sentences_past_the_window_are_counted_apart() -> None:
     [found] = measure_sets([drawn("half", [shown, shown], [text_of(said)] * 2)], ["oracle"])
     assert found.values["true_beyond"] < found.values["true"] < 1
     assert [len(judged.marks) for judged in found.per_picture["oracle"]] == [len(said)] * 2
-    assert isinstance(found.cells["true"], str)  # one prompt alone has no interval
+    one = found.cells["true"]  # one prompt alone has no interval
+    assert isinstance(one, Estimate) and one.interval == "one prompt: no interval"
+    assert set(found.to_json()["true"]) == {"value"}
 
 
 def test_denscore_is_the_models_own() -> None:
@@ -124,7 +126,9 @@ def test_intervals_draw_prompts_with_all_their_pictures() -> None:
     value, cell = PromptBootstrap(["a", "a", "b", "b"]).mean(np.array([1.0, 1, 0, math.nan]), ".2f")
     assert value == pytest.approx(2 / 3)
     assert isinstance(cell, Estimate) and (cell.low, cell.high, cell.n) == (0, 1, 3)
-    assert PromptBootstrap(["a", "a"], 100).mean(np.array([1.0, 2]), ".2f") == (1.5, "1.50")
+    value, alone = PromptBootstrap(["a", "a"], 100).mean(np.array([1.0, 2]), ".2f")
+    assert (value, str(alone)) == (1.5, "1.50")
+    assert isinstance(alone, Estimate) and alone.interval == "one prompt: no interval"
     assert PromptBootstrap(["a"], 100).mean(np.array([math.nan]), ".2f")[1] == "—"
 
 
@@ -140,12 +144,33 @@ def test_unreadable_pictures_are_left_out_and_named(tmp_path: Path) -> None:
         measure_sets([PictureSet("torn", torn.pictures[:1])], ["oracle"])
 
 
+def test_fid_of_few_pictures_is_marked() -> None:
+    """48 features (4 × 4 blocks of 3 colours); 4 pictures on both sides have a covariance of rank 3."""
+    reference = read_reference("stickers", PROMPTS)
+    [found] = measure_sets([drawn("few", SCENES)], ["fid", "cmmd"], reference=reference, features=MEANS)
+    assert found.cells["fid"] == "0 (meaningless)" and found.cells["cmmd"] == "0"
+    note = main_table([found], []).note
+    assert "FID of no more pictures than features is meaningless" in note
+    narrow = Features("two", "two numbers", lambda x: x.mean((2, 3))[:, :2])
+    [found] = measure_sets([drawn("few", SCENES)], ["fid"], reference=reference, features=narrow)
+    assert found.cells["fid"] == "0"
+
+
+def test_runs_without_a_common_prompt_are_told() -> None:
+    """The same prompts: nothing to say. Two of three in common; none in common."""
+    a, b = drawn("a", SCENES), drawn("b", SCENES[1:], PROMPTS[1:])
+    c = drawn("c", SCENES[:1], PROMPTS[:1])
+    measured = {label: measure_sets([s], ["looks"])[0] for label, s in (("a", a), ("b", b), ("c", c))}
+    assert prompts_in_common([measured["a"], measured["a"]]) == ""
+    assert "share 2 of up to 3 prompts" in prompts_in_common([measured["a"], measured["b"]])
+    assert "no prompt in common" in prompts_in_common([measured["b"], measured["c"]])
+
+
 def test_tables_and_shared_prompts() -> None:
     a, b = drawn("a", SCENES), drawn("b", SCENES[1:], PROMPTS[1:])
     found = measure_sets([a, b], ["oracle", "looks"])
     table = main_table(found, [])
     assert [row[:2] for row in table.rows] == [["a", "3"], ["b", "2"]]
-    assert flipped(table).columns == ["", "a", "b"] and flipped(table).rows[0] == ["pictures", "3", "2"]
     plot = plot_table(found)
     assert plot is not None and plot.columns == ["", "a", "b"] and plot.rows[0][0] == "true sentences ↑"
     cases = side_by_side(found, 1, judge=world("stickers"), reference=a)
@@ -160,6 +185,8 @@ def test_metrics_by_name() -> None:
     assert parse_metrics("Looks, oracle,looks") == ["looks", "oracle"]
     with pytest.raises(LongalignError, match="did you mean 'looks'"):
         parse_metrics("fid,look")
+    with pytest.raises(LongalignError, match="metric 'foo' is unknown; There are fid"):  # looks is not near
+        parse_metrics("foo")
     with pytest.raises(LongalignError, match="no metric"):
         parse_metrics(" ,")
 

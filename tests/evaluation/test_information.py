@@ -77,8 +77,8 @@ def test_it_is_a_lower_bound() -> None:
 
 
 def test_batches() -> None:
-    assert batches_of(9, 4) == [range(4), range(4, 8)] and batches_of(3, 4) == [range(3)]
-    assert batches_of(1, 4) == [] == batches_of(0, 4)
+    assert batches_of([range(9)], 4) == [range(4), range(4, 8)] and batches_of([range(3)], 4) == [range(3)]
+    assert batches_of([range(1)], 4) == [] == batches_of([], 4)
 
 
 def test_intervals_are_over_batches() -> None:

@@ -37,7 +37,13 @@ def data(count: int = 4, bad: frozenset[int] = frozenset()) -> CaptionedPictures
 
 
 def make(
-    kind: Any, pipe: Any = None, rows: Any = None, held_out: Any = None, t5: Any = None, **settings: Any
+    kind: Any,
+    pipe: Any = None,
+    rows: Any = None,
+    held_out: Any = None,
+    t5: Any = None,
+    flip: bool = False,
+    **settings: Any,
 ) -> Any:
     """An objective over a tiny pipeline, with LoRAs that are not zero."""
     objective = kind(
@@ -47,6 +53,7 @@ def make(
         model=ModelSettings(guidance=3.0),
         t5=t5,
         held_out=held_out,
+        flip=flip,
     )
     torch.manual_seed(1)
     for name, p in objective.denoiser.module.named_parameters():

@@ -1,7 +1,12 @@
-"""Objectives over tiny models in float64, with all that a recipe needs. As a script it is one process of several."""
+"""Objectives over tiny models in float64, with all that a recipe needs.
+
+The run ``buckets`` is supervised training on pictures of three shapes. As a script it is one process of several.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +15,7 @@ from typing import Any, ClassVar
 
 import tiny
 import torch
+from framed_pictures import framed
 from picture_objectives import data, make
 from tiny_clip import tiny_model
 
@@ -46,7 +52,9 @@ class _Doubled:
 class TinySupervised(_Doubled, SupervisedObjective):
     @classmethod
     def build(cls, model: str, settings: Any, rows: Any, context: BuildContext) -> Task:
-        objective = cls.doubled(make(cls, rows=data(ROWS), **settings.model_dump(exclude_unset=True)))
+        pictures = data(ROWS) if rows.bucket_step_px is None else framed(ROWS)
+        given = settings.model_dump(exclude_unset=True)
+        objective = cls.doubled(make(cls, rows=pictures, flip=rows.flip, **given))
         return Task(objective, objective.data)
 
 
@@ -73,7 +81,7 @@ class TinyReward(_Doubled, RewardObjective):
         return Task(cls.doubled(objective), prompts)
 
 
-TINY = {"supervised": TinySupervised, "consistency": TinyConsistency, "reward": TinyReward}
+TINY: dict[str, Any] = {"supervised": TinySupervised, "consistency": TinyConsistency, "reward": TinyReward}
 # LCM draws noise between its steps, and DRTune one of the two.
 SETTINGS: dict[str, dict[str, Any]] = {
     "supervised": {"noisings": 2, "caption_dropout": 0.3},
@@ -95,13 +103,18 @@ def registered() -> Iterator[None]:
             OBJECTIVES[name] = kind
 
 
-def recipe(objective: str, **train: Any) -> Recipe:
+RUNS = (*TINY, "buckets")
+
+
+def recipe(run: str, **train: Any) -> Recipe:
+    objective = "supervised" if run == "buckets" else run
     return Recipe.from_mapping(
         {
             "objective": objective,
             "model": "tiny",
             "seed": 3,
             objective: SETTINGS[objective],
+            "data": {"bucket_step_px": 8, "flip": True} if run == "buckets" else {},
             "train": {
                 "batch_size": 4,
                 "lr": 1e-3,
@@ -114,10 +127,10 @@ def recipe(objective: str, **train: Any) -> Recipe:
     )
 
 
-def states(objective: str, out: Path, **train: Any) -> list[torch.Tensor]:
+def states(run: str, out: Path, **train: Any) -> list[torch.Tensor]:
     """Trained weights and AdamW's moments after each step, in one vector each."""
     with registered():
-        fit(recipe(objective, **train), out)
+        fit(recipe(run, **train), out)
     return saved(out)
 
 
@@ -134,8 +147,13 @@ def saved(out: Path) -> list[torch.Tensor]:
 if __name__ == "__main__":
     import tiny_objectives  # the module by its name, as recipes find it
 
-    steps, folder = int(sys.argv[1]), Path(sys.argv[2])
+    steps, folder, killed_after = int(sys.argv[1]), Path(sys.argv[2]), os.environ.get("KILLED_AFTER")
+
+    def on_step(step: int, row: Any) -> None:
+        if str(step) == killed_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     for name in sys.argv[3:]:
         with tiny_objectives.registered():
-            fit(tiny_objectives.recipe(name, steps=steps, micro_batch_size=1), folder / name)
+            fit(tiny_objectives.recipe(name, steps=steps, micro_batch_size=1), folder / name, on_step=on_step)
     leave_group()

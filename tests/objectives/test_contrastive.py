@@ -228,7 +228,7 @@ def test_near_negatives_are_the_rows_own() -> None:
     two_pass(objective, batch_of(objective), 1)
     assert seen == [(4, 5)]
     one = contrastive(near_negatives=2)
-    batch = {"image": batch_of(one, 1)["image"], "texts": ["A cat. A dog."], "skipped": []}
+    batch = {"image": batch_of(one, 1)["image"], "texts": ["A cat. A dog."], "skipped": [], "frames": [None]}
     with pytest.raises(LongalignError, match="no caption of this batch has a sentence that another has not"):
         one.backward(batch, accelerator())
 

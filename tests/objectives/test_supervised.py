@@ -54,8 +54,8 @@ def test_the_loss_by_hand(make_pipe: Any, noisings: int) -> None:
     calls: list[Any] = []
     own = denoiser._predict
 
-    def predict(x: Any, t: Any, embeds: Any, pooled: Any) -> Any:
-        f = own(x, t, embeds, pooled)
+    def predict(x: Any, t: Any, embeds: Any, *others: Any) -> Any:
+        f = own(x, t, embeds, *others)
         calls.append((x.detach(), t, embeds, f))
         return f
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import tiny_objectives
 import torch
-from tiny_objectives import TINY, states
+from tiny_objectives import RUNS, states
 from two_processes import two
 
 from longalign.objectives.random_draws import Draws, normal, uniform
@@ -24,7 +28,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     """Steps of 4 rows: one process takes them at once, two take 2 × 1 each. Weights and moments after each of 20 steps
     agree within 1e-6; after the first step the moments are the gradient and its square, times constants.
     """
-    names = ("supervised", "reward")
+    names = ("supervised", "reward", "buckets")
     two(tiny_objectives.__file__, "20", str(tmp_path / "two"), *names, timeout_s=400)
     for name in names:
         one = states(name, tmp_path / "one" / name, steps=20)
@@ -34,7 +38,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
         assert apart(one[1], one[0]) > 1e-4  # and the steps are not all the same
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", RUNS)
 def test_micro_batches_change_nothing_and_neither_does_a_break(name: str, tmp_path: Path) -> None:
     """4 rows at once, or one by one: the same up to rounding. The second step taken again: bit for bit."""
     out = tmp_path / "whole"
@@ -44,6 +48,26 @@ def test_micro_batches_change_nothing_and_neither_does_a_break(name: str, tmp_pa
     shutil.rmtree(max((out / "checkpoints").iterdir()))
     again = states(name, out, steps=2)
     assert len(again) == 2 and torch.equal(again[1], whole[1])
+
+
+@pytest.mark.slow  # two more interpreters that load torch
+def test_buckets_killed_and_resumed_end_bit_for_bit(tmp_path: Path) -> None:
+    """7 steps of 4 pictures of three shapes, of which some are mirrored; killed after steps 2 and 5, each time with a
+    checkpoint of the step before. The last run goes on from step 4 and ends as an undisturbed one does.
+    """
+    whole = states("buckets", tmp_path / "whole", steps=7, micro_batch_size=1)
+    command = [sys.executable, tiny_objectives.__file__, "7", str(tmp_path), "buckets"]
+    out = tmp_path / "buckets"
+    for step in (2, 5):
+        killed = subprocess.run(
+            command, env={**os.environ, "KILLED_AFTER": str(step)}, capture_output=True, timeout=200
+        )
+        assert killed.returncode == -signal.SIGKILL
+        newest = max((out / "checkpoints").iterdir())
+        assert newest.name == f"step-{step - 1:08d}"
+    resumed = states("buckets", out, steps=7, micro_batch_size=1)
+    assert len(resumed) == len(whole) == 7
+    assert all(torch.equal(a, b) for a, b in zip(resumed, whole, strict=True))
 
 
 def test_rows_have_their_own_numbers() -> None:

@@ -16,10 +16,10 @@ from file_limit import file_limit
 from PIL import Image
 
 from longalign.errors import LongalignError
-from longalign.report import Case, Estimate, Panel, Report, SentenceRow, Table, write_report
+from longalign.report import Case, Estimate, Mark, Panel, Report, SentenceRow, Table, write_report
 from longalign.report.plot import axis_for, plot_groups
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
 HOSTILE = """</style></title><script>alert(1)</script><img src=x onerror="alert(2)">&amp;'"{{ 7*7 }}"""
 
 
@@ -190,9 +190,9 @@ def test_a_column_without_verdict_is_not_judged(tmp_path: Path) -> None:
     page, _ = render(Report("T", cases=[case]), tmp_path)
     assert [attrs["aria-label"] for attrs in page.all("svg", "mark")] == [
         "true",
-        "unjudged",
+        "not judged",
         "true",
-        "unjudged",
+        "not judged",
     ]
     assert [attrs["alt"] for attrs in page.all("img")] == ["C, a: 1 of 1 true", "C, b"]
 
@@ -217,7 +217,7 @@ def test_scores_stand_in_for_marks(tmp_path: Path) -> None:
         Report("T", cases=[Case("C", "One.", [Panel("a", picture()), Panel("b", picture())], rows)]), tmp_path
     )
     assert page.all("svg", "mark") == []
-    assert "0.26" in page.text and "-0.03" in page.text
+    assert "0.26" in page.text and "−0.03" in page.text
 
 
 def test_the_prompt_is_printed_when_its_sentences_do_not_say_it(tmp_path: Path) -> None:
@@ -358,3 +358,81 @@ def test_a_report_without_anything_is_still_a_page(tmp_path: Path) -> None:
     page, _ = render(Report("Only a headline"), tmp_path)
     assert "Only a headline" in page.text
     assert page.all("table") == page.all("article") == page.all("dl") == []
+
+
+def _two_columns(*marks: tuple[str, Mark, Mark]) -> Case:
+    rows = [SentenceRow(text, marks={"a": a, "b": b}) for text, a, b in marks]
+    return Case("C", " ".join(row.text for row in rows), [Panel("a", picture()), Panel("b", picture())], rows)
+
+
+def test_a_switch_shows_what_differs(tmp_path: Path) -> None:
+    """A row whose marks are the same in both pictures has the class that the switch hides; no script is needed. Where
+    nothing differs, or all, there is no switch."""
+    case = _two_columns(("One.", "true", "true"), ("Two.", "true", "false"))
+    page, html = render(Report("T", cases=[case]), tmp_path)
+    assert [attrs["id"] for attrs in page.all("input")] == ["only-differs"]
+    assert len(page.all("tr", "same")) == 1
+    assert re.search(r'<tr class="same">\s*<th scope="row" dir="auto">One\.', html)
+    assert ":has(.only-differs:checked)" in html and "<script" not in html
+    for marks in (("true", "true"), ("true", "false")):
+        page, _ = render(Report("T", cases=[_two_columns(("One.", *marks))]), tmp_path)
+        assert page.all("input") == []
+
+
+def test_cases_come_first_on_request(tmp_path: Path) -> None:
+    """A link leads to the statistics below."""
+    table = Table("Numbers", ["", "a"], [["x", Estimate(0.5, 0.4, 0.6, 10)]])
+    case = _two_columns(("One.", "true", "false"))
+    _, html = render(Report("T", cases=[case], tables=[table], cases_first=True), tmp_path)
+    assert html.index("Picture by picture") < html.index("<caption>Numbers")
+    assert 'href="#numbers"' in html and html.index('href="#numbers"') < html.index('id="numbers"')
+    _, html = render(Report("T", cases=[case], tables=[table]), tmp_path)
+    assert html.index("<caption>Numbers") < html.index("Picture by picture")
+
+
+def test_false_where_it_should_be_is_no_cross(tmp_path: Path) -> None:
+    """And true where it should be false is one; the tally counts what is as it should be: a 1, b 1 of 2."""
+    rows = [
+        SentenceRow("One.", marks={"a": "true", "b": "false"}),
+        SentenceRow("Two.", marks={"a": "true", "b": "false"}, wanted={"a": "false", "b": "false"}),
+    ]
+    case = Case("C", "One. Two.", [Panel("a", picture()), Panel("b", picture())], rows)
+    page, _ = render(Report("T", cases=[case]), tmp_path)
+    labels = [attrs["aria-label"] for attrs in page.all("svg", "mark")]
+    assert labels[-4:] == ["true", "false", "true, but should be false", "false, as it should be"]
+    assert page.text.count("1 of 2 as they should be") == 2
+
+
+def test_a_picture_aside_has_no_marks(tmp_path: Path) -> None:
+    """A map of differences is no picture of the prompt: no dash stands below it, and the legend has none."""
+    rows = [SentenceRow("One.", marks={"a": "true"})]
+    panels = [Panel("a", picture()), Panel("difference", picture(), aside=True)]
+    report = Report("T", cases=[Case("C", "One.", panels, rows)])
+    page, _ = render(report, tmp_path)
+    assert {attrs["aria-label"] for attrs in page.all("svg", "mark")} == {"true"}
+    write_report(report, tmp_path / "report.html", jsonl=tmp_path / "report.jsonl")
+    [_, line] = (tmp_path / "report.jsonl").read_text().splitlines()
+    assert [panel.get("aside", False) for panel in json.loads(line)["panels"]] == [False, True]
+
+
+def test_names_and_scores_are_explained(tmp_path: Path) -> None:
+    rows = [SentenceRow("One.", scores={"a": 0.5})]
+    case = Case("C", "One.", [Panel("a", picture())], rows)
+    page, _ = render(Report("T", cases=[case], scores="P(true)", glossary={"SFT": "fine-tuning"}), tmp_path)
+    assert "What the names mean: SFT" in page.text and "fine-tuning" in page.text and "P(true)" in page.text
+
+
+def test_a_number_in_a_table_is_not_bold(tmp_path: Path) -> None:
+    """Bold reads as "the best". Below 40 rem each cell has its column's name, so nothing is cut."""
+    table = Table("Numbers", ["", "a", "b", "c"], [["x", Estimate(0.5, 0.4, 0.6, 10), "0.1", "—"]])
+    page, html = render(Report("T", tables=[table]), tmp_path)
+    assert "<b" not in html[html.index("<caption>") :]
+    assert [attrs["data-column"] for attrs in page.all("td")] == ["a", "b", "c"]
+    assert page.all("div", "wide")
+
+
+def test_an_estimate_without_an_interval_is_a_dot_without_a_bar(tmp_path: Path) -> None:
+    one = Estimate(0.5, float("nan"), float("nan"), 6)
+    page, _ = render(Report("T", tables=[Table("N", ["", "a"], [["x", one]], plot=True)]), tmp_path)
+    assert len(page.all("circle", "dot")) == 1 and page.all("line", "bar") == []
+    assert "one prompt: no interval" in page.text

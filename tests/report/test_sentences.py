@@ -104,9 +104,10 @@ def test_the_difference_of_two_shares_is_paired() -> None:
     of = np.full(40, 10)
     good = rng.integers(1, 11, 40)
     found = ratio_difference((good, of), (good - 1, of))
-    assert found.value == pytest.approx(0.1) and found.n == 800 and str(found) == "+10.0%"
-    # Nothing varies over 40 scenes, which does not make it certain: Wilson allows 40 of 40 to miss z²/(n + z²) = 8.8 %.
-    assert (found.high - found.low) / 2 == pytest.approx(3.8415 / 43.8415, rel=1e-3)
+    assert found.value == pytest.approx(0.1) and found.n == 800 and str(found) == "+10.0 points"
+    # Nothing varies over 40 scenes, which does not make it certain: 400 of 400 sentences in clusters of 10 count as
+    # 400/(1 + 9·0.3) = 108.1, of which Wilson allows z²/(n + z²) = 3.8415/111.95 = 3.4 % to miss.
+    assert (found.high - found.low) / 2 == pytest.approx(3.8415 / 111.9496, rel=1e-3)
     varied = ratio_difference((good, of), (good - rng.integers(0, 2, 40), of))
     assert 0.02 < varied.low < varied.value < varied.high < 0.08
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from tiny_clip import tiny_model
 
-from longalign.errors import LongalignError
+from longalign.cli.show_scores import bar, style_of
+from longalign.errors import Interrupted, LongalignError
 from longalign.preference import PreferenceModel, SegmentScore
 from longalign.preference.decomposition import Decomposition, fit_prompts
 from longalign.scoring.data import (
@@ -31,6 +32,7 @@ from longalign.scoring.measure import SCORES, measure, separation
 from longalign.scoring.outcome import (
     ScoreConfig,
 )
+from longalign.scoring.page import bars_of
 from longalign.scoring.ranking import Lowest, Summary, rank, worst_row
 from longalign.scoring.score import (
     score,
@@ -233,11 +235,12 @@ def test_pages_of_one_picture_and_of_a_ranking(
 ) -> None:
     one = score(pairs[2:3], ScoreConfig(), model=model, out=tmp_path / "one")
     page = (tmp_path / "one/report.html").read_text()
-    assert one.ranking is None and page.count('class="flag low"') == 1 and page.count('class="fill"') == 3
+    assert one.ranking is None and page.count('class="flag low"') == 1 and page.count('class="fill ') == 3
     same = [Pair(p.image, TEXTS[2], p.name) for p in pairs]
     several = score(same, ScoreConfig(), model=model, out=tmp_path / "several")
     page = (tmp_path / "several/report.html").read_text()
-    assert several.ranking is not None and page.count("measure top") == 3 and page.count('class="fill"') == 15
+    assert several.ranking is not None and page.count("measure top") == 3 and page.count('class="fill ') == 15
+    assert "What the names mean: overall · first tokens · aligned" in page
 
 
 # decompose
@@ -312,3 +315,50 @@ def test_decompose_writes_the_file_and_the_page(
     assert not (tmp_path / "beside").exists()
     decompose(model, TEXTS, name=str(tmp_path), save_beside=True, out=tmp_path / "beside")
     assert Decomposition.load(tmp_path / "decomposition.safetensors").count == 3
+
+
+def test_bars_begin_at_the_zero_line() -> None:
+    """Scores −10, 0 and 30 on a scale of 40: zero is at a quarter; the bars are 25, (a hair) and 75 % long."""
+    low, zero, high = bars_of([-10.0, 0.0, 30.0], -10.0, 30.0)
+    assert (low.left, low.width, low.zero) == (0.0, 25.0, 25.0)
+    assert (zero.left, zero.width) == (25.0, 1.5)
+    assert (high.left, high.width) == (25.0, 75.0)
+    assert low.text == "−10.0"
+    [positive] = bars_of([20.0], 20.0, 40.0)  # zero belongs to the scale
+    assert (positive.left, positive.width, positive.zero) == (0.0, 50.0, 0.0)
+
+
+def test_colours_are_verdicts_and_no_star_is_on_a_false_sentence() -> None:
+    """The lowest sentence may be true, and the best picture may be wrong."""
+    true, false = SegmentScore("a", 1.0, 0.9, verdict="true"), SegmentScore("b", 9.0, 0.1, verdict="false")
+    assert [b.kind for b in bars_of([1.0, 9.0], 1.0, 9.0, segments=[true, false])] == ["true", "false"]
+    assert [b.top for b in bars_of([1.0, 9.0], 1.0, 9.0, top=1, segments=[true, false])] == [False, False]
+    assert [b.top for b in bars_of([1.0, 9.0], 1.0, 9.0, top=1)] == [False, True]
+    assert [b.kind for b in bars_of([1.0], 1.0, 1.0)] == [""]
+    assert style_of(true) != style_of(false) and style_of(SegmentScore("c", 1.0)) == ""
+
+
+def test_bars_of_the_terminal_have_a_zero_line() -> None:
+    """12 cells from −10 to 20: zero after 4 of them. 20 fills the other 8, −10 all 4, −5 the last 2."""
+    assert bar(20.0, -10.0, 20.0) == "    │" + "█" * 8
+    assert bar(-10.0, -10.0, 20.0) == "████│"
+    assert bar(-5.0, -10.0, 20.0) == "  ██│"
+    assert bar(0.0, -10.0, 20.0) == "    │▏"
+
+
+def test_stopped_scores_are_kept(model: PreferenceModel, pairs: list[Pair], tmp_path: Path) -> None:
+    """Ctrl-C after the second of five pairs: two are in the folder, with a page; without a folder that is said."""
+
+    def stop(result: object) -> None:
+        seen.append(result)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    seen: list[object] = []
+    with pytest.raises(Interrupted, match=r"scores of 2 pairs are kept, with their report: .*report\.html"):
+        score(pairs, ScoreConfig(), model=model, out=tmp_path / "run", on_result=stop)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert (tmp_path / "run" / "report.html").read_text().count("<article") == 2
+    seen.clear()
+    with pytest.raises(Interrupted, match="are lost: --out would keep them"):
+        score(pairs, ScoreConfig(), model=model, on_result=stop)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from longalign import stickers
-from longalign.errors import LongalignError
+from longalign.errors import Interrupted, LongalignError
 from longalign.soft_tokens import SoftTokenConfig, SoftTokens, attached
 from longalign.studies.compare import (
     PLAIN,
@@ -90,7 +90,7 @@ def test_embedded_stages_become_columns_when_they_are_there(tmp_path: Path, ship
     assert made.accuracy.columns == ["", PLAIN, SEGMENTS, SFT, RFT, "chance"]
     pictures = [made.images[c][0].tobytes() for c in (SEGMENTS, SFT, RFT)]
     assert len(set(pictures)) == 3
-    assert "trained on long captions" in (tmp_path / "demo" / "report.html").read_text()
+    assert "trained on pictures with long captions" in (tmp_path / "demo" / "report.html").read_text()
 
 
 def test_the_same_picture_whatever_was_drawn_before(ships: Path) -> None:
@@ -147,7 +147,10 @@ def test_embedded_soft_tokens_are_a_column_when_they_are_there(tmp_path: Path, s
     assert made.accuracy.columns == ["", PLAIN, SEGMENTS, SOFT, SFT, "chance"]
     assert len({made.images[c][0].tobytes() for c in (SEGMENTS, SOFT, SFT)}) == 3
     assert (tmp_path / "demo" / "images" / "00-soft-tokens.png").is_file()
-    assert "soft tokens were trained to tell" in (tmp_path / "demo" / "report.html").read_text()
+    assert (
+        "were trained to tell captions of different scenes apart"
+        in (tmp_path / "demo" / "report.html").read_text()
+    )
 
 
 def test_names_of_files() -> None:
@@ -169,3 +172,21 @@ def test_the_page_has_denscores_verdicts(tmp_path: Path) -> None:
     assert (
         "Denscore&#39;s verdict against the oracle&#39;s" in (tmp_path / "demo" / "report.html").read_text()
     )
+
+
+def test_ctrl_c_keeps_the_columns_that_are_done(tmp_path: Path, ships: Path) -> None:
+    """Two scenes in two columns of two steps, stopped in the second column: the first one gets its report."""
+    steps: list[int] = []
+
+    def stop(pictures: int) -> None:
+        steps.append(pictures)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match=rf"1 of 2 columns are kept \({PLAIN}\), with their report"):
+        demo(scenes=2, steps=2, out=tmp_path / "demo", on_step=stop)
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert PLAIN in page and "each sentence is encoded alone" not in page
+    steps[:] = [0, 0]
+    with pytest.raises(Interrupted, match="no column was finished"):
+        demo(scenes=2, steps=2, out=tmp_path / "none", on_step=stop)

@@ -26,7 +26,7 @@ from longalign.stickers.oracle import read
 from longalign.stickers.world import Scene, Sticker, render, scene
 from longalign.studies import scenes as module
 from longalign.studies.compare import PLAIN, SEGMENTS, Column, Drawer
-from longalign.studies.scenes import ASPECTS, judge_scene, study, study_steps
+from longalign.studies.scenes import ASPECTS, StudyInterrupted, judge_scene, study, study_steps
 from longalign.studies.scenes_folder import StudyConfig, column_key
 from longalign.studies.scenes_objects import object_counts
 from longalign.studies.scenes_page import differences, looks_table, tables_of, write_study
@@ -172,8 +172,16 @@ def test_interrupted_it_goes_on_and_ends_the_same(monkeypatch: pytest.MonkeyPatc
     fake(monkeypatch)
     whole = study(COLUMNS, CONFIG, out=tmp_path / "whole")
     fake(monkeypatch, die_after=6)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(
+        StudyInterrupted, match=r"results of 5 pictures are kept in .*parts.* goes on"
+    ) as stopped:
         study(COLUMNS, CONFIG, out=tmp_path / "parts")
+    kept = stopped.value.result  # the first column, of the first sort of captions
+    assert kept is not None and {s: list(r.rows) for s, r in kept.series.items()} == {
+        CONFIG.captions[0]: [next(iter(COLUMNS))]
+    }
+    write_study(kept)
+    assert (tmp_path / "parts" / "report.html").is_file()
     drawn, steps = fake(monkeypatch), []
     again = study(COLUMNS, CONFIG, out=tmp_path / "parts", on_step=steps.append)
     assert {s: r.rows for s, r in again.series.items()} == {s: r.rows for s, r in whole.series.items()}

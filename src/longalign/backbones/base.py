@@ -84,6 +84,8 @@ class Backbone:
         lora_blocks: class names of the blocks whose Linears and Conv2ds a LoRA changes.
         guidance: the guidance scale that the papers sample with; None leaves the pipeline its default.
         length: tokens to which one encoder's part is padded by default (LongAlign: 240).
+        takes_frames: whether the module is told the true size and the crop of each picture. `predict` gets frames only
+            then.
         token_places: where soft tokens go; None if the family has no place for them.
     """
 
@@ -106,6 +108,7 @@ class Backbone:
     lora_blocks: tuple[str, ...] = ("Attention", "FeedForward")
     guidance: float | None = None
     length: int = 240
+    takes_frames: bool = False
     token_places: TokenPlaces | None = None
 
     # Which models belong to the family
@@ -222,6 +225,7 @@ class Backbone:
         embeds: Tensor,
         pooled: Tensor | None,
         size_px: tuple[int, int],
+        frames: Tensor | None = None,
     ) -> Tensor:
         """One call of the denoising module.
 
@@ -232,6 +236,7 @@ class Backbone:
             embeds: (B, L, D) text states in the precision of the module.
             pooled: (B, P) pooled text vectors, or None.
             size_px: (height, width) of the picture.
+            frames: (B, 4), as in `longalign.Conditioning`; None where they are not known, or not taken.
 
         Returns:
             (B, C, h, w).

@@ -57,6 +57,7 @@ class StableDiffusion3(Backbone):
         embeds: Tensor,
         pooled: Tensor | None,
         size_px: tuple[int, int],
+        frames: Tensor | None = None,
     ) -> Tensor:
         """With the pooled text of both CLIPs."""
         assert pooled is not None

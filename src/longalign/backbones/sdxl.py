@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from longalign.backbones.base import Backbone, TokenPlaces
@@ -25,6 +26,7 @@ class StableDiffusionXL(StableDiffusion):
     penultimate = True
     pooled_clips = (-1,)
     guidance = 7.0  # SoftREPA's sampling of SDXL
+    takes_frames = True
     token_places = TokenPlaces(
         joint=False,
         attention_arguments="cross_attention_kwargs",
@@ -51,10 +53,13 @@ class StableDiffusionXL(StableDiffusion):
         embeds: Tensor,
         pooled: Tensor | None,
         size_px: tuple[int, int],
+        frames: Tensor | None = None,
     ) -> Tensor:
-        """With the pooled text and (B, 6) time ids of an uncropped picture: original size, crop, target size."""
+        """With the pooled text and (B, 6) time ids: original size, crop, target size. Without frames: uncropped."""
         assert pooled is not None
-        ids = x.new_tensor([*size_px, 0, 0, *size_px]).expand(len(x), -1)
+        target = x.new_tensor(size_px).expand(len(x), -1)  # (B, 2)
+        framed = torch.cat([target, torch.zeros_like(target)], dim=1) if frames is None else frames.to(x)
+        ids = torch.cat([framed, target], dim=1)  # (B, 6)
         added = {"text_embeds": pooled, "time_ids": ids}
         return module(x, times, encoder_hidden_states=embeds, added_cond_kwargs=added, return_dict=False)[0]
 

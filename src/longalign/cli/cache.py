@@ -25,7 +25,16 @@ def cache(
     length: Annotated[
         int | None, typer.Option(help="Padded length of a caption in tokens; else the model's.")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the squares in pixels; else the model's.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the model's square pictures in pixels; else the model's own.")
+    ] = None,
+    buckets: Annotated[
+        bool,
+        typer.Option(help="Keep the shape of pictures: buckets of aspect ratios. Else squares are cut."),
+    ] = True,
+    bucket_step: Annotated[
+        int | None, typer.Option(help="Sides of buckets are multiples of it; else 64 pixels, or less.")
+    ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder that picture paths are relative to; else that of DATA.")
     ] = None,
@@ -52,6 +61,7 @@ def cache(
 
         longalign cache my-pictures --model stable-diffusion-v1-5/stable-diffusion-v1-5 --out my-cache
     """
+    from longalign.data.buckets import Buckets
     from longalign.data.cache import CacheBuilder
     from longalign.data.sources import named_source
     from longalign.data.text_states import TextSide
@@ -68,18 +78,34 @@ def cache(
     denoiser = Denoiser.of(pipe)
     texts = TextSide(pipe, strategy, length, t5_branch(model, strategy, pipe))
     size_px = size or denoiser.side * denoiser.vae_factor
+    shapes = Buckets.of(denoiser, size_px, bucket_step) if buckets and not source.square else None
     builder = CacheBuilder(
-        out, pipe, texts, size_px, model=model, stored=store, at_once=rows, batch_size=batch_size
+        out,
+        pipe,
+        texts,
+        size_px,
+        buckets=shapes,
+        model=model,
+        stored=store,
+        at_once=rows,
+        batch_size=batch_size,
     )
     with progress("caching", len(source)) as advance:
         report = builder.build(source, data, advance)
     if as_json:
         print_json(report.to_json())
         return
-    print(f"{report.rows:,} rows in {out}; computed {report.latents:,} latents and {report.texts:,} captions")
+    from longalign.report import counted
+
+    print(
+        f"{counted(report.rows, 'row')} in {out}; computed {counted(report.latents, 'latent')} and "
+        f"{counted(report.texts, 'caption')}"
+    )
+    if report.buckets:
+        print(report.buckets)
     print(
         f"a row takes {report.latent_bytes:,} bytes of latents and {report.text_bytes:,} of text "
         f"({report.padded_text_bytes:,} if text were stored padded)"
     )
     if report.skipped:
-        print(f"{report.skipped:,} rows cannot be used: {out / 'skipped.jsonl'}")
+        print(f"left out: {counted(report.skipped, 'row')}, listed in {out / 'skipped.jsonl'}")

@@ -53,6 +53,10 @@ def caption(
     if as_json:
         print_json({**dataclasses.asdict(report), "out": str(target)})
         return
-    print(f"{report.written:,} captions written to {target}; {report.kept:,} were there")
+    from longalign.report import counted
+
+    print(f"{counted(report.written, 'caption')} written to {target}; {report.kept:,} were there")
     if report.skipped:
-        print(f"{report.skipped:,} pictures have none: {target.parent / 'skipped.jsonl'}")
+        print(
+            f"without a caption: {counted(report.skipped, 'picture')}, listed in {target.parent / 'skipped.jsonl'}"
+        )

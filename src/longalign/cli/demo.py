@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from longalign.cli.options import Json, NoiseSeed, Out, Overwrite, SamplingSteps
-from longalign.cli.terminal import command_line, print_json, print_table, progress
+from longalign.cli.terminal import command_line, print_json, progress, show_tables
 
 
 def demo(
@@ -38,5 +38,5 @@ def demo(
     if as_json:
         print_json(made.to_json())
         return
-    print_table(made.accuracy)
+    show_tables([made.accuracy])
     print(f"report: {made.folder / 'report.html'}")

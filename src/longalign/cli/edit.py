@@ -21,6 +21,7 @@ from longalign.cli.options import (
     Model,
     Out,
     Overwrite,
+    Scorer,
     SoftTokenBranches,
     SoftTokens,
     SoftTokenScale,
@@ -30,7 +31,7 @@ from longalign.cli.options import (
     settings_of,
     stack_of,
 )
-from longalign.cli.terminal import command_line, print_json, print_line, progress
+from longalign.cli.terminal import command_line, print_json, progress
 
 
 def edit(
@@ -65,12 +66,7 @@ def edit(
     resize: Annotated[
         bool, typer.Option("--resize", help="Bring a picture of another size to the model's.")
     ] = False,
-    scorer: Annotated[
-        str | None,
-        typer.Option(
-            help="Preference model that scores each sentence: stickers/denscore, a folder, a hub name."
-        ),
-    ] = None,
+    scorer: Scorer = None,
     strategy: Strategy = "auto",
     length: Length = None,
     language: Language = "en",
@@ -118,9 +114,13 @@ def edit(
     if as_json:
         print_json(made.to_json())
         return
+    from longalign.report import counted
+
     for text, rows in made.rows.items():
         true = [sum(row.marks.get(column) == "true" for row in rows) for column in ("before", "after")]
         if any(mark != "unjudged" for row in rows for mark in row.marks.values()):
-            print_line(f"{text}: {len(rows)} sentences, {true[0]} true before, {true[1]} after")
-    print_line(f"picture: {made.folder / 'images' / 'after.png'}")
-    print_line(f"report: {made.folder / 'report.html'}")
+            print(f"{text}: {counted(len(rows), 'sentence')}, {true[0]} true before, {true[1]} after")
+    if made.verdict:
+        print(f"verdict: {made.verdict}")
+    print(f"picture: {made.folder / 'images' / 'after.png'}")
+    print(f"report: {made.folder / 'report.html'}")

@@ -8,7 +8,7 @@ import typer
 
 from longalign.cli.measuring import finish
 from longalign.cli.options import BootstrapSamples, Device, Dtype, Json, Out, Overwrite
-from longalign.cli.terminal import check_out, print_table, progress
+from longalign.cli.terminal import check_out, progress, show_tables
 
 
 def evaluate(
@@ -61,7 +61,6 @@ def evaluate(
         openai/clip-vit-large-patch14-336 --model path/to/denscore
     """
     from longalign.evaluation.evaluate import EvaluateConfig, EvaluationJob
-    from longalign.evaluation.page import flipped
 
     check_out(out, overwrite)
     config = EvaluateConfig(metrics, reference, model, features, show, samples, device, dtype)
@@ -69,15 +68,17 @@ def evaluate(
     with progress("measuring", job.steps) as advance:
         found = job.run(advance)
     if not as_json:
-        print_table(flipped(found.table))
-        print_table(found.reading)
+        show_tables([found.table, found.reading])
+        if found.remark:
+            print(found.remark)
     finish(
         "evaluate",
         {"runs": runs, **job.settings},
         [*([found.drawn] if found.drawn is not None else []), found.table, found.reading],
         found.to_json(),
         title="Runs by independent metrics",
-        intro="The same metrics of every run, and pictures of the first prompts that all runs share.",
+        intro="The same metrics of every run, and pictures of the first prompts that all runs share."
+        + (f"\n\n{found.remark}" if found.remark else ""),
         facts=found.facts,
         cases=found.cases,
         out=out,

@@ -13,19 +13,26 @@ from longalign.cli.terminal import show_files
 
 def export(
     folder: Annotated[
-        Path, typer.Argument(help="A LoRA folder, as training and `longalign import` write it.")
+        str, typer.Argument(help="A LoRA: its folder, a run folder of `longalign train`, or stickers/sft.")
     ],
     out: Annotated[Path, typer.Option(help="File to write.")],
     form: Annotated[
-        str, typer.Option("--format", help="longsd: LongAlign's released list of matrices.")
-    ] = "longsd",
+        str,
+        typer.Option(
+            "--format",
+            help="diffusers (load_lora_weights, ComfyUI), kohya (A1111, Forge, ComfyUI), or longsd (LongAlign's "
+            "released list of matrices).",
+        ),
+    ] = "diffusers",
     base: LoraBase = None,
     as_json: Json = False,
 ) -> None:
-    """Write a LoRA as others publish it.
+    """Write a LoRA for other tools, with its text encoders' parts.
 
-    The list has no names, so the LoRA must have exactly the layers of its model's UNet: SD1.5's, or those of --base
-    (of which only the configuration is read). A text adapter goes beside it, into <out>_adapter. Example:
+    The list of longsd has no names, so the LoRA must have exactly the layers of its model's UNet: SD1.5's, or those of
+    --base (of which only the configuration is read). A text adapter goes beside the file, into <out>_adapter. Examples:
+
+        longalign export runs/my-training --format kohya --out my-style.safetensors
 
         longalign export long --format longsd --out s28750_lora_vis.pt
     """

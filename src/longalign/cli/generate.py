@@ -21,6 +21,7 @@ from longalign.cli.options import (
     Overwrite,
     Prompts,
     SamplingSteps,
+    Scorer,
     Segments,
     SoftTokenBranches,
     SoftTokens,
@@ -30,7 +31,9 @@ from longalign.cli.options import (
     settings_of,
     stack_of,
 )
-from longalign.cli.terminal import command_line, print_json, print_line, progress, tell_unjudged
+from longalign.cli.terminal import command_line, print_json, print_paths, progress, tell_unjudged
+
+MOST_PROMPTS = 20  # whose pictures the terminal lists; the report has all
 
 
 def generate(
@@ -58,7 +61,7 @@ def generate(
     ] = None,
     syntax: SyntaxName = "plain",
     clip_skip: ClipSkip = None,
-    segments: Segments = "sentence",
+    segments: Segments = "auto",
     pooled: Annotated[
         str, typer.Option(help="Pooled vector of SDXL and SD3: first, mean or whole.")
     ] = "whole",
@@ -72,6 +75,7 @@ def generate(
         bool, typer.Option("--round-size", help="Take the nearest size that the model can draw.")
     ] = False,
     batch_size: BatchSize = 16,
+    scorer: Scorer = None,
     language: Language = "en",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -112,8 +116,12 @@ def generate(
     if as_json:
         print_json(made.to_json())
         return
-    for i, rows in enumerate(made.rows):
-        files = ", ".join(str(made.folder / p.file) for p in made.pictures if p.prompt_index == i)
-        print_line(f"[bold]prompt {i + 1}[/bold]  {len(rows)} sentences → {files}")
+    from longalign.report import counted
+
+    for i, rows in enumerate(made.rows[:MOST_PROMPTS]):
+        files = [made.folder / p.file for p in made.pictures if p.prompt_index == i]
+        print_paths(f"prompt {i + 1}: {counted(len(rows), 'sentence')}", files)
+    if len(made.rows) > MOST_PROMPTS:
+        print(f"… {counted(len(made.rows) - MOST_PROMPTS, 'more prompt')}: see the report")
     tell_unjudged(made.rows)
-    print_line(f"report: {made.folder / 'report.html'}")
+    print(f"report: {made.folder / 'report.html'}")

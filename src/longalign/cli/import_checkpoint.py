@@ -28,9 +28,10 @@ def import_checkpoint(
 ) -> None:
     """Read a published checkpoint, without running code that it may hold, and write it as safetensors.
 
-    Knows LongAlign's LoRA lists (s28750_lora_vis.pt) and adapters, Denscore and other CLIPModel folders, and
-    SoftREPA's tokens (a folder with dc_tokens.pth, and dc_t_tokens.pth where they know the time; they become one
-    soft_tokens.safetensors). A LoRA then loads into diffusers by pipe.load_lora_weights(FOLDER).
+    Knows LoRAs of kohya, A1111, diffusers and peft (.safetensors; with --base, their model), LongAlign's LoRA lists
+    (s28750_lora_vis.pt) and adapters, Denscore and other CLIPModel folders, and SoftREPA's tokens (a folder with
+    dc_tokens.pth, and dc_t_tokens.pth where they know the time; they become one soft_tokens.safetensors). A LoRA then
+    loads into diffusers by pipe.load_lora_weights(FOLDER).
 
     With --base the LoRA's file carries a fingerprint of that model, and longalign refuses to load it into another
     one. Without it, shapes are checked against SD1.5's and any model of them is accepted, with a warning. Examples:
@@ -38,6 +39,8 @@ def import_checkpoint(
         longalign import s28750_lora_vis.pt --adapter s28750_adapter --out long --base sd15
 
         longalign import sd15-reward-3750.pt --out reward --base sd15 --after long
+
+        longalign import my-style.safetensors --base stable-diffusion-v1-5/stable-diffusion-v1-5 --out my-style
 
         longalign import softrepa-sd15 --out tokens
     """

@@ -1,11 +1,12 @@
 """The command line: a table of commands. Each parses its options, calls one function of the library and prints.
 
 Torch and diffusers are imported inside the commands, so that `--help` answers at once. Exit codes: 0 done,
-1 something broke, 2 the input was wrong (the message says what to do).
+1 something broke, 2 the input was wrong (the message says what to do), 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -140,15 +141,43 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
 
 
 def main() -> None:
-    """Entry point: runs the command; wrong input ends with one line and status 2."""
+    """Entry point: runs the command; wrong input ends with one line and status 2, Ctrl-C with one line and 130."""
     warnings.showwarning = _show_warning
     try:
         app()
     except LongalignError as error:
         print(f"longalign: {error}", file=sys.stderr)
         sys.exit(2)
+    except (SystemExit, KeyboardInterrupt, BrokenPipeError) as end:
+        if _caused_by(end, BrokenPipeError):  # whoever read our output has read enough, as `head` does
+            _close_output()
+            sys.exit(0)
+        if stop := _caused_by(end, KeyboardInterrupt):
+            print(f"longalign: stopped{f': {stop}' if str(stop) else ' by Ctrl-C'}", file=sys.stderr)
+            sys.exit(130)
+        _flush_output()
+        raise
+
+
+def _caused_by(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    """The first error of this kind in the chain of causes: Typer and rich turn it into `SystemExit`."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _flush_output() -> None:
+    """Writes what is buffered now: at Python's exit a closed pipe would be an error with a traceback."""
+    try:
+        sys.stdout.flush()
     except BrokenPipeError:
-        sys.exit(1)
+        _close_output()
+        sys.exit(0)
+
+
+def _close_output() -> None:
+    """Sends the rest of the output to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -82,7 +82,12 @@ ClipSkip = Annotated[
     int | None,
     typer.Option(min=0, help="Skip so many of CLIP's last layers, as in diffusers (A1111 counts one more)."),
 ]
-Segments = Annotated[str, typer.Option(help="How to cut prompts: sentence, packed or released.")]
+Segments = Annotated[
+    str,
+    typer.Option(
+        help="How to cut prompts: sentence, packed, released; auto: as the LoRA was trained, else sentence."
+    ),
+]
 Length = Annotated[
     int | None, typer.Option(help="Pad text to a multiple of this many tokens; else the model's.")
 ]
@@ -108,6 +113,14 @@ EditIterations = Annotated[
 ]
 
 # Judging
+Scorer = Annotated[
+    str | None,
+    typer.Option(
+        "--scorer",
+        "--preference",
+        help="Preference model that scores each sentence: stickers/denscore, a folder, a hub name.",
+    ),
+]
 PreferenceModelName = Annotated[
     str,
     typer.Option(

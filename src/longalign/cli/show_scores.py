@@ -5,35 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from longalign.cli.terminal import plain_text
+from longalign.cli.terminal import MOST_ROWS, plain_text
+from longalign.preference import SegmentScore
+from longalign.report import counted, signed
 from longalign.scoring.data import Failure
 from longalign.scoring.outcome import Outcome
-from longalign.scoring.page import said_of, signed
+from longalign.scoring.page import NAMES, said_of, share_of
 from longalign.scoring.ranking import Ranking, worst_row
 from longalign.scoring.stream import Scored
 
-_BAR_CELLS = 10
+_BAR_CELLS = 12
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-# From the lowest to the highest. All are readable on dark and on light backgrounds.
-_STYLES = ("bold #d9541e", "#c98a4b", "", "#3f9f95", "bold #0f9d8f")
+# All are readable on dark and on light backgrounds. Without a verdict nothing is coloured.
+_STYLES = {"true": "#0f9d8f", "false": "bold #d9541e", "doubtful": "dim"}
 _PICTURES_ACROSS = 6
+_CARDS_SHOWN = 8
 _FAILURES_SHOWN = 10
 
 
-def style_of(share: float) -> str:
-    """The style of a score that lies at ``share`` (0 to 1) of its scale."""
-    return _STYLES[min(int(share * len(_STYLES)), len(_STYLES) - 1)]
+def style_of(segment: SegmentScore) -> str:
+    """The style of a sentence: that of its verdict."""
+    return _STYLES.get(segment.verdict or "", "")
 
 
-def shares_of(values: Sequence[float], low: float, high: float) -> list[float]:
-    """Where values lie between ``low`` and ``high``, from 0 to 1; 0.5 if ``low == high``."""
-    return [0.5 if high <= low else (value - low) / (high - low) for value in values]
+def bar(value: float, low: float, high: float) -> str:
+    """A score as a bar from the zero line ``│``, to the right if it is positive and to the left if negative.
 
-
-def bar(share: float) -> str:
-    """``share`` (0 to 1) as at most ten cells, at least the thinnest."""
-    eighths = max(1, round(share * _BAR_CELLS * 8))
-    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+    Args:
+        value: the score.
+        low, high: least and greatest score of all bars that are to be compared.
+    """
+    zero = round(_BAR_CELLS * share_of(0.0, low, high) / 100)  # cells on the left of the line
+    length = _BAR_CELLS * abs(share_of(value, low, high) - share_of(0.0, low, high)) / 100
+    if value < 0:
+        return ("█" * max(1, min(zero, round(length)))).rjust(zero) + "│"
+    eighths = max(1, round(8 * min(length, _BAR_CELLS - zero)))
+    return " " * zero + "│" + "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
 def show_outcome(outcome: Outcome, console: Any) -> None:
@@ -41,8 +48,12 @@ def show_outcome(outcome: Outcome, console: Any) -> None:
     if outcome.ranking is not None:
         show_ranking(outcome.kept, outcome.ranking, console)
     else:
-        for item in outcome.kept:
+        for item in outcome.kept[:_CARDS_SHOWN]:
             show_card(item, console)
+        if left := len(outcome.kept[_CARDS_SHOWN:]):
+            console.print(
+                f"… {counted(left, 'more picture')}: --out writes a page of all, --json prints them"
+            )
     if not outcome.kept:
         show_summary(outcome, console)
     if outcome.lowest:
@@ -51,7 +62,7 @@ def show_outcome(outcome: Outcome, console: Any) -> None:
 
 def _numbers(item: Scored) -> str:
     return "   ".join(
-        f"{name.replace('_', ' ')} {signed(value, '.2f' if name == 'eta' else '.1f')}"
+        f"{NAMES[name]} {signed(value, '.2f' if name == 'eta' else '.1f')}"
         for name, value in item.scores.items()
     )
 
@@ -62,53 +73,54 @@ def show_card(item: Scored, console: Any) -> None:
     from rich.text import Text
 
     values = item.values
-    shares = shares_of(values, min(values), max(values))
-    table = Table(title=plain_text(item.pair.name), title_justify="left", box=None, padding=(0, 1))
-    table.add_column("score", justify="right")
-    table.add_column("", width=_BAR_CELLS)
-    table.add_column("sentence")
-    table.add_column("")
-    table.add_column("")
-    for k, (segment, value, share) in enumerate(zip(item.segments, values, shares, strict=True)):
-        style = style_of(share)
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("sentence", overflow="fold")
+    table.add_column("", overflow="fold")
+    for k, (segment, value) in enumerate(zip(item.segments, values, strict=True)):
+        style = style_of(segment)
+        said = [said_of(segment), "◀ lowest" if k == item.suspect else ""]
         table.add_row(
             Text(signed(value), style),
-            Text(bar(share), style),
-            Text(segment.text, style),
-            said_of(segment),
-            "◀ worst" if k == item.suspect else "",
+            Text(bar(value, min(values), max(values)), style),
+            plain_text(segment.text),
+            Text("\n".join(filter(None, said)), style),
         )
+    console.print(plain_text(item.pair.name), style="bold", soft_wrap=True)
     console.print(table)
     console.print(plain_text(f"  {_numbers(item)}\n"), soft_wrap=True)
 
 
 def show_ranking(items: Sequence[Scored], ranking: Ranking, console: Any) -> None:
-    """Pictures of one prompt: a column each, the best one first; a star at the best of each sentence."""
+    """Pictures of one prompt, the best one first; a star at the best of each sentence unless it is false there."""
     from rich.table import Table
     from rich.text import Text
 
     order = list(ranking.order)[:_PICTURES_ACROSS]
-    values = [items[i].values for i in order]
-    low, high = min(map(min, values)), max(map(max, values))
-    names = Table("", "picture", "scores", title="best first", title_justify="left", box=None, padding=(0, 1))
-    for place, i in enumerate(ranking.order, 1):
-        names.add_row(str(place), plain_text(items[i].pair.name), plain_text(_numbers(items[i])))
-    console.print(names)
-    table = Table("sentence", box=None, padding=(0, 1))
+    console.print("best first", style="bold")
+    for place, i in enumerate(order, 1):
+        console.print(plain_text(f"{place}  {items[i].pair.name}"), soft_wrap=True)
+        console.print(plain_text(f"   {_numbers(items[i])}"), soft_wrap=True)
+    if left := len(ranking.order) - len(order):
+        console.print(f"… {counted(left, 'more picture')}: --out writes a page of all, --json prints them")
+    table = Table(box=None, padding=(0, 1))
     for place in range(1, len(order) + 1):
-        table.add_column(str(place), justify="right")
+        table.add_column(str(place), justify="right", no_wrap=True)
+    table.add_column("sentence", overflow="fold", min_width=12)
     for k, segment in enumerate(items[0].segments):
         cells = []
-        for column, i in enumerate(order):
-            [share] = shares_of([values[column][k]], low, high)
-            star = "★" if ranking.best[k] == i else " "
-            said = items[i].segments[k].verdict
-            mark = {"false": " ✗", "doubtful": " ?"}.get(said or "", "")
-            cells.append(Text(f"{signed(values[column][k])}{star}{mark}", style_of(share)))
-        table.add_row(plain_text(segment.text), *cells)
+        for i in order:
+            of_picture = items[i].segments[k]
+            star = "★" if ranking.best[k] == i and of_picture.verdict != "false" else " "
+            mark = {"false": "✗", "doubtful": "?", "true": " "}.get(of_picture.verdict or "", "")
+            cells.append(Text(f"{signed(items[i].values[k])}{star}{mark}", style_of(of_picture)))
+        table.add_row(*cells, plain_text(segment.text))
     console.print(table)
-    if len(ranking.order) > len(order):
-        console.print(f"The {len(order)} best of {len(ranking.order)}; --json and --out have all.")
+    legend = ["★ best picture for the sentence"]
+    if any(s.verdict is not None for item in items for s in item.segments):
+        legend += ["✗ called false", "? doubtful"]
+    console.print(", ".join(legend), style="dim")
 
 
 def show_summary(outcome: Outcome, console: Any) -> None:
@@ -116,40 +128,30 @@ def show_summary(outcome: Outcome, console: Any) -> None:
     from rich.table import Table
 
     summary = outcome.summary
-    table = Table(
-        "score", "mean", "deviation", title=f"{summary.scored:,} pairs", title_justify="left", box=None
-    )
+    table = Table("score", "mean", "deviation", box=None)
     for name, mean in summary.mean.items():
         digits = ".2f" if name == "eta" else ".1f"
-        table.add_row(name.replace("_", " "), signed(mean, digits), signed(summary.deviation(name), digits))
+        table.add_row(NAMES.get(name, name), signed(mean, digits), signed(summary.deviation(name), digits))
+    console.print(counted(summary.scored, "pair"), style="bold")
     console.print(table)
 
 
 def show_lowest(items: Sequence[Scored], console: Any) -> None:
-    """The lowest sentence of each picture, the lowest first."""
-    from rich.table import Table
+    """The lowest sentence of each picture, the lowest first: its score, the mean of the others, the picture."""
     from rich.text import Text
 
-    rows = [worst_row(item) for item in items]
-    shares = shares_of([row["score"] for row in rows], rows[0]["score"], rows[-1]["score"])
-    table = Table(title="lowest sentences", title_justify="left", box=None, padding=(0, 1))
-    table.add_column("", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("others", justify="right")
-    table.add_column("verdict")
-    table.add_column("sentence")
-    table.add_column("picture", overflow="fold")
-    for place, (row, share) in enumerate(zip(rows, shares, strict=True), 1):
-        others = "" if row["others"] is None else signed(row["others"])
-        table.add_row(
-            str(place),
-            Text(signed(row["score"]), style_of(share / 2)),  # all of them are low
-            others,
-            row.get("verdict", ""),
-            plain_text(row["sentence"]),
-            plain_text(row["image"]),
+    console.print("lowest sentences", style="bold")
+    for place, item in enumerate(items[:MOST_ROWS], 1):
+        row, segment = worst_row(item), item.segments[item.worst]
+        others = "" if row["others"] is None else f", its other sentences {signed(row['others'])}"
+        said = f", {said_of(segment)}" if said_of(segment) else ""
+        console.print(Text(f"{place:>3}  {signed(row['score'])}{others}{said}", style_of(segment)))
+        console.print(plain_text(f"     {row['sentence']}"), soft_wrap=True)
+        console.print(plain_text(f"     {row['image']}"), soft_wrap=True)
+    if left := len(items) - MOST_ROWS if len(items) > MOST_ROWS else 0:
+        console.print(
+            f"… {counted(left, 'more sentence')}: --out writes all to worst.jsonl, --json prints them"
         )
-    console.print(table)
 
 
 def failure_lines(failures: Sequence[Failure], total: int) -> list[str]:

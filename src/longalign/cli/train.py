@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longalign.cli.options import Json
-from longalign.cli.terminal import print_json
+from longalign.cli.terminal import command_line, print_json
 
 if TYPE_CHECKING:
     from longalign.training.costs import Plan
@@ -66,14 +66,14 @@ def train(
     from longalign.training.progress import STOPPED
 
     with _progress(read.train.steps, shown=main) as on_step:
-        result = fit(read, out, on_step=on_step)
+        result = fit(read, out, command_line=command_line(), on_step=on_step)
     leave_group()
     if main:
         if as_json:
             print_json(result.to_json())
         else:
             if result.skipped:
-                print(f"{result.skipped} steps were skipped: their loss or gradient was not finite")
+                print(f"skipped: {result.skipped} of the steps: their loss or gradient was not finite")
             if result.best is not None:
                 print(
                     f"best:   {result.best}; model/ holds its weights"

@@ -7,10 +7,10 @@
     padding.safetensors    pad* and the empty prompt
     skipped.jsonl          rows that cannot be used
 
-**Keys** say what a tensor was made of: that of a picture is a hash of its bytes, of how it is cut to size, and of
-the VAE's weights; that of a caption of its text, the strategy, the length and the text encoders' weights. So the same
-command again computes what is missing and nothing else, whether it was interrupted, a caption was changed, or the
-model. What is no longer needed stays: remove the folder to be rid of it.
+**Keys** say what a tensor was made of: that of a picture is a hash of its bytes, of the size that it is cut to (its
+bucket), and of the VAE's weights; that of a caption of its text, the strategy, the length and the text encoders'
+weights. So the same command again computes what is missing and nothing else, whether it was interrupted, a caption was
+changed, or the model. What is no longer needed stays: remove the folder to be rid of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from longalign.backbones import backbone_of
+from longalign.data.buckets import Buckets, Frame, Size, describe, is_enlarged, size_of
 from longalign.data.cached import PADDING, ROW, ROWS, SETTINGS, read_padding
 from longalign.data.captioned import SkipLog, pixels_of, usable
 from longalign.data.entries import CaptionedPicture, Failure, Source
@@ -38,8 +39,8 @@ from longalign.errors import LongalignError
 from longalign.runs import atomic_path, atomic_write_text
 from longalign.weights.fingerprint import fingerprint
 
-_VERSION = 1
-_PREPROCESSING = "rgb on white, shorter side by Lanczos, centre"
+_VERSION = 2  # 1: squares only
+_PREPROCESSING = "rgb on white, shorter side by Lanczos, centre"  # so that it covers its bucket
 _THREADS = 8
 STORED = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -51,8 +52,9 @@ class CacheReport:
     Attributes:
         rows: that can be trained on. skipped: that cannot.
         latents, texts: computed now; the others were there.
-        latent_bytes: of a row. text_bytes: of a row on average.
+        latent_bytes, text_bytes: of a row on average.
         padded_text_bytes: what padded text states would take.
+        buckets: what `longalign.data.buckets.describe` says; None without buckets.
     """
 
     rows: int
@@ -62,6 +64,7 @@ class CacheReport:
     latent_bytes: int
     text_bytes: int
     padded_text_bytes: int
+    buckets: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,7 +76,8 @@ class CacheBuilder:
     Args:
         pipe: a diffusers pipeline.
         texts: its text side.
-        size_px: side of the squares that pictures are cut to.
+        size_px: side of the squares that pictures are cut to, where there are no buckets.
+        buckets: sizes that pictures are cut to instead.
         model: its name, to be noted.
         stored: dtype of what is stored.
         at_once: rows of a shard, and what an interruption loses at most.
@@ -86,6 +90,7 @@ class CacheBuilder:
         texts: TextSide,
         size_px: int,
         *,
+        buckets: Buckets | None = None,
         model: str = "",
         stored: str = "bfloat16",
         at_once: int = 1024,
@@ -97,19 +102,21 @@ class CacheBuilder:
             raise LongalignError(f"{out} is a file; a cache needs a folder")
         if out.is_dir() and any(out.iterdir()) and not (out / SETTINGS).is_file():
             raise LongalignError(f"{out} already holds files, and no cache. Choose another --out.")
-        self.out, self.pipe, self.texts, self.size_px = out, pipe, texts, size_px
+        self.out, self.pipe, self.texts = out, pipe, texts
+        self.size_px, self.buckets = size_px, buckets
         self.dtype, self.at_once, self.batch_size = STORED[stored], at_once, batch_size
         # As in training: torch chooses among convolutions by it, and they round differently.
         pipe.vae.requires_grad_(False)
         vae = fingerprint(pipe.vae, model)
         encoders = [fingerprint(m, model) for m in texts.modules]
         said = f"{texts.strategy} {texts.length} {stored}"
-        self._of_pictures = _digest(f"{_PREPROCESSING} {size_px} {stored} {vae.sha256}".encode())
+        self._made_by = f"{stored} {vae.sha256}"
         self._of_texts = _digest(said.encode(), *(e.sha256.encode() for e in encoders))
         self.settings = {
             "version": _VERSION,
             "model": model,
             "size_px": size_px,
+            "bucket_step_px": None if buckets is None else buckets.step_px,
             "strategy": repr(texts.strategy),
             "length": texts.length,
             "stored": stored,
@@ -137,7 +144,7 @@ class CacheBuilder:
         log = SkipLog(len(source), name)
         (self.out / "skipped.jsonl").unlink(missing_ok=True)
         log.open(self.out)
-        listed: list[tuple[int, str, str]] = []
+        listed: list[tuple[int, _Prepared]] = []
         latents = texts = 0
         with ThreadPoolExecutor(_THREADS) as pool:
             for first in range(0, len(source), self.at_once):
@@ -147,7 +154,7 @@ class CacheBuilder:
                 good = [(i, f) for i, f in zip(numbers, found, strict=True) if isinstance(f, _Prepared)]
                 latents += self._store_latents([p for _, p in good])
                 texts += self._store_texts({p.text_key: p.text for _, p in good})
-                listed += [(i, p.key, p.text_key) for i, p in good]
+                listed += [(i, replace(p, pixels=None)) for i, p in good]
                 on_rows(len(numbers))
         rows = self._write_rows(listed)
         self._note(complete=True)
@@ -157,28 +164,43 @@ class CacheBuilder:
         entry = usable(entry)
         if isinstance(entry, Failure):
             return entry
+        size = size_of(entry)
+        bucket = (self.size_px, self.size_px)
+        if self.buckets is not None and size is not None:
+            bucket = self.buckets.nearest(size)
         try:
-            key = _digest(self._of_pictures.encode(), entry.content())
+            key = _digest(self._made_of(bucket).encode(), entry.content())
         except LongalignError as error:
             return Failure(entry.name, str(error))
         pixels = None
-        if key not in self.latent_store:
-            found = pixels_of(entry, self.size_px)
+        if size is None or key not in self.latent_store:
+            found = pixels_of(entry, bucket)
             if isinstance(found, Failure):
                 return found
-            pixels = torch.from_numpy(found)
-        return _Prepared(
-            key, pixels, _digest(self._of_texts.encode(), entry.text.encode("utf-8", "replace")), entry.text
-        )
+            pixels, frame = torch.from_numpy(found[0]), found[1]
+        else:
+            frame = Frame.of(size, bucket)
+        text_key = _digest(self._of_texts.encode(), entry.text.encode("utf-8", "replace"))
+        return _Prepared(key, pixels, text_key, entry.text, bucket, frame)
+
+    def _made_of(self, bucket: Size) -> str:
+        """Of a square the same with and without buckets, so that its latents are computed once."""
+        height, width = bucket
+        size = str(height) if height == width else f"{height} x {width}"
+        return _digest(f"{_PREPROCESSING} {size} {self._made_by}".encode())
 
     def _store_latents(self, rows: Sequence[_Prepared]) -> int:
-        new = {p.key: p.pixels for p in rows if p.pixels is not None}
+        new = {p.key: p.pixels for p in rows if p.pixels is not None and p.key not in self.latent_store}
         if new:
-            pixels = torch.stack(list(new.values()))
-            latents = backbone_of(self.pipe).encode_pixels(self.pipe.vae, pixels, self.batch_size)
-            self.latent_store.write(
-                {key: ({"latent": z.to(self.dtype)}, None) for key, z in zip(new, latents, strict=True)}
-            )
+            by_size: dict[torch.Size, list[str]] = {}
+            for key, pixels in new.items():
+                by_size.setdefault(pixels.shape, []).append(key)
+            latents: dict[str, Tensor] = {}
+            for keys in by_size.values():
+                stacked = torch.stack([new[key] for key in keys])
+                encoded = backbone_of(self.pipe).encode_pixels(self.pipe.vae, stacked, self.batch_size)
+                latents |= zip(keys, encoded, strict=True)
+            self.latent_store.write({key: ({"latent": latents[key].to(self.dtype)}, None) for key in new})
         return len(new)
 
     def _store_texts(self, captions: dict[str, str]) -> int:
@@ -212,12 +234,12 @@ class CacheBuilder:
             )
         self._lengths = len(padding.own) + len(padding.t5)
 
-    def _write_rows(self, listed: Sequence[tuple[int, str, str]]) -> np.ndarray:
+    def _write_rows(self, listed: Sequence[tuple[int, _Prepared]]) -> np.ndarray:
         rows = np.zeros(len(listed), ROW)
-        for at, (i, key, text_key) in enumerate(listed):
-            picture, _ = self.latent_store.where(key)
-            text, note = self.text_store.where(text_key)
-            rows[at] = (i, key, picture, text_key, text, *note)
+        for at, (i, made) in enumerate(listed):
+            picture, _ = self.latent_store.where(made.key)
+            text, note = self.text_store.where(made.text_key)
+            rows[at] = (i, made.key, picture, made.text_key, text, *note, made.bucket, tuple(made.frame))
         with atomic_path(self.out / ROWS) as path:
             np.save(path, rows)
         return rows
@@ -236,24 +258,34 @@ class CacheBuilder:
         t5_width = next((t.shape[-1] for t in padding.t5.values()), 0)
         pooled = 0 if padding.pooled is None else len(padding.pooled)
         padded = width * (rows["clip"] + rows["sd3_t5"]) + t5_width * rows["t5"] + pooled
-        side = self.size_px // 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
+        factor = 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
+        latents_a_row = (rows["bucket"] // factor).prod(1).mean()
         return CacheReport(
             rows=len(rows),
             skipped=skipped,
             latents=latents,
             texts=texts,
-            latent_bytes=self.pipe.vae.config.latent_channels * side**2 * size,
+            latent_bytes=round(self.pipe.vae.config.latent_channels * float(latents_a_row) * size),
             text_bytes=round(float(rows["bytes"].mean())),
             padded_text_bytes=round(float(padded.mean() * size)),
+            buckets=None if self.buckets is None else _described(rows, self.buckets),
         )
 
 
 @dataclass(frozen=True)
 class _Prepared:
     key: str
-    pixels: Tensor | None  # uint8 (3, S, S), unless its latents are there
+    pixels: Tensor | None  # uint8 (3, height, width), unless its latents are there
     text_key: str
     text: str
+    bucket: Size
+    frame: Frame
+
+
+def _described(rows: np.ndarray, buckets: Buckets) -> str:
+    sizes = list(map(tuple, rows["frame"][:, :2].tolist()))
+    cut = list(map(tuple, rows["bucket"].tolist()))
+    return describe(cut, sum(map(is_enlarged, sizes, cut)), sum(map(buckets.is_beyond, sizes)))
 
 
 def _digest(*parts: bytes) -> str:

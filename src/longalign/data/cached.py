@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch.utils.data import Dataset
 
+from longalign.data.buckets import Frame
 from longalign.data.captioned import Example
 from longalign.data.store import Reader
 from longalign.data.text_states import Padding, TextSide, TextStates
@@ -17,7 +18,7 @@ from longalign.errors import LongalignError
 from longalign.weights.fingerprint import Fingerprint, difference
 
 SETTINGS, ROWS, PADDING = "cache.json", "rows.npy", "padding.safetensors"
-# The last five are a caption's padded shape, whether it was cut, and its bytes.
+# The bucket and frame of a picture (`longalign.data.buckets`); a caption's padded shape, whether it was cut, its bytes.
 ROW = np.dtype(
     [
         ("row", "<i8"),
@@ -30,8 +31,12 @@ ROW = np.dtype(
         ("t5", "<u4"),
         ("cut", "?"),
         ("bytes", "<u4"),
+        ("bucket", "<u4", (2,)),
+        ("frame", "<u4", (4,)),
     ]
 )
+# Of caches that were made before there were buckets: all pictures are square, and nothing is known of their frames.
+_SQUARE_ROW = np.dtype([(name, ROW[name]) for name in ROW.names or () if name not in ("bucket", "frame")])
 
 
 def is_cache(name: str | Path) -> bool:
@@ -44,6 +49,8 @@ class CachedPictures(Dataset[Example]):
 
     Attributes:
         padding: what `longalign.data.text_states.join` needs.
+        bucket_of: (rows,) the number of each row's bucket, for `longalign.training.batches`; None where all pictures
+            have one size.
 
     Raises:
         LongalignError: the cache is not complete, or a file of it is damaged.
@@ -61,9 +68,13 @@ class CachedPictures(Dataset[Example]):
         except (OSError, ValueError, KeyError) as error:
             raise LongalignError(f"{folder}: cannot be read as a cache: {error}") from None
         padding = read_padding(self.folder)
-        if padding is None or self.rows.dtype != ROW:
+        if padding is None or self.rows.dtype not in (ROW, _SQUARE_ROW):
             raise LongalignError(f"{folder}: cannot be read as a cache: run longalign cache again")
         self.padding = padding
+        self.bucket_of: np.ndarray | None = None
+        if self.rows.dtype == ROW:
+            sizes, numbers = np.unique(self.rows["bucket"], axis=0, return_inverse=True)
+            self.bucket_of = numbers.reshape(-1) if len(sizes) > 1 else None
         self._latents, self._texts = Reader(self.folder / "latents"), Reader(self.folder / "texts")
 
     def __len__(self) -> int:
@@ -85,7 +96,8 @@ class CachedPictures(Dataset[Example]):
             part("pooled", self.padding.pooled is not None),
             bool(row["cut"]),
         )
-        return Example(latent, states)
+        frame = Frame(*row["frame"].tolist()) if self.rows.dtype == ROW else None
+        return Example(latent, states, frame=frame)
 
     def check(self, vae: Any, texts: TextSide, size_px: int) -> None:
         """Was it made for this model, by this strategy, at this size?

@@ -1,4 +1,4 @@
-"""Captioned pictures to train on: squares of pixels and their captions, without those that cannot be used."""
+"""Captioned pictures to train on: pixels and captions, without those that cannot be used."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from longalign.data.entries import CaptionedPicture, Failure, Source, square
+from longalign.data.buckets import Assignment, Frame, Size, cover
+from longalign.data.entries import CaptionedPicture, Failure, Source
 from longalign.errors import LongalignError
 from longalign.runs import json_line
 
@@ -30,46 +32,73 @@ class Example:
     """A row to train on.
 
     Attributes:
-        image: uint8 (3, S, S) pixels; or float (C, h, w) latents, from a cache.
+        image: uint8 (3, H, W) pixels; or float (C, h, w) latents, from a cache.
         text: the caption; or its `longalign.data.text_states.TextStates`, from a cache.
         skipped: the rows that were passed over on the way to it.
+        frame: how the picture was cut; None where a cache does not say.
     """
 
     image: Tensor
     text: Any
     skipped: tuple[Failure, ...] = ()
+    frame: Frame | None = None
 
 
 class CaptionedPictures(Dataset[Example]):
     """The rows of a source. In place of one that cannot be used comes the next one that can.
 
-    Which row that is depends on the files alone, so that runs stay repeatable.
+    Which row that is depends on the files alone, so that runs stay repeatable. It is one of the same bucket, if there
+    is one that can be used.
+
+    Args:
+        size_px: side of the squares that pictures are cut to, where there is no bucket.
+        assignment: the buckets of the rows.
+
+    Attributes:
+        bucket_of: (rows,) the number of each row's bucket, for `longalign.training.batches`; None without buckets.
 
     Raises:
         LongalignError: nothing in it; and, when rows are asked for, a hundred in a row that cannot be used.
     """
 
-    def __init__(self, source: Source, size_px: int, name: str = "the data") -> None:
+    def __init__(
+        self, source: Source, size_px: int, name: str = "the data", assignment: Assignment | None = None
+    ) -> None:
         if not len(source):
             raise LongalignError(f"{name}: holds no picture")
-        self.source, self.size_px, self.name = source, size_px, name
+        self.source, self.size_px, self.name, self.assignment = source, size_px, name, assignment
+        self.bucket_of = None if assignment is None else assignment.numbers
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
         skipped: list[Failure] = []
-        for k in range(min(len(self), _IN_A_ROW)):
-            entry = self.source[(index + k) % len(self)]
-            found = pixels_of(entry, self.size_px)
+        size = (self.size_px,) * 2 if self.assignment is None else self.assignment.size(index)
+        for row in self._candidates(index):
+            entry = self.source[row]
+            found = pixels_of(entry, size)
             if isinstance(found, Failure):
                 skipped.append(found)
             else:
                 assert isinstance(entry, CaptionedPicture)
-                return Example(torch.from_numpy(found), entry.text, tuple(skipped))
+                pixels, frame = found
+                return Example(torch.from_numpy(pixels), entry.text, tuple(skipped), frame)
         raise LongalignError(
             f"{self.name}: {len(skipped)} rows in a row cannot be used; {skipped[0].name}: {skipped[0].reason}"
         )
+
+    def _candidates(self, index: int) -> Iterator[int]:
+        """The row and those after it: first of its own bucket, then of others."""
+
+        def rows(same: bool) -> Iterator[int]:
+            numbers = None if self.assignment is None else self.assignment.numbers
+            for k in range(len(self)):
+                row = (index + k) % len(self)
+                if (numbers is None or numbers[row] == numbers[index]) == same:
+                    yield row
+
+        return chain(islice(rows(True), _IN_A_ROW), islice(rows(False), _IN_A_ROW))
 
 
 def usable(entry: CaptionedPicture | Failure) -> CaptionedPicture | Failure:
@@ -79,13 +108,14 @@ def usable(entry: CaptionedPicture | Failure) -> CaptionedPicture | Failure:
     return entry
 
 
-def pixels_of(entry: CaptionedPicture | Failure, size_px: int) -> np.ndarray | Failure:
-    """uint8 (3, S, S) of an entry with a caption, or why not."""
+def pixels_of(entry: CaptionedPicture | Failure, size: Size) -> tuple[np.ndarray, Frame] | Failure:
+    """uint8 (3, height, width) of an entry with a caption, and how it was cut; or why not."""
     entry = usable(entry)
     if isinstance(entry, Failure):
         return entry
     try:
-        return square(entry.picture(), size_px)
+        image = entry.picture()
+        return cover(image, size), Frame.of((image.height, image.width), size)
     except LongalignError as error:
         return Failure(entry.name, str(error))
 

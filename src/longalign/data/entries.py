@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from longalign.errors import LongalignError
@@ -74,7 +73,13 @@ class Failure:
 
 
 class Source(ABC):
-    """Entries by number, read when they are asked for. Nothing but the index is held in memory."""
+    """Entries by number, read when they are asked for. Nothing but the index is held in memory.
+
+    Attributes:
+        square: whether all pictures are known to be square. Else their sizes are read, to sort them into buckets.
+    """
+
+    square: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -122,10 +127,3 @@ def decode(data: bytes, where: str) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(image), where)
     except (UnidentifiedImageError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise LongalignError(f"cannot be read as a picture: {error}") from error
-
-
-def square(image: Image.Image, size_px: int) -> np.ndarray:
-    """Shorter side to ``size_px``, then the middle: uint8 (3, size_px, size_px)."""
-    if image.size != (size_px, size_px):
-        image = ImageOps.fit(image, (size_px, size_px), Image.Resampling.LANCZOS)
-    return np.asarray(image).transpose(2, 0, 1).copy()

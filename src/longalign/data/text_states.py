@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longalign.data.buckets import Frame
 from longalign.encoding import Conditioning, T5Branch, TextParts
 from longalign.encoding.job import Job, Shape
 from longalign.encoding.layout import padded
@@ -37,6 +38,7 @@ class TextStates:
         t5: (L, D_T5) the T5 branch's states, before the adapter; None without one.
         pooled: (P,); None for SD1.5.
         cut: whether some of the text did not fit.
+        frame: how the picture that it is about was cut; None where that is not known or plays no part.
     """
 
     own: Tensor | None
@@ -44,6 +46,7 @@ class TextStates:
     t5: Tensor | None
     pooled: Tensor | None
     cut: bool = False
+    frame: Frame | None = None
 
     @property
     def shape(self) -> tuple[Shape, int]:
@@ -52,7 +55,7 @@ class TextStates:
 
     def to(self, device: Any) -> TextStates:
         own, t5, pooled = (None if t is None else t.to(device) for t in (self.own, self.t5, self.pooled))
-        return TextStates(own, self.own_shape, t5, pooled, self.cut)
+        return replace(self, own=own, t5=t5, pooled=pooled)
 
 
 def cut_off(states: Sequence[TextStates]) -> tuple[list[TextStates], Callable[[], None]]:
@@ -276,7 +279,14 @@ def _joined(
         truncation=((),) * len(states),
         segments=((),) * len(states),
         family=padding.family,
+        frames=frames_of(states, embeds.device),
     )
+
+
+def frames_of(states: Sequence[TextStates], device: Any) -> Tensor | None:
+    """(B, 4) frames, as `longalign.Conditioning` has them; None unless all are known."""
+    frames = [s.frame for s in states if s.frame is not None]
+    return torch.tensor(frames, device=device) if len(frames) == len(states) else None
 
 
 def _filled(own: Tensor | None, pad_star: Tensor | None, length: int) -> Tensor:

@@ -114,8 +114,8 @@ class Denoiser:
         c = self._check(conditioning, len(x_t))
         with soft_tokens.branch(self.module, "uncond" if negative else "cond"):
             if negative:
-                return self._predict(x_t, t, c.negative_embeds, c.negative_pooled)
-            return self._predict(x_t, t, c.embeds, c.pooled)
+                return self._predict(x_t, t, c.negative_embeds, c.negative_pooled, c.frames)
+            return self._predict(x_t, t, c.embeds, c.pooled, c.frames)
 
     # f = f_n + w (f_c − f_n) = (1 − w) f_n + w f_c
     def terms(
@@ -140,9 +140,9 @@ class Denoiser:
                 pooled = torch.cat([c.negative_pooled, c.pooled])
             twice = t.repeat(2) if isinstance(t, Tensor) and t.ndim else t
             with soft_tokens.branch(self.module, "cfg"):
-                both = self._predict(
-                    x_t.repeat(2, 1, 1, 1), twice, torch.cat([c.negative_embeds, c.embeds]), pooled
-                )
+                frames = None if c.frames is None else c.frames.repeat(2, 1)
+                embeds = torch.cat([c.negative_embeds, c.embeds])
+                both = self._predict(x_t.repeat(2, 1, 1, 1), twice, embeds, pooled, frames)
             without, with_text = both.chunk(2)
             yield 1.0, without + guidance * (with_text - without)
 
@@ -220,13 +220,15 @@ class Denoiser:
             raise LongalignError(f"{rows} latents need as many prompts, not {len(conditioning)}")
         return conditioning
 
-    def _predict(self, x_t: Tensor, t: Times, embeds: Tensor, pooled: Tensor | None) -> Tensor:
+    def _predict(
+        self, x_t: Tensor, t: Times, embeds: Tensor, pooled: Tensor | None, frames: Tensor | None
+    ) -> Tensor:
         kind = self.module.dtype
         times = torch.as_tensor(t, device=x_t.device).expand(len(x_t))  # (B,)
         x, embeds = x_t.to(kind), embeds.to(kind)
-        f = self.backbone.predict(
-            self.module, x, times, embeds, None if pooled is None else pooled.to(kind), self._size_px(x)
-        )
+        pooled = None if pooled is None else pooled.to(kind)
+        framed = {"frames": frames} if self.backbone.takes_frames else {}
+        f = self.backbone.predict(self.module, x, times, embeds, pooled, self._size_px(x), **framed)
         return f.to(x_t.dtype)
 
     def _size_px(self, latents: Tensor) -> tuple[int, int]:

@@ -27,6 +27,7 @@ class ModelSettings:
     Attributes:
         guidance: classifier-free guidance scale; None keeps the pipeline's own default.
         length: padded length in tokens of one encoder's text (240 in the published models).
+        strategy, segments: how the model's texts were encoded in training, as of `longalign.encode`; None: not said.
         oracle: name of the world whose judge decides which sentences are true of the model's pictures, or None.
         flowedit: any of `start`, `source_guidance` and `target_guidance` of FlowEdit. The papers' values are used for
             the others.
@@ -36,6 +37,15 @@ class ModelSettings:
     length: int = 240
     oracle: str | None = None
     flowedit: Mapping[str, float] | None = None
+    strategy: str | None = None
+    segments: str | None = None
+
+    def encoding(self) -> dict[str, Any]:
+        """The options of `longalign.encode` that the model's folder names; empty if it names no strategy."""
+        if self.strategy is None:
+            return {}
+        told = {"strategy": self.strategy, "segments": self.segments, "length": self.length}
+        return {key: value for key, value in told.items() if value is not None}
 
 
 def settings_of(name: str | os.PathLike[str], pipe: Any = None) -> ModelSettings:

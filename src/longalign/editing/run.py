@@ -13,14 +13,17 @@ from PIL import Image
 from longalign.diffusion.pipelines import settings_of
 from longalign.editing.edit import EditResult, check_texts, edit_many, options_for
 from longalign.editing.options import EditOptions, EditSettings
+from longalign.editing.verdict import EditRows
 from longalign.generation import row_json
 from longalign.picture_info import PictureInfo, png_text
+from longalign.preference import PreferenceModel
 from longalign.preference.images import load_image
+from longalign.preference.sentences import score_rows, words_of_scores
 from longalign.report import Case, Panel, Report, SentenceRow, write_report
 from longalign.report.sentences import Sentences, sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
 from longalign.versions import provenance
-from longalign.weights.stack import Stack, strategy_for
+from longalign.weights.stack import Stack, encoding_for
 
 BEFORE, AFTER, DIFFERENCE = "before", "after", "difference"
 
@@ -63,11 +66,22 @@ class EditRun:
     rows: Mapping[str, list[SentenceRow]]
     folder: Path
 
+    @property
+    def sentences(self) -> EditRows:
+        """The sentences by what should become of them."""
+        return EditRows.of(self.rows["target"], self.rows["source"])
+
+    @property
+    def verdict(self) -> str:
+        """Did the change happen, and did anything else change? Empty where nothing was judged or scored."""
+        return self.sentences.verdict(BEFORE, AFTER)
+
     def to_json(self) -> dict[str, Any]:
-        """For `--json`: paths, the settings, sentences with their marks, and the text that was cut off."""
+        """For `--json`: paths, the verdict, the settings, sentences with their marks, and the text that was cut off."""
         return {
             "folder": str(self.folder),
             "report": str(self.folder / "report.html"),
+            "verdict": self.verdict,
             "images": {
                 name: str(self.folder / "images" / f"{name}.png") for name in (BEFORE, AFTER, DIFFERENCE)
             },
@@ -111,13 +125,16 @@ def run_edit(
         LongalignError: what `longalign.editing.edit.edit` refuses.
     """
     config = config or EditConfig()
-    config = replace(config, strategy=strategy_for(config.strategy, config.loras))
     check_texts(source, target)
     size_px = (image if isinstance(image, Image.Image) else load_image(image)).size
     pipe = pipe or config.load()
     settings = settings_of(config.model, pipe)
     options = config.options(pipe)
-    length = settings.length if config.length is None else config.length
+    strategy, segments, length = encoding_for(config, settings, length=config.length)
+    config = replace(config, strategy=strategy)
+    scorer = None
+    if config.scorer is not None:
+        scorer = PreferenceModel.from_pretrained(config.scorer, device=config.device, dtype=config.dtype)
     [result] = edit_many(
         pipe,
         [image],
@@ -127,18 +144,21 @@ def run_edit(
         options,
         resize=config.resize,
         on_step=on_step,
-        strategy=config.strategy,
+        strategy=strategy,
+        segments=segments,
         length=length,
         language=config.language,
         t5=config.t5_branch(pipe),
     )
     shown = {BEFORE: result.before, AFTER: result.image}
     sentences = sentences_of(pipe.tokenizer, [target, source], config.language)
-    scored = _scores(config, shown, [target, source])
     rows = {
-        name: [_with_scores(row, of_text) for row in sentence_rows(found, shown, settings.oracle)]
-        for name, found, of_text in zip(("target", "source"), sentences, scored, strict=True)
+        name: sentence_rows(found, shown, settings.oracle)
+        for name, found in zip(("target", "source"), sentences, strict=True)
     }
+    if scorer is not None:
+        texts = {"target": target, "source": source}
+        rows = {name: score_rows(scorer, of_text, shown, texts[name]) for name, of_text in rows.items()}
     name = None if isinstance(image, Image.Image) else os.fspath(image)
     resolved = {**asdict(config), **asdict(options), "length": length}
     if size_px != result.before.size:
@@ -163,30 +183,6 @@ def run_edit(
     return made
 
 
-def _scores(
-    config: EditConfig, shown: Mapping[str, Image.Image], texts: list[str]
-) -> list[dict[str, dict[str, float]]]:
-    """For each text: sentence → column → score; without a scorer nothing."""
-    if config.scorer is None:
-        return [{} for _ in texts]
-    from longalign.preference import PreferenceModel
-
-    model = PreferenceModel.from_pretrained(config.scorer, device=config.device, dtype=config.dtype)
-    found: list[dict[str, dict[str, float]]] = []
-    for text in texts:
-        scores = model.score(list(shown.values()), [text] * len(shown))
-        of_text: dict[str, dict[str, float]] = {}
-        for column, segments in zip(shown, scores.segments, strict=True):
-            for segment in segments:
-                of_text.setdefault(segment.text, {})[column] = segment.best
-        found.append(of_text)
-    return found
-
-
-def _with_scores(row: SentenceRow, scores: Mapping[str, Mapping[str, float]]) -> SentenceRow:
-    return SentenceRow(row.text, row.beyond, row.marks, scores.get(row.text, {}))
-
-
 def _report(
     made: EditRun,
     config: EditConfig,
@@ -197,28 +193,22 @@ def _report(
 ) -> Report:
     result = made.result
     pictures = {BEFORE: result.before, AFTER: result.image, DIFFERENCE: result.difference}
-    target, source = made.rows["target"], made.rows["source"]
-    new = {row.text for row in target}
-    gone = [row for row in source if row.text not in new]
-
-    def of_target(label: str) -> str:
-        """How many of the target's sentences are true; the tally of all rows counts the source's, too."""
-        marks = [row.marks[label] for row in target if label in row.marks]
-        return f"of the target, {marks.count('true')} of {len(marks)}" if marks and gone else ""
-
+    sentences_of_both = made.sentences
     panels = [
-        Panel(label, picture, note=of_target(label), file=f"images/{label}.png")
+        Panel(label, picture, file=f"images/{label}.png", aside=label == DIFFERENCE)
         for label, picture in pictures.items()
     ]
     note = "The difference is black where nothing changed and white where most did."
-    if gone:
-        last = "sentence is" if len(gone) == 1 else f"{len(gone)} sentences are"
-        note = f"The last {last} of the source alone, and should not be true after the edit. {note}"
-    cases = [Case("Before and after", result.target, panels, [*target, *gone], note)]
+    if gone := len(sentences_of_both.gone):
+        last = "sentence is" if gone == 1 else f"{gone} sentences are"
+        note = f"The last {last} of the source alone, and should become false. {note}"
+    rows = sentences_of_both.rows(made.rows["target"], BEFORE)
+    cases = [Case("Before and after", result.target, panels, rows, note)]
     shown = ("resized", "model", *asdict(result.options), "seed", "strategy", "length", "scorer")
     facts = {k.replace("_", " "): str(resolved[k]) for k in shown if resolved.get(k) is not None}
     return Report(
         title="An edited picture",
+        intro=made.verdict,
         facts=provenance({**facts, **config.facts()}, command_line),
         cases=cases,
         truncation=[
@@ -227,4 +217,5 @@ def _report(
             for t in cut
         ],
         window_tokens=window,
+        scores=words_of_scores(config.scorer) if config.scorer else "",
     )

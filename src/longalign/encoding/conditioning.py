@@ -51,6 +51,8 @@ class Conditioning:
         truncation: one tuple for each prompt; empty if nothing of it and of its negative prompt was cut.
         segments: one tuple of segments for each prompt.
         family: name of the backbone in `longalign.backbones.BACKBONES`.
+        frames: (B, 4) int64, in pixels: height and width of the picture that each prompt is about, and what was cut off
+            at its top and left. SDXL is told so in training. None: an uncropped picture of the size of the latents.
     """
 
     embeds: torch.Tensor
@@ -62,6 +64,7 @@ class Conditioning:
     truncation: tuple[tuple[Truncation, ...], ...]
     segments: tuple[tuple[Segment, ...], ...]
     family: str
+    frames: torch.Tensor | None = None
 
     def pipeline_kwargs(self, num_images_per_prompt: int = 1) -> dict[str, torch.Tensor]:
         """Arguments for the family's diffusers pipelines: ``pipe(**conditioning.pipeline_kwargs())``.

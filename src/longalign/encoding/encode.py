@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from typing_extensions import Unpack
 
 from longalign.encoding.conditioning import Conditioning, warn_of_cuts
+from longalign.encoding.defaults import defaults_of
 from longalign.encoding.job import Job
 from longalign.encoding.options import EncodeOptions, Options, check_texts, takes_options
 from longalign.encoding.syntax import looks_weighted
@@ -42,13 +43,14 @@ def encode(
         pad_together: pad all prompts to the length of the longest. Else prompts of different padded lengths are an
             error, since padding has an influence on the picture. With ``auto``, all prompts are encoded by segments
             where one of them needs it.
-        strategy: ``auto`` is ``plain`` for a prompt that fits the encoders' windows together with its negative prompt,
-            else ``clip-cat``. ``plain`` is the pipeline's own encoding of the first 77 tokens, to the bit; it ignores
-            length, max_length and pooled. ``clip-cat`` encodes each segment by itself and joins them (LongAlign, §3.1);
-            for SD3, T5 reads the whole prompt beside it. ``t5-mlp`` is T5 on the whole prompt through an
-            adapter, ``clip+t5`` both, one behind the other (§5.1, §5.3); they need ``t5``. A `ConcatRule`, or
-            ``"clip-cat:sot=first,eot=keep"``, chooses App. A's other ways of joining. ``"clip-cat:context=before"`` and
-            ``context=referent`` encode a sentence behind earlier ones, which it may refer to.
+        strategy: ``auto`` is what a LoRA that `longalign.load_pipeline` put on the pipeline was trained with; else
+            ``plain`` for a prompt that fits the encoders' windows together with its negative prompt, else ``clip-cat``.
+            ``plain`` is the pipeline's own encoding of the first 77 tokens, to the bit; it ignores length, max_length
+            and pooled. ``clip-cat`` encodes each segment by itself and joins them (LongAlign, §3.1); for SD3, T5 reads
+            the whole prompt beside it. ``t5-mlp`` is T5 on the whole prompt through an adapter, ``clip+t5`` both, one
+            behind the other (§5.1, §5.3); they need ``t5``. A `ConcatRule`, or ``"clip-cat:sot=first,eot=keep"``,
+            chooses App. A's other ways of joining. ``"clip-cat:context=before"`` and ``context=referent`` encode a
+            sentence behind earlier ones, which it may refer to.
         length: each part (CLIP's and T5's) is padded to the smallest multiple of this many tokens that holds
             the prompt and its negative. Other prompts of the batch have no influence.
         max_length: most tokens of each part; the rest is cut. None: no limit for CLIP's part; for T5's part the limit
@@ -77,7 +79,7 @@ def encode(
         LongalignError: the input is wrong, or the prompts have different padded lengths and cannot be one tensor
             (`encode_groups` accepts them, and so does ``pad_together=True``).
     """
-    read = Options.of(encode, options)
+    read = Options.of(encode, _suiting(pipe_or_parts, options))
     jobs = _jobs(pipe_or_parts, prompts, negative_prompt, read, together=pad_together)
     groups = [(job, shape, members) for job in jobs for shape, members in job.groups().items()]
     if len(groups) > 1 and not pad_together:
@@ -111,7 +113,9 @@ def encode_groups(
     Raises:
         LongalignError: as in `encode`.
     """
-    jobs = _jobs(pipe_or_parts, prompts, negative_prompt, Options.of(encode_groups, options))
+    jobs = _jobs(
+        pipe_or_parts, prompts, negative_prompt, Options.of(encode_groups, _suiting(pipe_or_parts, options))
+    )
     found: list[tuple[list[int], Conditioning]] = []
     for job in jobs:
         groups = job.groups()
@@ -136,6 +140,14 @@ def fits(
     """
     texts = _Texts.of(prompts, negative_prompt, Options.of(fits, options))
     return _fits(TextParts.of(pipe_or_parts), texts)
+
+
+def _suiting(pipe_or_parts: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with what the pipeline's weights were trained with in place of `auto`."""
+    if options.get("strategy", "auto") != "auto":
+        return dict(options)
+    noted = defaults_of(pipe_or_parts)
+    return {**options, **{key: value for key, value in noted.items() if options.get(key, "auto") == "auto"}}
 
 
 class _Texts(NamedTuple):

@@ -13,6 +13,7 @@ from longalign.errors import LongalignError
 from longalign.evaluation.pictures import labelled
 from longalign.plugins import nearest
 from longalign.report import Curve, Line, Table
+from longalign.training.figures import figure
 
 _BOOKKEEPING = ("kind", "step", "samples", "seconds", "samples_per_s", "skipped")
 Points = dict[int, float]  # step → value
@@ -28,7 +29,11 @@ class Overlay:
     def curves(self) -> list[Curve]:
         """A figure for each metric, a line for each run that has it."""
         return [
-            Curve(_words(name), "step", [Line(label, list(p), list(p.values())) for label, p in runs.items()])
+            Curve(
+                figure(name).title,
+                "step",
+                [Line(label, list(p), list(p.values())) for label, p in runs.items()],
+            )
             for name, runs in self.metrics.items()
         ]
 
@@ -39,7 +44,7 @@ class Overlay:
             [label, str(self._last_step(label)), *(self._last(name, label) for name in names)]
             for label in self.labels
         ]
-        return [Table("At the last evaluation", ["", "step", *map(_words, names)], rows)]
+        return [Table("At the last evaluation", ["", "step", *(figure(name).title for name in names)], rows)]
 
     def to_json(self) -> dict[str, Any]:
         """Steps and values, and nothing drawn."""
@@ -56,7 +61,7 @@ class Overlay:
 
     def _last(self, name: str, label: str) -> str:
         points = self.metrics[name].get(label)
-        return f"{list(points.values())[-1]:.4g}" if points else "—"
+        return figure(name).number(list(points.values())[-1]) if points else "—"
 
 
 def read_runs(names: Sequence[str]) -> dict[str, dict[str, Points]]:
@@ -132,7 +137,3 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(row, dict):
             yield row
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

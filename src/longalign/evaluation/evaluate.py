@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from longalign.data.entries import CaptionedPicture, Failure
 from longalign.encoding.segments import Segmenter
 from longalign.errors import LongalignError
-from longalign.evaluation.page import main_table, plot_table, reading_table, side_by_side
+from longalign.evaluation.page import main_table, plot_table, prompts_in_common, reading_table, side_by_side
 from longalign.evaluation.pictures import MeasuredSet, PictureSet, read_reference, read_sets
 from longalign.metrics import METRICS
 from longalign.metrics.embedding import IMAGES_AT_ONCE, Advance
@@ -64,6 +64,7 @@ class Evaluation:
         reading: how much of the prompts each metric could read.
         cases: pictures of the prompts that all runs share.
         facts: extractor, model, reference, pictures that were left out.
+        remark: what to mind in comparisons, where the runs do not have the same prompts.
     """
 
     runs: Sequence[MeasuredSet]
@@ -72,11 +73,13 @@ class Evaluation:
     reading: Table
     cases: Sequence[Case]
     facts: Mapping[str, str]
+    remark: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``--json``."""
         read = {str(row[0]): f"{row[1]}: {row[2]}" for row in self.reading.rows}
-        return {**self.facts, "runs": [run.to_json() for run in self.runs], "read": read}
+        remark = {"remark": self.remark} if self.remark else {}
+        return {**self.facts, **remark, "runs": [run.to_json() for run in self.runs], "read": read}
 
 
 class EvaluationJob:
@@ -153,6 +156,7 @@ class EvaluationJob:
                 reference=self.reference,
             ),
             facts=facts,
+            remark=prompts_in_common(measured),
         )
 
     def _reference(self) -> PictureSet | None:
@@ -260,8 +264,8 @@ def measure_sets(
 ) -> list[MeasuredSet]:
     """Measures every set by every metric. Each picture is decoded once; some numbers of each are kept.
 
-    Intervals are 95 % bootstrap intervals that draw prompts with all their pictures, since pictures of one prompt are
-    not independent.
+    Intervals cover 95 %. Shares of sentences have those of `longalign.report.clustered_wilson`; means have bootstrap
+    intervals that draw prompts with all their pictures. Pictures of one prompt are not independent.
 
     Args:
         sets: of pictures.

@@ -168,7 +168,7 @@ def information(
         LongalignError: not two batches of pictures; a batch of one picture; tokens for another backbone.
     """
     config = config or InformationConfig()
-    batches = batches_of(min(config.rows, len(data)), config.batch)
+    batches = batches_of([range(min(config.rows, len(data)))], config.batch)
     if config.batch < 2 or len(batches) < 2:
         raise LongalignError(
             f"the contrastive bound needs two batches or more of at least 2 pictures; there are {len(data)} pictures, "

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from longalign.evaluation.pictures import MeasuredSet, PictureSet
+from longalign.metrics.fid import TOO_FEW
 from longalign.metrics.metric import MetricColumn
 from longalign.metrics.oracle import sentences_by_prompt
 from longalign.metrics.prompt_bootstrap import MISSING
-from longalign.report import Case, Estimate, Panel, Table
+from longalign.report import CLUSTERED, Case, Estimate, Panel, Table, counted
 from longalign.report.sentences import sentence_rows
 from longalign.worlds import World
 
@@ -32,8 +33,13 @@ def main_table(measured: Sequence[MeasuredSet], notes: Sequence[str]) -> Table:
         for m in measured
     ]
     note = (
-        "Arrows point to the better side. Intervals: 95 % bootstrap over prompts, where a number is a mean. "
+        "Arrows: ↑ higher is better, ↓ lower is better. Intervals: shares of sentences have 95 % "
+        f"{CLUSTERED.format('prompt')}, means 95 % bootstrap intervals over prompts, and distances of sets have none. "
     )
+    if any(cell == MISSING for row in rows for cell in row):
+        note += f"{MISSING}: not measured. "
+    if any(isinstance(cell, str) and TOO_FEW in cell for row in rows for cell in row):
+        note += "FID of no more pictures than features is meaningless: take thousands, or look at CMMD. "
     return Table(
         "Runs by metrics",
         ["", "pictures", *(column.title for column in columns)],
@@ -42,24 +48,28 @@ def main_table(measured: Sequence[MeasuredSet], notes: Sequence[str]) -> Table:
     )
 
 
-def flipped(table: Table) -> Table:
-    """The table with rows and columns exchanged if that makes fewer columns, for a narrow terminal."""
-    if len(table.columns) <= len(table.rows) + 1:
-        return table
-    columns = [str(row[0]) for row in table.rows]
-    rows = [[name, *(row[k] for row in table.rows)] for k, name in enumerate(table.columns) if k]
-    return Table(table.caption, ["", *columns], rows, note=table.note)
-
-
 def plot_table(measured: Sequence[MeasuredSet]) -> Table | None:
     """The numbers that have intervals in all sets, to be drawn: a group for each, a dot for every set."""
     columns = [
-        c for c in columns_of(measured) if all(isinstance(m.cells.get(c.key), Estimate) for m in measured)
+        c
+        for c in columns_of(measured)
+        if all(isinstance(cell := m.cells.get(c.key), Estimate) and cell.bounded for m in measured)
     ]
     if not columns:
         return None
     rows = [[column.title, *(m.cells[column.key] for m in measured)] for column in columns]
     return Table("Metrics with intervals", ["", *(m.label for m in measured)], rows, plot=True)
+
+
+def prompts_in_common(measured: Sequence[MeasuredSet]) -> str:
+    """A sentence for runs that do not all have the same prompts; empty where they do."""
+    of_runs = [{p.text for p in m.pictures} for m in measured]
+    shared, largest = len(set.intersection(*of_runs)), max(map(len, of_runs))
+    if all(prompts == of_runs[0] for prompts in of_runs):
+        return ""
+    if not shared:
+        return "These runs have no prompt in common, so their numbers are of different tasks: do not compare them."
+    return f"The runs share {shared} of up to {counted(largest, 'prompt')}: the others make them hard to compare."
 
 
 def reading_table(measured: Sequence[MeasuredSet]) -> Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +79,7 @@ class MeasuredSet:
         for key, value in self.values.items():
             cell = self.cells[key]
             whole = {"value": value}
-            if isinstance(cell, Estimate) and math.isfinite(cell.value):
+            if isinstance(cell, Estimate) and cell.bounded:
                 whole |= {"low": cell.low, "high": cell.high, "n": cell.n}
             result[key] = whole
         return result
@@ -144,7 +143,7 @@ def _of_run(label: str, path: Path) -> list[PictureSet]:
     columns: dict[str, list[CaptionedPicture]] = {}
     for case in _cases(path / _RECORD):
         for panel in case.get("panels", ()):
-            if panel.get("file") and case.get("prompt", "").strip():
+            if panel.get("file") and not panel.get("aside") and case.get("prompt", "").strip():
                 picture = CaptionedPicture(path / panel["file"], case["prompt"], panel["file"])
                 columns.setdefault(panel["column"], []).append(picture)
     if not columns:

@@ -94,8 +94,8 @@ class Retrieval:
             for embedding in EMBEDDINGS
         ]
         note = (
-            f"{self.source}; ties count as broken at random; {100 * self.bootstrap.level:.0f} % bootstrap intervals "
-            "over queries. Single: the first 77 tokens; Average: the mean of the sentences' embeddings."
+            f"{self.source}; ties count as broken at random; {100 * self.bootstrap.level:.0f} % Wilson intervals. "
+            "Single: the first 77 tokens; Average: the mean of the sentences' embeddings."
         )
         found = [Table("R@1, text → image (Table 1)", ["", *ENCODINGS], grid, note=note)]
         if self.limits:

@@ -8,7 +8,7 @@
 | `features.py` | feature extractors by name: any preference model, a CLIP image tower, DINOv2 |
 | `embedding.py` | embeddings of many pictures and captions by preference models |
 | `matching.py` | rank of the right match among many candidates, for R@k |
-| `intervals.py` | bootstrap intervals, paired differences, partial correlations |
+| `intervals.py` | intervals of shares, paired differences, partial correlations |
 | `prompt_bootstrap.py` | bootstrap that draws whole prompts |
 """
 

@@ -13,6 +13,8 @@ from longalign.metrics.distances import fid
 from longalign.metrics.metric import MISSING, Metric, MetricColumn, Number, PictureBatch
 from longalign.metrics.prompt_bootstrap import PromptBootstrap
 
+# Behind a FID of N pictures with D features where N ≤ D: the covariance, of rank N − 1, is then mostly missing.
+TOO_FEW = "(meaningless)"
 ROUNDING = 1e-6  # the distance of a set from itself is below this
 
 
@@ -35,7 +37,11 @@ class Fid(Metric):
         assert reference is not None
         if len(values) < 2:
             return {self.name: Number(math.nan, MISSING)}
-        return {self.name: shown_distance(fid(torch.stack(list(values)), torch.stack(list(reference))))}
+        x, y = torch.stack(list(values)), torch.stack(list(reference))  # (N, D), (M, D)
+        found = shown_distance(fid(x, y))
+        if min(len(x), len(y)) <= x.shape[1]:
+            found = found._replace(cell=f"{found.cell} {TOO_FEW}")
+        return {self.name: found}
 
 
 def shown_distance(value: float) -> Number:

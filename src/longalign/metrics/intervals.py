@@ -1,4 +1,4 @@
-"""Bootstrap intervals of means over common queries, of their differences, and of partial correlations."""
+"""Intervals of shares over common queries, of their differences, and of partial correlations."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ class PairedBootstrap:
         self.draws = np.concatenate([w @ matrix / self.n for w in resample(self.n, samples, seed)])  # (S, C)
 
     def estimate(self, name: Hashable) -> Estimate:
-        """The mean of a quantity. If all queries hit, or none, draws do not vary; the interval is then Wilson's."""
-        i = self.column[name]
-        if self.mean[i] in (0.0, 1.0):
-            return wilson(round(self.mean[i] * self.n), self.n, self.level)
-        return percentile(self.mean[i], self.draws[:, i], self.n, level=self.level)
+        """The mean of a quantity with Wilson's interval: queries are independent.
+
+        Where ties make values fractions the interval is somewhat too wide, since they vary less than hits and misses.
+        """
+        return wilson(self.mean[self.column[name]] * self.n, self.n, self.level)
 
     def difference(self, a: Hashable, b: Hashable) -> Estimate:
         """The mean of ``a`` minus the mean of ``b``.

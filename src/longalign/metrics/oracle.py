@@ -11,7 +11,7 @@ import numpy as np
 from longalign.diffusion.pipelines import load_tokenizer
 from longalign.metrics.metric import Metric, MetricColumn, Number, PictureBatch
 from longalign.metrics.prompt_bootstrap import PromptBootstrap
-from longalign.report import Mark, bootstrap_ratio
+from longalign.report import Mark, clustered_wilson
 from longalign.report.sentences import Sentences, sentences_of
 
 _tokenizer = cache(load_tokenizer)
@@ -61,8 +61,8 @@ class Oracle(Metric):
                 ]
                 true[i], judged[i] = chosen.count("true"), len(chosen)
             hits, tries = (bootstrap.per_prompt(x).astype(np.int64) for x in (true, judged))
-            estimate = bootstrap_ratio(hits, tries, bootstrap.seed, bootstrap.samples)
-            found[column.key] = Number(estimate.value, estimate if bootstrap.count > 1 else str(estimate))
+            estimate = clustered_wilson(hits, tries)
+            found[column.key] = Number(estimate.value, estimate)
         return found
 
     @property

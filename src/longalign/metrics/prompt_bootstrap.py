@@ -64,7 +64,7 @@ class PromptBootstrap:
         return self.number(value, np.concatenate(draws), n, format)
 
     def number(self, value: float, draws: np.ndarray, n: int, format: str) -> Number:
-        """A number with the interval of its bootstrap draws; without one if there is a single prompt.
+        """A number with the interval of its bootstrap draws; a single prompt gives none.
 
         Args:
             value: the estimate.
@@ -73,5 +73,5 @@ class PromptBootstrap:
             format: format specification.
         """
         if self.count < 2:
-            return Number(value, f"{value:{format}}")
+            return Number(value, Estimate(value, math.nan, math.nan, n, format))
         return Number(value, percentile(value, draws, n, format=format))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_COMMON, _ROW = 3, 4  # the loop's own random states have 0, 1 and 2 in this place
+_COMMON, _ROW, _FLIP = 3, 4, 6  # the loop's own random states have 0, 1, 2 and 5 in this place
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Draws:
     def rows(self, count: int) -> list[torch.Generator]:
         """New generators, one for each of this micro-batch's ``count`` rows."""
         return [_generator(self.seed, _ROW, self.step, self.first + row) for row in range(count)]
+
+    def flips(self, count: int) -> Tensor:
+        """(count,) bool, each true with probability ½: which rows are mirrored. Other numbers are as without it."""
+        generators = [_generator(self.seed, _FLIP, self.step, self.first + row) for row in range(count)]
+        return uniform(generators) < 0.5
 
     # u_k = (π(k) + v_k) / n for a permutation π of 0 … n − 1 and v_k uniform in [0, 1)
     def stratified(self, count: int, copies: int, generator: torch.Generator) -> Tensor:

@@ -10,11 +10,14 @@ from longalign.report.data import (
     Report,
     SentenceRow,
     Table,
+    counted,
+    signed,
 )
 from longalign.report.render import write_report
-from longalign.report.statistics import bootstrap_ratio, wilson
+from longalign.report.statistics import CLUSTERED, clustered_wilson, wilson
 
 __all__ = [
+    "CLUSTERED",
     "Case",
     "Curve",
     "Estimate",
@@ -24,7 +27,9 @@ __all__ = [
     "Report",
     "SentenceRow",
     "Table",
-    "bootstrap_ratio",
+    "clustered_wilson",
+    "counted",
+    "signed",
     "wilson",
     "write_report",
 ]

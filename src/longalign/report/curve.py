@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from longalign.report.data import Curve, Estimate, Line
+from longalign.report.data import Curve, Estimate, Line, signed
 from longalign.report.plot import Axis, axis_for
 
 MOST_POINTS = 600  # more than a screen has room for; neighbours are averaged
@@ -21,7 +21,7 @@ MOST_POINTS = 600  # more than a screen has room for; neighbours are averaged
 def line_plot(curve: Curve) -> Markup:
     """`curve` as inline SVG with a legend; `style.css` (class ``curve``) gives it its size and its colours.
 
-    The legend names a line where there are several. Lines differ by their dashes as well as by their colours.
+    Lines differ by their dashes as well as by their colours.
     """
     points = [(x, y) for line in curve.lines for x, y in zip(line.x, line.y, strict=True) if _finite(x, y)]
     if not points:
@@ -49,7 +49,7 @@ def line_plot(curve: Curve) -> Markup:
         said,
         body,
         curve.x_label,
-        Markup('<ul class="lines">{}</ul>').format(legend) if len(curve.lines) > 1 else "",
+        Markup('<ul class="lines">{}</ul>').format(legend) if _needs_legend(curve) else "",
     )
 
 
@@ -69,9 +69,14 @@ def _numbered(curve: Curve) -> list[tuple[Line, int]]:
     """Lines with their colours' numbers. A faint line has that of the line which comes next, whose shadow it is."""
     numbered, number = [], 0
     for line in curve.lines:
-        numbered.append((line, number))
+        numbered.append((line, number if line.colour is None else line.colour))
         number += not line.faint
     return numbered
+
+
+def _needs_legend(curve: Curve) -> bool:
+    """Not where a single line has the name of the plot."""
+    return len(curve.lines) > 1 or curve.lines[0].name != curve.caption
 
 
 def _classes(line: Line, number: int) -> str:
@@ -79,7 +84,7 @@ def _classes(line: Line, number: int) -> str:
 
 
 def _drawn(line: Line, number: int, horizontal: Axis, vertical: Axis) -> Markup:
-    """Runs of finite points as polylines; a point alone as a stroke of no length, which round ends make a dot."""
+    """Runs of finite points as polylines; a point alone as a thick stroke of no length, which round ends make a dot."""
     runs: list[list[str]] = [[]]
     for x, y in _thinned(line):
         if _finite(x, y):
@@ -88,7 +93,8 @@ def _drawn(line: Line, number: int, horizontal: Axis, vertical: Axis) -> Markup:
             runs.append([])
     drawn = Markup("").join(
         Markup('<polyline class="{}" points="{}"/>').format(
-            _classes(line, number), " ".join(run if len(run) > 1 else run * 2)
+            _classes(line, number) + ("" if len(run) > 1 else " point"),
+            " ".join(run if len(run) > 1 else run * 2),
         )
         for run in runs
         if run
@@ -107,7 +113,7 @@ def _grid(horizontal: Axis, vertical: Axis) -> list[Markup]:
     for k, tick in enumerate(horizontal.ticks):
         drawn.append(
             Markup('<text class="x{}" x="{}%" y="100%">{}</text>').format(
-                " minor" if k % 2 else "", horizontal.at(tick), f"{tick:,g}"
+                " minor" if k % 2 else "", horizontal.at(tick), signed(tick, ",g")
             )
         )
     return drawn
@@ -138,7 +144,10 @@ def _thinned(line: Line) -> list[tuple[float, float]]:
 
 
 def _axis(values: Sequence[float]) -> Axis:
-    return axis_for([Estimate(min(values), min(values), max(values), 1, ".3g")])
+    low, high = min(values), max(values)
+    if low == high:  # a single value stands in the middle
+        low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
+    return axis_for([Estimate(low, low, high, 1, ".3g")])
 
 
 def _summary(line: Line) -> str:

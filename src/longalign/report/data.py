@@ -24,9 +24,10 @@ class Estimate:
 
     Attributes:
         value: the estimate; NaN where there was nothing to measure, which prints as "—".
-        low, high: ends of the interval.
+        low, high: ends of the interval; NaN where a single prompt (or scene) was measured, which shows no spread.
         n: how many observations stand behind it.
-        format: format specification of the three numbers; with a ``%`` a plot's axis runs from 0 to 100 %.
+        format: format specification of the three numbers. With a ``%`` a plot's axis runs from 0 to 100 %; with ``+``
+            and ``%`` the number is a difference of percentages and prints in points.
         level: coverage that the interval is meant to have.
     """
 
@@ -38,18 +39,38 @@ class Estimate:
     level: float = 0.95
 
     def __str__(self) -> str:
-        return self._shown(self.value) if math.isfinite(self.value) else "—"
+        if not math.isfinite(self.value):
+            return "—"
+        return self._shown(self.value) + (" points" if self._is_difference else "")
+
+    @property
+    def bounded(self) -> bool:
+        """Is there an interval?"""
+        return all(map(math.isfinite, (self.value, self.low, self.high)))
 
     @property
     def interval(self) -> str:
-        """``"79.2–87.9%"``, with a sign at an end ``"−1.2 to 0.4%"``; empty where there is no estimate."""
+        """``"79.2–87.9%"``, with a sign at an end ``"−1.2 to 0.4%"``; empty where there is no estimate.
+
+        An estimate from a single prompt has no interval, and this says so.
+        """
         if not math.isfinite(self.value):
             return ""
+        if not self.bounded:
+            return "one prompt: no interval"
         low, high = self._shown(self.low).removesuffix("%"), self._shown(self.high)
         return f"{low} to {high}" if {low[0], high[0]} & {"−", "+"} else f"{low}–{high}"
 
+    @property
+    def _is_difference(self) -> bool:
+        return self.format.startswith("+") and self.format.endswith("%")
+
     def _shown(self, number: float) -> str:
-        return format(number, self.format).replace("-", "−")
+        if self._is_difference:
+            number, shown = 100 * number, self.format.replace("%", "f")
+        else:
+            shown = self.format
+        return format(number, shown).replace("-", "−")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +82,14 @@ class SentenceRow:
         beyond: it lies, at least in part, past what the plain encoding can read.
         marks: column → verdict; a column that is left out was not judged.
         scores: column → score of this sentence against the column's picture, printed beside the mark.
+        wanted: column → the mark that it should have there, where that is not ``true``.
     """
 
     text: str
     beyond: bool = False
     marks: Mapping[str, Mark] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
+    wanted: Mapping[str, Mark] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +101,14 @@ class Panel:
         image: its pixels, which the page carries.
         note: a remark below it.
         file: its path in the run folder, for the JSONL.
+        aside: it is no picture of the prompt (such as a map of differences), so its sentences have no marks.
     """
 
     column: str
     image: Image
     note: str = ""
     file: str = ""
+    aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +117,7 @@ class Case:
 
     Attributes:
         title: heading of the case.
+        verdict: the result in words, below the title.
         prompt: the whole text.
         panels: the pictures.
         sentences: the rows of the table of sentences.
@@ -103,6 +129,7 @@ class Case:
     panels: Sequence[Panel]
     sentences: Sequence[SentenceRow] = ()
     note: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +171,14 @@ class Line:
     Attributes:
         name: in the legend.
         faint: True draws it in the background.
+        colour: number of its colour and dashes, 0 to 3; None: its place among the lines.
     """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     faint: bool = False
+    colour: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -188,6 +217,9 @@ class Report:
         truncation: what was cut from which prompt, one entry each; empty when nothing was.
         window_tokens: how far the plain encoding reads.
         curves: drawn first, the first one across the page, the others side by side.
+        scores: what the numbers beside the marks are (`SentenceRow.scores`), for the legend.
+        cases_first: the cases come before curves and tables.
+        glossary: name → what it is, below the introduction.
     """
 
     title: str
@@ -198,3 +230,27 @@ class Report:
     truncation: Sequence[str] = ()
     window_tokens: int = 77
     curves: Sequence[Curve] = ()
+    scores: str = ""
+    cases_first: bool = False
+    glossary: Mapping[str, str] = field(default_factory=dict)
+
+
+def signed(value: float, format_: str = ".1f") -> str:
+    """A number with a true minus sign.
+
+    Args:
+        value: the number.
+        format_: format specification.
+    """
+    return format(value, format_).replace("-", "\N{MINUS SIGN}")
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """``"1 sentence"``, ``"1,234 sentences"``.
+
+    Args:
+        count: how many.
+        noun: its singular.
+        plural: where an s does not make it.
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from longalign.report.data import Estimate, Table
+from longalign.report.data import Estimate, Table, signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Axis:
         return round(100 * min(max(share, 0.0), 1.0), 2)
 
     def label(self, tick: float) -> str:
-        return format(tick, self.format)
+        return signed(tick, self.format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,10 @@ def plot_groups(table: Table) -> list[Group]:
 def axis_for(estimates: Iterable[Estimate]) -> Axis:
     """0 to 100 % for shares; else the range of the intervals, widened to ticks 1, 2 or 5 · 10ᵏ apart."""
     shown = [estimate for estimate in estimates if math.isfinite(estimate.value)]
-    if all(e.format.endswith("%") and e.low >= 0 and e.high <= 1 for e in shown):
+    if all(e.format.endswith("%") and not (e.low < 0 or e.high > 1) for e in shown):
         return Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0), ".0%")
-    low = min(min(e.low, e.value) for e in shown)
-    high = max(max(e.high, e.value) for e in shown)
+    ends = [end for e in shown for end in (e.low, e.value, e.high) if math.isfinite(end)]
+    low, high = min(ends), max(ends)
     span = (high - low) or abs(high) or 1.0
     power = 10 ** math.floor(math.log10(span / 3))
     step = next(m * power for m in (1, 2, 5, 10) if span / (m * power) <= 4)

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from longalign.report.curve import line_plot
-from longalign.report.data import Case, Estimate, Report, SentenceRow
+from longalign.report.data import Case, Estimate, Panel, Report, SentenceRow, counted, signed
 from longalign.report.plot import plot_groups
 from longalign.runs import atomic_write_text, json_line
 from longalign.versions import VERSION
@@ -49,7 +49,13 @@ def write_report(
     html = (
         environment()
         .get_template("report.html.j2")
-        .render(report=report, title=report.title, intro=report.intro, facts=report.facts)
+        .render(
+            report=report,
+            title=report.title,
+            intro=report.intro,
+            facts=report.facts,
+            glossary=report.glossary,
+        )
     )
     written = atomic_write_text(path, html)
     if jsonl is not None:
@@ -69,11 +75,15 @@ def environment() -> Environment:
         finalize=_printable,
     )
     jinja.filters.update(
+        all_same=_all_same,
+        any_differs=lambda cases: any(_differs(case) for case in cases),
         data_uri=data_uri,
         extent=_extent,
         kinds=_kinds,
         layout=layout,
         line_plot=line_plot,
+        mark_kind=_mark_kind,
+        number=signed,
         paragraphs=lambda text: [part for part in text.split("\n\n") if part.strip()],
         plot_groups=plot_groups,
         runs=_runs,
@@ -120,11 +130,33 @@ def _kinds(cases: Sequence[Case]) -> set[str]:
     found: set[str] = set()
     for case in filter(judged, cases):
         for row in case.sentences:
-            columns = {panel.column for panel in case.panels}
-            found.update(row.marks.get(column, "unjudged") for column in columns - row.scores.keys())
-            found.update(row.marks[column] for column in columns & row.marks.keys())
+            columns = {panel.column for panel in case.panels if not panel.aside}
+            found.update(_mark_kind(row, column) for column in columns - row.scores.keys())
+            scored = {_mark_kind(row, column) for column in columns & row.scores.keys()}
+            found.update(scored - {"unjudged"})  # there the score stands alone
+            found.update({"scored"} if columns & row.scores.keys() else ())
             found.update({"beyond"} if row.beyond else ())
     return found
+
+
+def _mark_kind(row: SentenceRow, column: str) -> str:
+    """The mark of a sentence as it is drawn: ``gone`` is false and should be, ``still`` is true and should not be."""
+    mark = row.marks.get(column, "unjudged")
+    if row.wanted.get(column, "true") == "false":
+        return {"false": "gone", "true": "still"}.get(mark, mark)
+    return mark
+
+
+def _all_same(rows: Sequence[SentenceRow], panels: Sequence[Panel]) -> bool:
+    """Has each of these sentences the same mark in every picture?"""
+    columns = [panel.column for panel in panels if not panel.aside]
+    return all(len({row.marks.get(column, "unjudged") for column in columns}) == 1 for row in rows)
+
+
+def _differs(case: Case) -> bool:
+    """Is there a sentence whose mark differs between the pictures, and one whose mark does not?"""
+    same = {_all_same([row], case.panels) for row in case.sentences}
+    return judged(case) and same == {True, False}
 
 
 def _runs(rows: Sequence[SentenceRow]) -> list[tuple[bool, list[SentenceRow]]]:
@@ -133,15 +165,23 @@ def _runs(rows: Sequence[SentenceRow]) -> list[tuple[bool, list[SentenceRow]]]:
 
 
 def _tally(rows: Sequence[SentenceRow], column: str, wording: str = "{} of {} true") -> str:
-    """``"9 of 12 true"``, the unclear ones among the twelve; empty when nothing was judged in that column."""
-    marks = [row.marks[column] for row in rows if row.marks.get(column, "unjudged") != "unjudged"]
-    return wording.format(marks.count("true"), len(marks)) if marks else ""
+    """``"9 of 12 true"``, the unclear ones among the twelve; empty when nothing was judged in that column.
+
+    Where some sentences should be false, those count that are as they should be.
+    """
+    judged = [row for row in rows if row.marks.get(column, "unjudged") != "unjudged"]
+    if not judged:
+        return ""
+    if any(column in row.wanted for row in judged):
+        wording = wording.replace("true", "as they should be")
+    good = sum(row.marks[column] == row.wanted.get(column, "true") for row in judged)
+    return wording.format(good, len(judged))
 
 
 def _extent(rows: Sequence[SentenceRow], window_tokens: int) -> str:
     """``"12 sentences, 5 beyond token 77"``."""
     beyond = sum(row.beyond for row in rows)
-    text = f"{len(rows)} sentence{'' if len(rows) == 1 else 's'}"
+    text = counted(len(rows), "sentence")
     return f"{text}, {beyond} beyond token {window_tokens}" if beyond else text
 
 
@@ -192,6 +232,7 @@ def _records(report: Report) -> Iterator[dict[str, Any]]:
             "title": case.title,
             "prompt": case.prompt,
             "note": case.note,
+            **({"verdict": case.verdict} if case.verdict else {}),
             "panels": [
                 {
                     "column": panel.column,
@@ -199,11 +240,18 @@ def _records(report: Report) -> Iterator[dict[str, Any]]:
                     "height_px": panel.image.height,
                     "file": panel.file,
                     "note": panel.note,
+                    **({"aside": True} if panel.aside else {}),
                 }
                 for panel in case.panels
             ],
             "sentences": [
-                {"text": row.text, "beyond": row.beyond, "marks": row.marks, "scores": row.scores}
+                {
+                    "text": row.text,
+                    "beyond": row.beyond,
+                    "marks": row.marks,
+                    "scores": row.scores,
+                    **({"wanted": row.wanted} if row.wanted else {}),
+                }
                 for row in case.sentences
             ],
         }

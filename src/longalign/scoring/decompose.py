@@ -208,7 +208,8 @@ def decompose(
 
 
 def _write(done: Decomposed, name: str, gallery: int, run: RunFolder, command_line: str | None) -> None:
-    from longalign.scoring.page import THUMB_PX, picture_of, signed, write_decomposition
+    from longalign.report import signed
+    from longalign.scoring.page import THUMB_PX, picture_of, write_decomposition
 
     galleries = []
     if done.measured is not None:

@@ -140,7 +140,7 @@ def _mean(values: Tensor) -> Estimate:
     if not n:
         return Estimate(math.nan, math.nan, math.nan, 0, ".2f")
     mean = float(values.double().mean())
-    half = 1.96 * float(values.double().std()) / math.sqrt(n) if n > 1 else 0.0
+    half = 1.96 * float(values.double().std()) / math.sqrt(n) if n > 1 else math.nan
     return Estimate(mean, mean - half, mean + half, n, ".2f")
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from longalign.preference import SegmentScore, load_image
 from longalign.preference.images import ImageLike, to_rgb
-from longalign.report import Table
+from longalign.report import Table, counted, signed
 from longalign.report.render import SMALL_PX, data_uri, environment
 from longalign.runs import atomic_write_text
 from longalign.scoring.histogram import Histogram, histogram
@@ -20,15 +20,27 @@ from longalign.scoring.ranking import worst_row
 from longalign.scoring.stream import Scored
 
 THUMB_PX = 192  # twice what is shown, for sharp screens
-_LEAST_WIDTH = 6.0  # per cent: the lowest bar is still a bar
+_LEAST_WIDTH = 1.5  # per cent: a score of 0 is still a bar
 _FAILURES_SHOWN = 50
-_NAMES = {
+# The scores of a picture: key → name, and what it is.
+NAMES = {
     "overall": "overall",
     "single": "first tokens",
     "aligned": "aligned",
     "aligned_cosine": "aligned cosine",
     "irrelevant": "irrelevant",
     "eta": "η",
+    "worst sentence": "lowest sentence",
+}
+MEANINGS = {
+    "overall": "picture against the mean of all sentences, C_X·C_P, as cosine × 100; higher fits better",
+    "single": "picture against the start of the prompt alone, as much as the text encoder reads at once (77 tokens for "
+    "CLIP)",
+    "aligned": "the part of overall that depends on what the text says, C_X·C⊥ × 100; higher fits better",
+    "aligned_cosine": "the same as a cosine × 100, without the length of C⊥",
+    "irrelevant": "the picture along the direction V that all texts have in common, C_X·V × 100: it depends on the "
+    "picture's looks and not on the text",
+    "eta": "how much of the prompt's embedding is common to all texts, C_P·V (0 to 1); it depends on the text alone",
 }
 
 
@@ -43,13 +55,24 @@ class Picture:
 
 @dataclass(frozen=True)
 class Bar:
-    """A score: its length and, from worst to best, its colour, both in per cent."""
+    """A score, drawn from the zero line.
+
+    Attributes:
+        text: the number.
+        left, width: where the bar begins and how long it is, in per cent of the track.
+        zero: where the zero line is, in per cent.
+        top: it is marked as the best.
+        verdict: in words, with P(true).
+        kind: the verdict, which decides the colour; empty without a calibration.
+    """
 
     text: str
+    left: float
     width: float
-    share: float
+    zero: float
     top: bool = False
     verdict: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,7 @@ def write_scores(outcome: Outcome, facts: Mapping[str, str], path: str | Path) -
         "title": "How well the picture fits, sentence by sentence",
         "intro": _intro(outcome),
         "facts": facts,
+        "glossary": _glossary(outcome),
         "cards": [],
         "ranked": None,
         "plots": [],
@@ -130,10 +154,7 @@ def write_decomposition(
 
 
 def _write(template: str, context: Mapping[str, Any], path: str | Path) -> Path:
-    # An overlay: the page's own filter, without adding it to every report.
-    jinja = environment().overlay()
-    jinja.filters = {**jinja.filters, "number": signed}
-    return atomic_write_text(path, jinja.get_template(template).render(**context))
+    return atomic_write_text(path, environment().get_template(template).render(**context))
 
 
 def picture_of(image: ImageLike, name: str, largest_px: int | None = None) -> Picture:
@@ -146,11 +167,6 @@ def picture_of(image: ImageLike, name: str, largest_px: int | None = None) -> Pi
         shown = shown.copy()
         shown.thumbnail((largest_px, largest_px), Image.Resampling.LANCZOS)
     return Picture(name, data_uri(shown), shown.width, shown.height, max(shown.size) <= SMALL_PX)
-
-
-def signed(value: float, format_: str = ".1f") -> str:
-    """A number with a true minus sign."""
-    return format(value, format_).replace("-", "\N{MINUS SIGN}")
 
 
 def said_of(segment: SegmentScore) -> str:
@@ -167,25 +183,49 @@ def bars_of(
     top: int | None = None,
     segments: Sequence[SegmentScore] = (),
 ) -> list[Bar]:
-    """Bars on the scale from ``low`` to ``high``; ``top`` is marked as the best; verdicts are those of ``segments``."""
-    said = [said_of(segment) for segment in segments] or [""] * len(values)
-    shares = [100.0 if high <= low else 100 * (value - low) / (high - low) for value in values]
-    return [
-        Bar(
-            signed(value),
-            round(_LEAST_WIDTH + share * (1 - _LEAST_WIDTH / 100), 1),
-            round(share, 1),
-            i == top,
-            said[i],
+    """Bars from zero, on a scale that holds zero, ``low`` and ``high``.
+
+    Args:
+        values: the scores.
+        low, high: least and greatest score of all bars that are to be compared.
+        top: which one is the best. It is marked unless its verdict is ``false``.
+        segments: with the verdicts.
+    """
+    said = [(said_of(s), s.verdict or "") for s in segments] or [("", "")] * len(values)
+    found = []
+    for i, (value, (words, kind)) in enumerate(zip(values, said, strict=True)):
+        zero, end = share_of(0.0, low, high), share_of(value, low, high)
+        width = max(abs(end - zero), _LEAST_WIDTH)
+        left = min(zero, 100 - width) if value >= 0 else max(zero - width, 0.0)
+        found.append(
+            Bar(
+                signed(value),
+                round(left, 1),
+                round(width, 1),
+                round(zero, 1),
+                i == top and kind != "false",
+                words,
+                kind,
+            )
         )
-        for i, (value, share) in enumerate(zip(values, shares, strict=True))
-    ]
+    return found
+
+
+def share_of(value: float, low: float, high: float) -> float:
+    """Where a value stands on the scale that holds zero, ``low`` and ``high``, in per cent."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    return 0.0 if high == low else 100 * (value - low) / (high - low)
+
+
+def _glossary(outcome: Outcome) -> dict[str, str]:
+    """Each score of a picture that the page shows."""
+    shown = outcome.kept or outcome.lowest
+    return {NAMES[key]: MEANINGS[key] for key in (shown[0].scores if shown else ()) if key in MEANINGS}
 
 
 def _numbers(item: Scored) -> list[tuple[str, str]]:
     return [
-        (_NAMES[name], signed(value, ".2f" if name == "eta" else ".1f"))
-        for name, value in item.scores.items()
+        (NAMES[name], signed(value, ".2f" if name == "eta" else ".1f")) for name, value in item.scores.items()
     ]
 
 
@@ -243,21 +283,25 @@ def _plots(outcome: Outcome) -> list[Histogram]:
 
 def _intro(outcome: Outcome) -> str:
     count, failed = outcome.summary.scored, outcome.summary.failed
-    parts = [
-        f"{count:,} picture{'' if count == 1 else 's'} scored" + (f", {failed:,} failed." if failed else ".")
-    ]
+    parts = [f"{counted(count, 'picture')} scored" + (f", {failed:,} failed." if failed else ".")]
     part = ", less what all texts have in common" if outcome.decomposed else ""
     parts.append(f"Each sentence is held against the whole picture: cosine × 100{part}.")
     if outcome.ranking is not None:
         parts.append(
-            "Bars and colours run from the lowest score here to the highest; a star marks the best picture."
+            "Bars begin at the zero line. A star marks the best picture for a sentence, unless the sentence is called "
+            "false there, too."
         )
     elif outcome.kept:
-        parts.append("Bars and colours run from a picture's lowest sentence to its highest.")
+        parts.append("Bars begin at the zero line.")
     if outcome.promised is not None:
         parts.append(
-            f"True and false are said where at most {outcome.promised:.0%} of such verdicts should be wrong, by the "
-            "model's calibration; the rest is doubtful. The lowest sentence is marked unless it is called true."
+            f"True (green) and false (red) are said where at most {outcome.promised:.0%} of such verdicts should be "
+            "wrong, by the model's calibration; the rest is doubtful (grey). The lowest sentence is marked unless "
+            "it is called true."
+        )
+    elif outcome.kept:
+        parts.append(
+            "This model has no calibration, so no sentence is called true or false: the scores only rank them."
         )
     caution = (
         "A sentence's score is what this picture has over the mean of the other pictures with the same sentence."

@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from longalign.errors import LongalignError
+from longalign.errors import Interrupted, LongalignError
 from longalign.preference import PreferenceModel
 from longalign.preference.decomposition import Decomposition
+from longalign.report import counted
 from longalign.runs import RunFolder, atomic_write_text, json_line
 from longalign.scoring.data import (
     Failure,
@@ -69,6 +70,7 @@ def score(
 
     Raises:
         LongalignError: nothing at all could be scored; the model or the run folder is wrong.
+        Interrupted: Ctrl-C. What was scored so far is in the run folder, with its page.
     """
     if config.worst < 0:
         raise LongalignError(f"the number of worst sentences cannot be {config.worst}")
@@ -84,25 +86,31 @@ def score(
     )
     lowest = Lowest(config.worst)
     results = score_pairs(model, pairs, batch_size=config.batch_size, relative=config.relative)
-    for result in results:
-        if isinstance(result, Failure):
-            outcome.summary.failed += 1
-            if len(outcome.failures) < FAILURES_KEPT:
-                outcome.failures.append(result)
-        else:
-            outcome.summary.add(result)
-            outcome.overall.append(result.scores["overall"])
-            outcome.worst.append(result.values[result.worst])
-            lowest.add(result)
-            if keep:
-                outcome.kept.append(result)
-        if run is not None:
-            run.log(
-                {"image": result.name, "error": result.reason}
-                if isinstance(result, Failure)
-                else result.to_json()
-            )
-        on_result(result)
+    stopped = False
+    try:
+        for result in results:
+            if isinstance(result, Failure):
+                outcome.summary.failed += 1
+                if len(outcome.failures) < FAILURES_KEPT:
+                    outcome.failures.append(result)
+            else:
+                outcome.summary.add(result)
+                outcome.overall.append(result.scores["overall"])
+                outcome.worst.append(result.values[result.worst])
+                lowest.add(result)
+                if keep:
+                    outcome.kept.append(result)
+            if run is not None:
+                run.log(
+                    {"image": result.name, "error": result.reason}
+                    if isinstance(result, Failure)
+                    else result.to_json()
+                )
+            on_result(result)
+    except KeyboardInterrupt:
+        stopped = True
+        if not outcome.summary.scored:
+            raise Interrupted("nothing was scored yet") from None
     if not outcome.summary.scored:
         first = (
             f", such as {outcome.failures[0].name}: {outcome.failures[0].reason}" if outcome.failures else ""
@@ -114,6 +122,11 @@ def score(
             outcome.ranking = rank(outcome.kept)
     if run is not None:
         _write(outcome, run, command_line)
+    if stopped:
+        kept = f"kept, with their report: {run.report}" if run is not None else "lost: --out would keep them"
+        raise Interrupted(
+            f"the scores of {counted(outcome.summary.scored, 'pair')} are {kept}. The same command scores all again"
+        )
     return outcome
 
 

@@ -21,6 +21,8 @@ class StickerScenes(Source):
         referring: share of captions with sentences that refer to the one before ("It stands on a red disc.").
     """
 
+    square = True
+
     def __init__(
         self,
         count: int,

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from longalign.diffusion.sampling import draw, set_scheduler
-from longalign.report import Estimate, bootstrap_ratio
+from longalign.report import Estimate, clustered_wilson
 from longalign.stickers.captions import caption, text_of
 from longalign.stickers.oracle import read
 from longalign.stickers.world import scene
@@ -46,4 +46,4 @@ def _share_true(captions: list[list[Any]], images: list[Image.Image]) -> Estimat
     for said, image in zip(captions, images, strict=True):
         reading = read(image)
         true.append(sum(reading.judge(s.fact) == "true" for s in said))
-    return bootstrap_ratio(true, [len(said) for said in captions])
+    return clustered_wilson(true, [len(said) for said in captions])

@@ -1,7 +1,8 @@
-"""Shares of true sentences before and beyond the window, with bootstrap intervals over scenes."""
+"""Shares of true sentences before and beyond the window, with 95 % intervals."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from longalign.metrics.intervals import percentile, resample
-from longalign.report import Estimate, Table, bootstrap_ratio, wilson
+from longalign.report import CLUSTERED, Estimate, Table, clustered_wilson
 from longalign.report.sentences import Sentences, judge
 
 Scenes = Sequence[np.ndarray]  # (sentences of the scene,) bool, one array a scene
@@ -47,14 +48,14 @@ def counts_in(true: Scenes, chosen: Scenes) -> tuple[np.ndarray, np.ndarray]:
 def share_table(
     true: Mapping[str, Scenes], beyond: Scenes, caption: str = "Sentences that are true of the picture"
 ) -> Table:
-    """Share of true sentences before and beyond the window and of all, with 95 % intervals over scenes.
+    """Share of true sentences before and beyond the window and of all, with 95 % intervals of `clustered_wilson`.
 
     Args:
         true: column → what `judged_true` says, the last one being chance.
         beyond: which sentences lie past the window.
     """
     rows: list[list[str | Estimate]] = [
-        [label, *(bootstrap_ratio(*counts_in(of_column, chosen)) for of_column in true.values())]
+        [label, *(clustered_wilson(*counts_in(of_column, chosen)) for of_column in true.values())]
         for label, chosen in parts_of(beyond).items()
     ]
     return Table(
@@ -64,7 +65,7 @@ def share_table(
         plot=True,
         baseline=CHANCE,
         note="Share of the sentences that the oracle calls true of the picture (unclear counts as not true); "
-        "95 % bootstrap intervals over scenes. Chance: the same sentences judged on another scene's picture.",
+        f"95 % {CLUSTERED.format('scene')}. Chance: the same sentences judged on another scene's picture.",
     )
 
 
@@ -93,17 +94,21 @@ def ratio_difference(
     """
     table = np.stack([*a, *b], axis=1).astype(np.float64)  # (S, 4)
     draws = np.concatenate([w @ table for w in resample(len(table), samples, seed)])  # (samples, 4)
-    value, spread = float(_difference(table.sum(0, keepdims=True))[0]), _difference(draws)
     n = int(a[1].sum() + b[1].sum())
+    value, spread = float(_difference(table.sum(0, keepdims=True))[0]), _difference(draws)
+    if len(table) < 2:
+        return Estimate(value, math.nan, math.nan, n, "+.1%")
     found = percentile(value, spread, n, format="+.1%")
     if not np.isfinite(value) or found.high - found.low > 1e-12:
         return found
-    room = 1 - wilson(len(table), len(table)).low  # nothing varies: with few scenes this is weak evidence
+    room = 1 - clustered_wilson(b[1], b[1]).low  # nothing varies: with few scenes this is weak evidence
     return Estimate(value, max(-1.0, value - room), min(1.0, value + room), n, "+.1%")
 
 
 def mean_estimate(values: np.ndarray, *, format: str = ".2f", samples: int = 2000, seed: int = 0) -> Estimate:
     """The mean of (S,) values, one a scene, with a 95 % bootstrap interval."""
+    if len(values) == 1:  # a single scene shows no spread
+        return Estimate(float(values[0]), math.nan, math.nan, 1, format)
     draws = np.concatenate([w @ values / len(values) for w in resample(len(values), samples, seed)])
     return percentile(float(values.mean()), draws, len(values), format=format)
 

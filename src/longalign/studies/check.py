@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from longalign.report import Estimate, Table, wilson
+from longalign.report import CLUSTERED, Estimate, Table, wilson
 from longalign.stickers.captions import facts, lie
 from longalign.stickers.oracle import read
 from longalign.stickers.share_true import share_true
@@ -115,7 +115,7 @@ def check_oracle(
         "The oracle on pictures whose truth is known",
         ["pictures", "right, true sentences", "right, lies", "right, of those called", "unclear"],
         rows,
-        note=f"At least {sentences} true sentences and as many lies a row; Wilson intervals, 95 %.",
+        note=f"At least {sentences} true sentences and as many lies a row; 95 % Wilson intervals.",
     )
 
 
@@ -163,7 +163,7 @@ def check_model(
         "Sentences that are true of pictures by the base model",
         ["held-out scenes", *strategies, "chance"],
         [[*row, chance]],
-        note=f"{scenes} scenes; unclear counts as not true; 95 % bootstrap intervals over scenes.",
+        note=f"{scenes} scenes; unclear counts as not true; 95 % {CLUSTERED.format('scene')}.",
     )
 
 

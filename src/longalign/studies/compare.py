@@ -25,6 +25,16 @@ from longalign.worlds import DEFAULT
 
 PLAIN, SEGMENTS, SOFT, SFT, RFT = "plain, 77 tokens", "segments", "soft tokens", "SFT", "SFT+RFT"
 
+# What each column is, for the pages.
+MEANINGS = {
+    PLAIN: "the pipeline's own encoding: it reads the first 77 tokens and drops the rest",
+    SEGMENTS: "each sentence is encoded alone, and the encodings are joined (LongAlign); nothing is trained",
+    SOFT: "segments, and a few vectors in front of the text (SoftREPA) that were trained to tell captions of different "
+    "scenes apart",
+    SFT: "supervised fine-tuning: a LoRA on the model that was trained on pictures with long captions",
+    RFT: "reward fine-tuning on top of SFT: a second LoRA, trained to raise the score that a preference model gives",
+}
+
 
 @dataclass(frozen=True)
 class Column:

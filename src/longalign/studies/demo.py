@@ -11,18 +11,18 @@ from typing import Any
 from PIL import Image
 
 from longalign.diffusion.pipelines import settings_of
+from longalign.errors import Interrupted
 from longalign.picture_info import PictureInfo, png_text
 from longalign.preference import PreferenceModel
-from longalign.report import Case, Panel, Report, Table, write_report
+from longalign.report import Case, Panel, Report, Table, counted, write_report
 from longalign.report.sentences import Sentences, sentence_rows, sentences_of, window_of
 from longalign.runs import RunFolder
 from longalign.stickers.captions import caption, text_of
 from longalign.stickers.world import render, scene
 from longalign.studies.accuracy import accuracy_table, table_json
 from longalign.studies.compare import (
+    MEANINGS,
     SEGMENTS,
-    SOFT,
-    Column,
     Drawer,
     draw_columns,
     file_name,
@@ -82,23 +82,15 @@ def demo(
         overwrite: replace an earlier run in `out`.
         command_line: what the user typed, for the report.
         on_step: called after each sampling step with the number of pictures; `demo_steps` is the sum.
+
+    Raises:
+        Interrupted: Ctrl-C while pictures are drawn. The columns that were finished are kept, with their report.
     """
     drawer, settings, columns = Drawer(DEFAULT), settings_of(DEFAULT), shipped_columns()
     drawn = [scene(i, objects=OBJECTS, split="test") for i in range(scenes)]
     prompts = [text_of(caption(s, i)) for i, s in enumerate(drawn)]
     pipe = drawer.pipe()
     window, sentences = window_of(pipe.tokenizer), sentences_of(pipe.tokenizer, prompts)
-    images = draw_columns(
-        drawer,
-        columns,
-        prompts,
-        seed=seed,
-        steps=steps,
-        guidance=settings.guidance,
-        length=settings.length,
-        on_step=on_step,
-    )
-    accuracy = accuracy_table(sentences, images, settings.oracle)
     config = {
         "command": "demo",
         "scenes": scenes,
@@ -111,8 +103,27 @@ def demo(
         "length": settings.length,
     }
     run = RunFolder(out, config, overwrite=overwrite) if out else RunFolder.new("demo", config)
+    images: dict[str, Sequence[Image.Image]] = {}
+    try:
+        for label, column in columns.items():
+            images |= draw_columns(
+                drawer,
+                {label: column},
+                prompts,
+                seed=seed,
+                steps=steps,
+                guidance=settings.guidance,
+                length=settings.length,
+                on_step=on_step,
+            )
+    except KeyboardInterrupt:
+        if not images:
+            raise Interrupted(f"no column was finished. {run.path} holds the settings alone") from None
+    accuracy = accuracy_table(sentences, images, settings.oracle)
     judge = PreferenceModel.from_pretrained(world(DEFAULT).preference_names()[-1], device="cpu")
-    judged = judge.score(images[SEGMENTS], prompts).segments if judge.calibration is not None else None
+    judged = None
+    if judge.calibration is not None and SEGMENTS in images:
+        judged = judge.score(images[SEGMENTS], prompts).segments
     counts: Counter[tuple[str | None, str]] = Counter()
     cases = []
     for i, reference in enumerate(map(render, drawn)):
@@ -126,7 +137,7 @@ def demo(
                 replace(row, scores={SEGMENTS: said.probability or 0.0})
                 for row, said in zip(rows, judged[i], strict=True)
             ]
-        names = (REFERENCE, *(file_name(label, column) for label, column in columns.items()))
+        names = (REFERENCE, *(file_name(label, columns[label]) for label in images))
         info = PictureInfo(prompts[i], settings={"seed": seed + i, "steps": steps, "model": DEFAULT})
         files = [
             str(run.save_image(f"{i:02d}-{n}", x, png_text(info)).relative_to(run.path))
@@ -137,15 +148,14 @@ def demo(
         run.log({"scene": i, "prompt": prompts[i], "marks": [dict(r.marks) for r in rows]})
     report = Report(
         title="Long prompts, sentence by sentence",
-        intro="Crowded scenes that no model here was trained on, described in more than 77 tokens. The plain encoding "
-        "stops reading there; segment-level encoding reads every sentence"
-        + _of_stages(columns)
-        + ". The oracle looks at the pixels and marks each sentence."
-        + (
-            " Beside its marks in the column segments stands P(true) by Denscore, the embedded preference model."
-            if counts
-            else ""
-        ),
+        intro="Crowded scenes that no model here was trained on, described in more than 77 tokens. Every row shows one "
+        "scene, drawn in several ways from the same noise. The oracle looks at the pixels and marks each sentence.",
+        glossary={
+            REFERENCE: "the scene as it should look, rendered and not drawn by a model",
+            **{label: MEANINGS[label] for label in images},
+        },
+        scores="P(true) of the sentence by Denscore, the embedded preference model" if counts else "",
+        cases_first=True,
         facts=provenance(
             {
                 "model": "the embedded sticker model",
@@ -159,6 +169,11 @@ def demo(
         window_tokens=window,
     )
     write_report(report, run.report, jsonl=run.path / "report.jsonl")
+    if len(images) < len(columns):
+        raise Interrupted(
+            f"{len(images)} of {counted(len(columns), 'column')} are kept ({' · '.join(images)}), with their report: "
+            f"{run.report}. The same command draws all again, and the same ones"
+        )
     return Study(prompts, sentences, images, accuracy, run.path)
 
 
@@ -178,12 +193,3 @@ def _verdict_table(counts: Mapping[tuple[str | None, str], int]) -> Table:
         ],
         note="Numbers of sentences.",
     )
-
-
-def _of_stages(columns: Mapping[str, Column]) -> str:
-    """The part of the introduction about the trained columns."""
-    tokens = (
-        ", soft tokens were trained to tell the captions of different scenes apart" if SOFT in columns else ""
-    )
-    stages = any(column.loras for column in columns.values())
-    return tokens + (", and SFT and SFT+RFT are LoRAs that were trained on long captions" if stages else "")

@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from longalign.editing.verdict import EditRows
 from longalign.encoding.segments import Segmenter
 from longalign.picture_info import PictureInfo, png_text
 from longalign.report import (
+    CLUSTERED,
     Case,
     Estimate,
     Panel,
     Report,
     SentenceRow,
     Table,
-    bootstrap_ratio,
-    wilson,
+    clustered_wilson,
+    counted,
     write_report,
 )
 from longalign.report.sentences import judge
@@ -32,26 +34,27 @@ Measure = Callable[[Sequence[EditVerdict]], Estimate]
 
 def tables_of(study: EditStudy) -> list[Table]:
     """Success, three kinds of collateral damage, and the effect of soft tokens if there are some."""
+    intervals = CLUSTERED.format("scene")
     tables = [
         _table(
             study,
             "Edits that succeeded",
-            lambda verdicts: wilson(sum(v.success for v in verdicts), len(verdicts)),
+            lambda verdicts: clustered_wilson([v.success for v in verdicts], [1] * len(verdicts)),
             f"Every cell that should change shows what it should, by the oracle (unclear counts as not). {NOTHING}: "
-            "the picture through the VAE and back. 95 % Wilson intervals.",
+            f"the picture through the VAE and back. 95 % {intervals}.",
         ),
         _table(
             study,
             "Collateral: sentences about the rest that are no longer true",
-            lambda verdicts: bootstrap_ratio([v.lost for v in verdicts], [v.kept for v in verdicts]),
+            lambda verdicts: clustered_wilson([v.lost for v in verdicts], [v.kept for v in verdicts]),
             "Of the sentences that both captions share, those that are not true of the edited picture (unclear counts "
-            "as not true). 95 % bootstrap intervals over scenes.",
+            f"as not true). 95 % {intervals}.",
         ),
         _table(
             study,
             "Collateral: empty cells in which a sticker has appeared",
-            lambda verdicts: bootstrap_ratio([v.filled for v in verdicts], [v.empty for v in verdicts]),
-            "Of the cells that are empty and should stay so. 95 % bootstrap intervals over scenes.",
+            lambda verdicts: clustered_wilson([v.filled for v in verdicts], [v.empty for v in verdicts]),
+            f"Of the cells that are empty and should stay so. 95 % {intervals}.",
         ),
         _table(
             study,
@@ -103,7 +106,7 @@ def _effect_of_tokens(study: EditStudy) -> list[Table]:
             "What soft tokens change",
             ["with − without", *pairs.values()],
             rows,
-            note="In percentage points, with paired 95 % bootstrap intervals: the same scenes on both sides.",
+            note="Percentage points, with paired 95 % bootstrap intervals: the same scenes on both sides.",
         )
     ]
 
@@ -124,8 +127,8 @@ def write_edit_study(study: EditStudy, command_line: str | None = None) -> list[
         )
     report = Report(
         title="One change, and the rest left alone",
-        intro=f"{config.count} held-out scenes of {config.objects[0]} to {config.objects[1]} stickers, each with one "
-        "change that two captions state. The oracle reads the pixels: did it happen, and did "
+        intro=f"{counted(config.count, 'held-out scene')} of {config.objects[0]} to {config.objects[1]} stickers, "
+        "each with one change that two captions state. The oracle reads the pixels: did it happen, and did "
         "everything else stay the same?",
         facts=provenance(facts, command_line),
         tables=tables,
@@ -151,11 +154,19 @@ def _cases(study: EditStudy) -> list[Case]:
         given_up = [s.text for s in segmenter(edit.source) if s.text not in texts]
         texts += given_up
         marks = {label: judge(texts, image, "stickers") for label, image in shown.items()}
-        rows = [
-            SentenceRow(text, marks={k: of[n] for k, of in marks.items()}) for n, text in enumerate(texts)
-        ]
-        note = "The last sentence is the source's, and should be false." if len(given_up) == 1 else ""
-        if len(given_up) > 1:
-            note = f"The last {len(given_up)} sentences are the source's, and should be false."
-        found.append(Case(f"Edit {i + 1}: {edit.change}", edit.target, panels, rows, note))
+        rows = {
+            text: SentenceRow(text, marks={k: of[n] for k, of in marks.items()})
+            for n, text in enumerate(texts)
+        }
+        target = [rows[s.text] for s in segmenter(edit.target)]
+        sentences = EditRows.of(target, [rows[s.text] for s in segmenter(edit.source)])
+        verdict = "\n".join(
+            f"{label}: {sentences.verdict(BEFORE, label)}" for label in shown if label not in (BEFORE, WANTED)
+        )
+        note = ""
+        if given_up:
+            last = "sentence is" if len(given_up) == 1 else f"{len(given_up)} sentences are"
+            note = f"The last {last} the source's, and should become false."
+        cased = sentences.rows(target, BEFORE)
+        found.append(Case(f"Edit {i + 1}: {edit.change}", edit.target, panels, cased, note, verdict))
     return found

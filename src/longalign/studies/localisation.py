@@ -77,7 +77,7 @@ class Localisation:
             [[label, *self._cells(label), self.chance()] for label in self.hits],
             plot=True,
             baseline=CHANCE,
-            note=f"{len(self.sentences):,} held-out renders with one false sentence; Wilson intervals, 95 %. "
+            note=f"{len(self.sentences):,} held-out renders with one false sentence; 95 % Wilson intervals. "
             f"Calibrated: less the sentence's mean score over {self.others} other pictures. A tie counts as a miss.",
         )
         groups = {

@@ -13,9 +13,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from longalign.diffusion.pipelines import settings_of
 from longalign.diffusion.sampling import SCHEDULERS
-from longalign.errors import LongalignError
+from longalign.errors import Interrupted, LongalignError
 from longalign.picture_info import PictureInfo, png_text
-from longalign.report.data import Mark
+from longalign.report.data import Mark, counted
 from longalign.report.sentences import Sentences, sentences_of, window_of
 from longalign.runs import RunFolder, atomic_write_text, json_line
 from longalign.stickers.captions import Fact, caption, parse_all, text_of
@@ -103,6 +103,7 @@ def study(
     Raises:
         LongalignError: the model has no oracle; a column's LoRA or soft tokens are none, or for another model; the
             folder holds a study with other settings.
+        StudyInterrupted: Ctrl-C. Finished parts are kept, and the same call goes on from there.
     """
     config = config or StudyConfig()
     drawer = Drawer(config.model, device=device, scheduler=config.scheduler or "auto")
@@ -125,44 +126,84 @@ def study(
     keys = {label: column_key(column, config, settings.length) for label, column in columns.items()}
     run = open_study(out, config, columns, overwrite)
     scenes = [scene(i, objects=config.objects, split="test") for i in range(config.scenes)]
-    series = {}
-    for sort in config.captions:
-        prompts = [text_of(caption(s, i, referring=CAPTIONS[sort])) for i, s in enumerate(scenes)]
-        sentences = sentences_of(pipe.tokenizer, prompts)
-        facts = [parse_all([x.text for x in s.segments]) for s in sentences]
-        for i in range(min(keep_pictures, config.scenes)):
-            run.save_image(
-                f"{sort}/{i:04d}-{REFERENCE}", render(scenes[i]), png_text(PictureInfo(prompts[i]))
-            )
-        rows = {}
-        for label, column in columns.items():
-            file = run.path / "columns" / f"{sort}-{names[label]}.jsonl"
-            key = {"captions": sort, **keys[label]}
-            done = read_rows(file, key)[: config.scenes]
-            on_step(len(done) * config.steps)
-            for start in _starts(len(done), config.scenes):
-                places = range(start, min(start + AT_ONCE, config.scenes))
-                images = drawer.draw(
-                    column,
-                    [prompts[i] for i in places],
-                    [config.seed + i for i in places],
-                    length=settings.length,
-                    steps=config.steps,
-                    guidance=config.guidance,
-                    batch_size=batch_size,
-                    on_step=on_step,
+    series: dict[str, Series] = {}
+    result = StudyResult(config, columns, scenes, series, run, window_of(pipe.tokenizer))
+    try:
+        for sort in config.captions:
+            prompts = [text_of(caption(s, i, referring=CAPTIONS[sort])) for i, s in enumerate(scenes)]
+            sentences = sentences_of(pipe.tokenizer, prompts)
+            facts = [parse_all([x.text for x in s.segments]) for s in sentences]
+            for i in range(min(keep_pictures, config.scenes)):
+                run.save_image(
+                    f"{sort}/{i:04d}-{REFERENCE}", render(scenes[i]), png_text(PictureInfo(prompts[i]))
                 )
-                judged = zip(places, images, shuffled(images), strict=True)
-                done[start:] = [
-                    {"scene": i, **judge_scene(scenes[i], facts[i], x, other)} for i, x, other in judged
-                ]
-                for i, image in zip(places, images, strict=True):
-                    if i < keep_pictures:
-                        run.save_image(picture_name(sort, i, names[label]), image, _png_text(prompts[i], key))
-                atomic_write_text(file, "".join(map(json_line, [{"drawn_with": key}, *done])))
-            rows[label] = done
-        series[sort] = Series(prompts, sentences, rows)
-    return StudyResult(config, columns, scenes, series, run, window_of(pipe.tokenizer))
+            rows: dict[str, list[dict[str, Any]]] = {}
+            series[sort] = Series(prompts, sentences, rows)
+            for label, column in columns.items():
+                file = run.path / "columns" / f"{sort}-{names[label]}.jsonl"
+                key = {"captions": sort, **keys[label]}
+                done = rows[label] = read_rows(file, key)[: config.scenes]
+                on_step(len(done) * config.steps)
+                for start in _starts(len(done), config.scenes):
+                    places = range(start, min(start + AT_ONCE, config.scenes))
+                    images = drawer.draw(
+                        column,
+                        [prompts[i] for i in places],
+                        [config.seed + i for i in places],
+                        length=settings.length,
+                        steps=config.steps,
+                        guidance=config.guidance,
+                        batch_size=batch_size,
+                        on_step=on_step,
+                    )
+                    judged = zip(places, images, shuffled(images), strict=True)
+                    done[start:] = [
+                        {"scene": i, **judge_scene(scenes[i], facts[i], x, other)} for i, x, other in judged
+                    ]
+                    for i, image in zip(places, images, strict=True):
+                        if i < keep_pictures:
+                            text = _png_text(prompts[i], key)
+                            run.save_image(picture_name(sort, i, names[label]), image, text)
+                    atomic_write_text(file, "".join(map(json_line, [{"drawn_with": key}, *done])))
+    except KeyboardInterrupt:
+        raise _interrupted(result) from None
+    return result
+
+
+class StudyInterrupted(Interrupted):
+    """Ctrl-C during a study. Every part of `AT_ONCE` scenes that was finished is in the run folder.
+
+    Attributes:
+        result: the columns that are complete in every sort of captions that has one; None if no column is complete.
+    """
+
+    def __init__(self, message: str, result: StudyResult | None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+def _interrupted(result: StudyResult) -> StudyInterrupted:
+    """What was kept of a study whose series may lack columns, and columns scenes."""
+    scenes = result.config.scenes
+    drawn = sum(len(rows) for series in result.series.values() for rows in series.rows.values())
+    complete = {
+        sort: {label: rows for label, rows in series.rows.items() if len(rows) == scenes}
+        for sort, series in result.series.items()
+    }
+    begun = {sort: rows for sort, rows in complete.items() if rows}
+    labels = [label for label in result.columns if begun and all(label in rows for rows in begun.values())]
+    message = (
+        f"the results of {counted(drawn, 'picture')} are kept in {result.run.path}. The same command with --out "
+        f"{result.run.path} goes on from there"
+    )
+    if not labels:
+        return StudyInterrupted(message, None)
+    series = {
+        sort: replace(result.series[sort], rows={label: rows[label] for label in labels})
+        for sort, rows in begun.items()
+    }
+    columns = {label: result.columns[label] for label in labels}
+    return StudyInterrupted(message, replace(result, series=series, columns=columns))
 
 
 def _png_text(prompt: str, drawn_with: Mapping[str, Any]) -> PngInfo:

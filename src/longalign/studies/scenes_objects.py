@@ -100,7 +100,7 @@ def _mean(values: np.ndarray, format: str = ".2f") -> Estimate:
     Where all are equal, resampling shows no spread: what Wilson allows S of S scenes to miss is added, one object each.
     """
     found = mean_estimate(values.astype(np.float64), format=format)
-    if found.high - found.low > 1e-12:
+    if not found.bounded or found.high - found.low > 1e-12:
         return found
     room = 1 - wilson(found.n, found.n).low
     low = found.value - room

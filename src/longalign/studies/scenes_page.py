@@ -10,13 +10,15 @@ import numpy as np
 from PIL import Image
 
 from longalign.report import (
+    CLUSTERED,
     Case,
     Estimate,
     Panel,
     Report,
     SentenceRow,
     Table,
-    bootstrap_ratio,
+    clustered_wilson,
+    counted,
     write_report,
 )
 from longalign.runs import atomic_write_text, json_line
@@ -32,7 +34,7 @@ from longalign.studies.accuracy import (
     share_table,
     tables_json,
 )
-from longalign.studies.compare import file_name
+from longalign.studies.compare import MEANINGS, file_name
 from longalign.studies.scenes import (
     ASPECTS,
     LETTERS,
@@ -90,7 +92,8 @@ def differences(result: StudyResult) -> Table:
         "Differences",
         ["", *labels],
         rows,
-        note="In percentage points, with paired 95 % bootstrap intervals: the same scenes are drawn for both sides.",
+        note="Percentage points, with paired 95 % bootstrap intervals: the same scenes are drawn for both sides. "
+        "The first column has none to its left (—).",
     )
 
 
@@ -114,14 +117,14 @@ def aspect_tables(result: StudyResult) -> list[Table]:
                 ["", *series.rows],
                 rows,
                 note="A sentence may make several statements, each judged by itself. Kind, anywhere: the sticker is "
-                "somewhere in the picture. 95 % bootstrap intervals over scenes.",
+                "somewhere in the picture. 95 % " + CLUSTERED.format("scene") + ".",
             )
         )
     return found
 
 
 def _aspect(rows: list[dict[str, Any]], aspect: str) -> Estimate:
-    return bootstrap_ratio(
+    return clustered_wilson(
         [row[aspect].count("t") for row in rows], [len(row[aspect]) - row[aspect].count(".") for row in rows]
     )
 
@@ -156,7 +159,7 @@ def write_study(result: StudyResult, command_line: str | None = None) -> list[Ta
     size = f"{least} to {most} stickers" if least < most else f"{most} sticker{'s' * (most != 1)}"
     report = Report(
         title="Held-out scenes, sentence by sentence",
-        intro=f"{config.scenes} scenes of {size} that no model here was trained on. "
+        intro=f"{counted(config.scenes, 'scene')} of {size} that no model here was trained on. "
         "Every column starts from the same noise, and the oracle reads the pixels.",
         facts=provenance(
             {
@@ -167,6 +170,7 @@ def write_study(result: StudyResult, command_line: str | None = None) -> list[Ta
             },
             command_line,
         ),
+        glossary={label: MEANINGS[label] for label in result.columns if label in MEANINGS},
         tables=tables,
         cases=[case for sort in result.series for case in _cases(result, sort)],
         window_tokens=result.window_tokens,

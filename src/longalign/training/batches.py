@@ -7,6 +7,12 @@ The rows of all steps form one endless sequence of epochs. Each epoch has its ow
 
 Micro-batch m of process r takes rows (m·P + r)·b … (m·P + r + 1)·b of the step's B = A·P·b rows, for A micro-batches of
 b rows in each of P processes. So P processes with A micro-batches see the same rows as one with A·P.
+
+Data in buckets (`longalign.data.buckets`; rows of different buckets have different shapes) have one such sequence for
+each bucket, and each step takes its rows from one bucket. Step s belongs to the bucket in whose part of [0, 1) the
+number s·φ mod 1 lies, for φ the golden ratio; a bucket's part is its share of the rows. So all rows are seen equally
+often in the long run, and steps of a bucket are spread evenly. A bucket with fewer rows than a batch has a step
+seldom, and this step repeats its rows (it reaches over the ends of several of its epochs).
 """
 
 from __future__ import annotations
@@ -23,6 +29,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from longalign.errors import LongalignError
 from longalign.training.recipe import TrainSettings
+
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -106,11 +114,50 @@ class RowOrder:
         return self._epochs[epoch]
 
 
+class BucketOrder:
+    """`rows(step)`: as `RowOrder`, where all rows of a step are of one bucket.
+
+    Args:
+        bucket_of: (rows,) the number of each row's bucket; rows with a negative one are not used.
+    """
+
+    def __init__(self, bucket_of: np.ndarray, batch_size: int, seed: int) -> None:
+        numbers, counts = np.unique(bucket_of[bucket_of >= 0], return_counts=True)
+        if not len(numbers):
+            raise LongalignError("data: there is no row to train on")
+        self._members = [np.flatnonzero(bucket_of == number) for number in numbers]
+        self._orders = [RowOrder(int(count), batch_size, seed) for count in counts]
+        self._ends = np.cumsum(counts) / counts.sum()
+        self._buckets = self._times = np.empty(0, np.int64)
+        self.repeating = int(
+            counts[counts < batch_size].sum()
+        )  # rows in buckets with fewer rows than a batch
+
+    def rows(self, step: int) -> np.ndarray:
+        if step >= len(self._buckets):
+            self._plan(max(step + 1, 2 * len(self._buckets)))
+        bucket = int(self._buckets[step])
+        return self._members[bucket][self._orders[bucket].rows(int(self._times[step]))]
+
+    def _plan(self, steps: int) -> None:
+        """The bucket of each of the first steps, and how many steps before are of the same bucket."""
+        self._buckets = np.searchsorted(self._ends, np.arange(steps) * _GOLDEN % 1, side="right")
+        self._times = np.empty(steps, np.int64)
+        for bucket in range(len(self._orders)):
+            mine = np.flatnonzero(self._buckets == bucket)
+            self._times[mine] = np.arange(len(mine))
+
+
 class MicroBatches(Sampler[list[int]]):
     """The micro-batches of one process, from step `start` to before step `stop`, for a `DataLoader`."""
 
     def __init__(
-        self, order: RowOrder, batching: Batching, process_index: int, start: int, stop: int
+        self,
+        order: RowOrder | BucketOrder,
+        batching: Batching,
+        process_index: int,
+        start: int,
+        stop: int,
     ) -> None:
         self.order, self.batching, self.process_index = order, batching, process_index
         self.start, self.stop = start, stop
@@ -127,6 +174,14 @@ class MicroBatches(Sampler[list[int]]):
                 yield rows[first : first + size].tolist()
 
 
+def order_of(data: Dataset[Any], batch_size: int, seed: int) -> RowOrder | BucketOrder:
+    """The rows of each step: of one bucket where the data are in buckets (`bucket_of`)."""
+    bucket_of = getattr(data, "bucket_of", None)
+    if bucket_of is None:
+        return RowOrder(len(data), batch_size, seed)  # type: ignore[arg-type]
+    return BucketOrder(bucket_of, batch_size, seed)
+
+
 def make_loader(
     data: Dataset[Any],
     collate: Callable[[Any], Any],
@@ -141,9 +196,16 @@ def make_loader(
 ) -> DataLoader[Any]:
     """Micro-batches of steps `start` … `stop` − 1 of this process.
 
-    With `num_workers` a row must depend on its index alone: the workers' random state is not that of a step.
+    With `num_workers` a row must depend on its index alone: the workers' random state is not that of a step. Data whose
+    `bucket_of` is not None are in buckets.
     """
-    order = RowOrder(len(data), batching.batch_size, seed)  # type: ignore[arg-type]
+    order = order_of(data, batching.batch_size, seed)
+    if isinstance(order, BucketOrder) and order.repeating and process_index == 0:
+        warnings.warn(
+            f"{order.repeating:,} pictures are in buckets with fewer pictures than train.batch_size "
+            f"{batching.batch_size:,}; a step of these repeats its pictures",
+            stacklevel=2,
+        )
     # Forked, since `collate` is a method of the objective, which would travel to a spawned worker with its models.
     fork = num_workers > 0 and "fork" in multiprocessing.get_all_start_methods()
     with warnings.catch_warnings():

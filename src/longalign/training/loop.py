@@ -50,6 +50,7 @@ def fit(
     out: str | Path | None = None,
     *,
     cpu: bool = False,
+    command_line: str | None = None,
     on_step: Callable[[int, Mapping[str, Any]], None] = lambda step, row: None,
 ) -> FitResult:
     """Train a recipe in the run folder `out` (default: the recipe's ``out``, else a new folder under ``runs/``).
@@ -65,6 +66,7 @@ def fit(
         recipe: what to train, on which data and how.
         out: the run folder.
         cpu: train on the CPU, also where there is a GPU.
+        command_line: what the user typed, for the report.
         on_step: called before the first step and after every step, with the number of steps done and the last line of
             metrics.
 
@@ -105,7 +107,10 @@ def fit(
         model,
         progress.best,
     )
-    on_main(accelerator, lambda: write_page(folder, recipe, result, weights, batching, progress.seconds))
+    on_main(
+        accelerator,
+        lambda: write_page(folder, recipe, result, weights, batching, progress.seconds, command_line),
+    )
     return result
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from longalign.errors import LongalignError
 from longalign.objectives import Objective
-from longalign.report import Curve, Line, Report, Table, write_report
+from longalign.report import Curve, Line, Report, Table, counted, write_report
 from longalign.report.curve import smoothed
 from longalign.runs import atomic_folder
 from longalign.training.batches import Batching
+from longalign.training.figures import figure
 from longalign.training.folder import TrainFolder, sample_cases
 from longalign.training.progress import STOPPED, Best, FitResult
 from longalign.training.recipe import Recipe
 from longalign.training.weights import Weights
-from longalign.versions import versions
+from longalign.versions import provenance
 
 _BOOKKEEPING = {"kind", "step", "samples", "seconds", "samples_per_s", "skipped", "best_step"}
 _LAST = ["grad_norm", "lr"]  # curves that few look at come last
@@ -42,6 +44,7 @@ def write_page(
     weights: Weights,
     batching: Batching,
     seconds: float,
+    command_line: str | None = None,
 ) -> Path:
     """`report.html`: the learning curves, the evaluations, sample pictures, and what was run."""
     rows = list(folder.rows())
@@ -53,33 +56,59 @@ def write_page(
     chosen = {}
     if train.best is not None:
         of_it = "" if result.model is None else "; the model was saved from there"
-        chosen["Best"] = (
+        chosen["best"] = (
             f"{best}{of_it}"
             if best
             else f"no evaluation gave a finite {train.best.metric}; the last weights count"
         )
     facts = {
-        "Objective": recipe.objective,
-        "Model": recipe.model,
-        "Steps": state,
+        "objective": recipe.objective,
+        "model": recipe.model,
+        "steps": state,
         **chosen,
-        "Batch": str(batching),
-        "Optimiser": f"AdamW, learning rate {train.lr:g}, {train.schedule} after {train.warmup_steps} warm-up steps",
-        "Trained": f"{sum(p.numel() for p in weights.parameters.values()):,} parameters",
-        "Skipped": f"{result.skipped} steps without a finite loss and gradient",
-        "Seed": str(recipe.seed),
-        "Time": f"{seconds:,.0f} s",
-        **versions(),
+        "batch": str(batching),
+        "optimiser": f"AdamW, learning rate {train.lr:g}, {train.schedule} after {train.warmup_steps} warm-up steps",
+        "trained": f"{sum(p.numel() for p in weights.parameters.values()):,} parameters",
+        "skipped": f"{counted(result.skipped, 'step')} without a finite loss and gradient",
+        "seed": str(recipe.seed),
+        "time": f"{seconds:,.0f} s",
     }
+    curves = learning_curves(rows, best)
+    if not_drawn := [figure(name).words for name in _names(rows) if not _finite_anywhere(rows, name)]:
+        facts["without a number"] = ", ".join(not_drawn)
     return write_report(
         Report(
             f"Training: {recipe.objective}",
-            facts=facts,
+            intro=_intro(recipe, result, rows),
+            glossary={
+                name[:1].upper() + name[1:]: of.meaning
+                for key in _names(rows)
+                if (of := figure(key)).meaning and (name := of.words)
+            },
+            facts=provenance(facts, command_line),
             tables=held_out_table(rows, best),
             cases=sample_cases(folder.path, best.step if best else None),
-            curves=learning_curves(rows, best),
+            curves=curves,
         ),
         folder.report,
+    )
+
+
+def _intro(recipe: Recipe, result: FitResult, rows: list[dict[str, Any]]) -> str:
+    """What the page shows, and how the run stands."""
+    steps = counted(result.steps, "step")
+    done = f"step {result.step:,} of {steps}" if result.step < result.steps else f"complete, {steps}"
+    evaluated = any(row.get("kind") == "evaluate" for row in rows)
+    held_out = (
+        " “Held-out” was measured at some steps on data that the model is not trained on: when it gets worse while "
+        "“training” gets better, the model learns its data by heart."
+        if evaluated
+        else " Nothing was evaluated on held-out data (train.evaluate_every is 0), so the page cannot tell whether the "
+        "model got better."
+    )
+    return (
+        f"A run of the objective {recipe.objective} on {recipe.model}: {done}. Each plot is one figure over the steps. "
+        f"“Training” is the mean since the point before.{held_out}"
     )
 
 
@@ -93,21 +122,29 @@ def held_out_table(rows: list[dict[str, Any]], best: Best | None = None) -> list
         said[best.step] = "Best"
     steps = sorted(said)
     names = [name for name in found[max(found)] if name not in _BOOKKEEPING]
-    figures = [[name, *(_number(found[step].get(name)) for step in steps)] for name in names]
+    figures = [
+        [figure(name).title, *(figure(name).number(found[step].get(name)) for step in steps)]
+        for name in names
+    ]
     return [Table("On held-out data", ["", *(f"{said[step]}: step {step:,}" for step in steps)], figures)]
 
 
+def _names(rows: list[dict[str, Any]]) -> list[str]:
+    """The figures of a run, in the order in which they were first logged."""
+    return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _BOOKKEEPING]
+
+
+def _finite_anywhere(rows: list[dict[str, Any]], name: str) -> bool:
+    return any(isinstance(row.get(name), (int, float)) and math.isfinite(row[name]) for row in rows)
+
+
 def learning_curves(rows: list[dict[str, Any]], best: Best | None = None) -> list[Curve]:
-    """One figure for every metric, with its training and held-out curves.
+    """One figure for every metric that has a finite value, with its training and held-out curves.
 
     The loss comes first, then the figure that tells the best evaluation, whose step is marked; so where a reward goes
     on rising while its judges turn away, that is seen.
     """
-    names = [
-        name
-        for name in dict.fromkeys(name for row in rows for name in row)
-        if name not in _BOOKKEEPING
-    ]  # fmt: skip
+    names = [name for name in _names(rows) if _finite_anywhere(rows, name)]
     first = ["loss", best.metric] if best else ["loss"]
 
     def place(name: str) -> int:
@@ -116,19 +153,15 @@ def learning_curves(rows: list[dict[str, Any]], best: Best | None = None) -> lis
     curves = []
     for name in sorted(names, key=place):
         lines = []
-        for kind, label in (("train", "training"), ("evaluate", "held-out")):
+        for colour, (kind, label) in enumerate((("train", "training"), ("evaluate", "held-out"))):
             points = [(row["step"], row[name]) for row in rows if row.get("kind") == kind and name in row]
             steps, values = [p[0] for p in points], [float("nan") if p[1] is None else p[1] for p in points]
             if kind == "train" and len(points) > 60 and name != "lr":
-                lines.append(Line(f"{label}, as logged", steps, values, faint=True))
+                lines.append(Line(f"{label}, as logged", steps, values, faint=True, colour=colour))
                 values = smoothed(values, len(values) // 20)
             if points:
-                lines.append(Line(label, steps, values))
+                lines.append(Line(label, steps, values, colour=colour))
         marked = best is not None and any(line.name == "held-out" for line in lines)
         mark = (best.step, "best") if best is not None and marked else None
-        curves.append(Curve(name.replace("_", " "), "step", lines, mark=mark))
+        curves.append(Curve(figure(name).title, "step", lines, mark=mark))
     return curves
-
-
-def _number(value: Any) -> str:
-    return "—" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -5,32 +5,42 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from longalign.backbones import backbone_of, denoising_module
+from longalign.diffusion.pipelines import open_pipeline
 from longalign.errors import LongalignError
+from longalign.plugins import unknown
 from longalign.published import how_to_get
 from longalign.runs import atomic_folder
+from longalign.safe_files import read_pickle
 from longalign.weights import (
     clip_folder,
     longsd,
     lora,
+    named_lora,
     text_adapter,
 )
 from longalign.weights import (
     published_tokens as soft_tokens,
 )
+from longalign.weights.encoding_note import RELEASED, note_encoding
 from longalign.weights.fingerprint import Fingerprint, fingerprint
-from longalign.weights.lora_file import LoraFile
+from longalign.weights.foreign_lora import read_foreign
+from longalign.weights.lora_file import FILE_NAME, LoraFile, resolve_lora
+from longalign.weights.lora_parts import read_parts, write_parts
 from longalign.weights.stack import load_pipeline
+from longalign.weights.text_lora import clips_of
 
 PICKLES = (".pt", ".pth")
+FORMATS = ("diffusers", "kohya", "longsd")
 KNOWN = (
-    "a .pt list of LoRA matrices (longSD), a folder with it and its adapter, an adapter folder, a CLIPModel folder "
-    "(Denscore), a folder with dc_tokens.pth (SoftREPA)"
+    "a .pt list of LoRA matrices (longSD), a folder with it and its adapter, an adapter folder, a LoRA of kohya, "
+    "A1111, diffusers or peft (.safetensors), a CLIPModel folder (Denscore), a folder with dc_tokens.pth (SoftREPA)"
 )
 
 
@@ -77,13 +87,22 @@ def import_checkpoint(
     source, out = Path(source), Path(out)
     kind, path, beside = _recognise(source)
     adapter = Path(adapter) if adapter is not None else beside
-    if kind != "lora" and (base or after):
+    if kind not in ("lora", "foreign-lora") and (base or after):
         raise LongalignError(f"{source}: only a LoRA has a base")
+    if kind == "foreign-lora" and (after or base is None):
+        raise LongalignError(
+            f"{source}: this LoRA is read with its model: name it by --base"
+            + (" (without --after: it was trained on that model)" if after else "")
+        )
     if after and not base:
         raise LongalignError("LoRAs that were merged before (--after) need the name of their base (--base)")
     with new_folder(out) as folder:
         if kind == "lora":
             facts = _import_lora(path, folder, base, after)
+            strategy = "clip-cat" if adapter is None else "clip+t5"
+            note_encoding(folder, strategy=f"{strategy}:pad_star=released", **RELEASED)
+        elif kind == "foreign-lora" and base is not None:
+            facts = _import_foreign(path, folder, base)
         elif kind == "soft-tokens":
             tokens = soft_tokens.read_published(path)
             tokens.save(folder)
@@ -107,31 +126,41 @@ def import_checkpoint(
 
 
 def export_lora(
-    folder: str | os.PathLike[str],
+    name: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
     base: str | None = None,
-    form: str = "longsd",
+    form: str = "diffusers",
 ) -> Converted:
-    """Write a LoRA folder in a published format; ``longsd`` is the only one.
+    """Write a LoRA in a format of other tools.
 
     Args:
-        out: the ``.pt`` file to write. An adapter is written beside it, into ``<name>_adapter``.
-        base: the LoRA's model, of which only the configuration is read. None: SD1.5.
+        name: a LoRA folder, a run folder of `longalign train`, or an embedded name; with a weight or without.
+        out: the file to write. A text adapter is written beside it, into ``<name>_adapter``.
+        base: for ``longsd``: the LoRA's model, of which only the configuration is read; None: SD1.5.
+        form: ``diffusers`` (one safetensors file, which `load_lora_weights` and ComfyUI read), ``kohya`` (for A1111 and
+            Forge), or ``longsd`` (LongAlign's released list of matrices).
 
     Raises:
         LongalignError: the format is unknown; the folder holds no LoRA; the layers are another model's; or the disk
             refuses.
     """
-    if form != "longsd":
-        raise LongalignError(f"format {form!r} is unknown; there is: longsd")
-    file = LoraFile.read(folder)
-    written = [longsd.write(file, out, longsd.unet_shapes(base), str(folder))]
-    if (trained := lora.load_text_adapter(folder)) is not None:
+    if form not in FORMATS:
+        raise LongalignError(unknown("format", form, FORMATS))
+    parts = read_parts(name)
+    file = next(iter(parts.values()))
+    if form == "longsd":
+        if len(parts) > 1:
+            raise LongalignError(f"{name}: changes text encoders, too, which the format longsd does not hold")
+        written = [longsd.write(file, out, longsd.unet_shapes(base), str(name))]
+    else:
+        written = [named_lora.write(parts, out, form)]
+    if (trained := lora.load_text_adapter(name)) is not None:
         beside = written[0].with_name(f"{written[0].stem}_adapter")
         text_adapter.write_text_adapter(trained, beside)
         written += [beside / "config.json", beside / text_adapter.WEIGHTS]
-    return Converted("longsd", written, {"layers": len(file.layers), "rank": file.rank})
+    facts = {"layers": sum(len(part.layers) for part in parts.values()), "rank": file.rank}
+    return Converted(form, written, {**facts, "parts": list(parts)})
 
 
 def _recognise(source: Path) -> tuple[str, Path, Path | None]:
@@ -139,8 +168,10 @@ def _recognise(source: Path) -> tuple[str, Path, Path | None]:
     if source.is_file():
         if source.name in (soft_tokens.TOKENS, soft_tokens.TIME):
             return "soft-tokens", source.parent, None
-        if source.suffix in PICKLES:
+        if source.suffix in PICKLES and not _is_named(source):
             return "lora", source, None
+        if source.suffix in (*PICKLES, ".safetensors", ".bin", ".ckpt"):
+            return "foreign-lora", source, None
         raise LongalignError(f"{source}: unknown format. What can be imported: {KNOWN}")
     if not source.is_dir():
         raise LongalignError(f"{source}: no such file or folder{how_to_get(source)}")
@@ -159,7 +190,26 @@ def _recognise(source: Path) -> tuple[str, Path, Path | None]:
     if lists:
         beside = sorted(p.parent for p in source.glob("*adapter*/config.json"))
         return "lora", lists[0], beside[0] if len(beside) == 1 else None
+    if (file := resolve_lora(source)).is_file() or (source / FILE_NAME).is_file():
+        return "foreign-lora", file if file.is_file() else source / FILE_NAME, None
     raise LongalignError(f"{source}: unknown format. What can be imported: {KNOWN}")
+
+
+def _is_named(path: Path) -> bool:
+    """Whether a pickle holds named tensors, as old LoRAs of diffusers do, and not a list of them."""
+    return isinstance(read_pickle(path), Mapping)
+
+
+def _import_foreign(path: Path, folder: Path, base: str) -> dict[str, Any]:
+    pipe = open_pipeline(base, device="cpu", dtype="float32")
+    told = Path(base).resolve().name if Path(base).exists() else base
+    parts = read_foreign(path, pipe, base)
+    modules = {backbone_of(pipe).component: denoising_module(pipe), **clips_of(pipe)}
+    of = {name: fingerprint(modules[name], told) for name in parts}
+    write_parts({name: replace(file, base=of[name]) for name, file in parts.items()}, folder)
+    note_encoding(folder, strategy="auto")  # nothing is known of its training
+    layers = {name: len(file.layers) for name, file in parts.items()}
+    return {"layers": layers, "rank": max(file.rank for file in parts.values()), "base": told}
 
 
 def _import_lora(path: Path, folder: Path, base: str | None, after: Sequence[Any]) -> dict[str, Any]:

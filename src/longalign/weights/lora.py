@@ -10,7 +10,6 @@ The released models had their dropout after `up`; peft has it before `down`. Wit
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,17 +23,15 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from longalign.backbones import backbone_of
-from longalign.diffusion.pipelines import SETTINGS_FILE
 from longalign.encoding.adapter import TextAdapter
 from longalign.errors import LongalignError
-from longalign.runs import atomic_write_text
+from longalign.weights.encoding_note import note_encoding
 from longalign.weights.factors import change, concatenated
 from longalign.weights.fingerprint import Fingerprint, difference, fingerprint
-from longalign.weights.lora_file import LoraFile, Pair, check_layers, resolve_lora
+from longalign.weights.lora_file import TEXT_ENCODERS, LoraFile, Pair, check_layers, resolve_lora
 from longalign.weights.text_adapter import read_text_adapter, write_text_adapter
 
 ADAPTER_FOLDER = "adapter"
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")  # CLIPs whose LoRAs lie in sub-folders of these names
 CLIP_BLOCKS = ("CLIPAttention", "CLIPMLP")
 
 
@@ -211,7 +208,8 @@ def save(
     adapter: TextAdapter | None = None,
     base: Fingerprint | None = None,
     base_name: str = "",
-    strategy: str = "clip-cat",
+    strategy: str | None = "clip-cat",
+    length: int | None = None,
 ) -> Path:
     """Write the LoRAs of a model as one that ``pipe.load_lora_weights(folder)`` reads.
 
@@ -224,7 +222,8 @@ def save(
         adapter: the text adapter that was trained with it, saved in ``folder/adapter``.
         base: ``fingerprint(model)``, if it is known already; for a big model it takes seconds.
         base_name: what to call the base in messages.
-        strategy: how texts were encoded in training, for `longalign.weights.stack.strategy_for`.
+        strategy, length: how texts were encoded in training (`longalign.weights.encoding_note`); None for the LoRA of a
+            text encoder, whose backbone's LoRA says it.
 
     Returns:
         the path of the LoRA file.
@@ -247,14 +246,9 @@ def save(
     path = file.write(folder)
     if adapter is not None:
         write_text_adapter(adapter, Path(folder) / ADAPTER_FOLDER)
-    note_strategy(folder, strategy)
+    if strategy is not None:
+        note_encoding(folder, strategy=strategy, segments="sentence", length=length)
     return path
-
-
-def note_strategy(folder: str | os.PathLike[str], strategy: str) -> None:
-    """Write beside a LoRA how texts were encoded in its training, unless it was ``clip-cat``."""
-    if strategy != "clip-cat":
-        atomic_write_text(Path(folder) / SETTINGS_FILE, json.dumps({"strategy": strategy}) + "\n")
 
 
 def load(

@@ -12,10 +12,11 @@ the entry `longalign`: the fingerprint of the base, and the names of LoRAs that 
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,9 @@ from longalign.weights.fingerprint import Fingerprint
 from longalign.worlds import owner
 
 FILE_NAME = "pytorch_lora_weights.safetensors"  # diffusers' name
-_DIFFUSERS_KEY, _OUR_KEY = "lora_adapter_metadata", "longalign"
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")  # CLIPs whose LoRAs lie in sub-folders of these names
+_DIFFUSERS_KEY, OUR_KEY = "lora_adapter_metadata", "longalign"
+_UNSUPPORTED = ("alpha_pattern", "rank_pattern", "use_dora", "use_rslora", "lora_bias")
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -68,6 +71,12 @@ class LoraFile:
     def scale(self) -> float:
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
+    def scaled(self, weight: float) -> LoraFile:
+        """The same LoRA with ``weight`` times its change."""
+        if weight == 1:
+            return self
+        return replace(self, layers={k: Pair(p.up * weight, p.down) for k, p in self.layers.items()})
+
     def write(self, folder: str | os.PathLike[str]) -> Path:
         """Write the file into `folder`, which is created. Raises LongalignError: the disk refuses."""
         tensors = {}
@@ -83,7 +92,7 @@ class LoraFile:
         ours = {"base": self.base and self.base.to_json(), "stacked_on": list(self.stacked_on)}
         metadata = {
             _DIFFUSERS_KEY: json.dumps({f"{self.component}.{k}": v for k, v in config.items()}),
-            _OUR_KEY: json.dumps(ours),
+            OUR_KEY: json.dumps(ours),
         }
         path = Path(folder) / FILE_NAME
         write_tensors(path, tensors, metadata)
@@ -113,6 +122,21 @@ class LoraFile:
             )
         except (LongalignError, ValueError, AttributeError, TypeError) as error:
             raise LongalignError(f"{path}: the metadata cannot be read: {error}") from error
+
+
+def is_plain(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
+    """Whether `LoraFile.read` reads a file: matrices of one component, of one rank and one scale, and nothing else."""
+    if not all(key.endswith((_DOWN, _UP)) for key in tensors):
+        return False
+    if len({key.partition(".")[0] for key in tensors}) != 1:
+        return False
+    if len({t.shape[0] for key, t in tensors.items() if key.endswith(_DOWN)}) > 1:
+        return False
+    try:
+        config = json.loads(metadata.get(_DIFFUSERS_KEY) or "{}")
+    except ValueError:
+        return True  # `read` says what is wrong with it
+    return not any(key.endswith(_UNSUPPORTED) and value for key, value in config.items())
 
 
 def _layers(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, dict[str, Pair]]:
@@ -181,14 +205,14 @@ def check_layers(file: LoraFile, model: nn.Module, name: str) -> None:
 def _alpha(metadata: Mapping[str, str], component: str) -> float | None:
     config: dict[str, Any] = json.loads(metadata.get(_DIFFUSERS_KEY) or "{}")
     own = {key.removeprefix(f"{component}."): value for key, value in config.items()}
-    for key in ("alpha_pattern", "rank_pattern", "use_dora", "use_rslora", "lora_bias"):
+    for key in _UNSUPPORTED:
         if own.get(key):
             raise LongalignError(f"{key} is not supported")
     return float(own["lora_alpha"]) if "lora_alpha" in own else None
 
 
 def _ours(metadata: Mapping[str, str]) -> dict[str, Any]:
-    ours: dict[str, Any] = json.loads(metadata.get(_OUR_KEY) or "{}")
+    ours: dict[str, Any] = json.loads(metadata.get(OUR_KEY) or "{}")
     base = ours.get("base")
     return {
         "base": Fingerprint.from_json(base) if base else None,
@@ -196,18 +220,42 @@ def _ours(metadata: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def split_weight(name: str | os.PathLike[str]) -> tuple[str, float]:
+    """``FILE:0.7`` → the file and its weight; 1 where there is none. A file whose own name ends so comes first.
+
+    Raises:
+        LongalignError: the weight is not finite.
+    """
+    told = os.fspath(name)
+    before, colon, last = told.rpartition(":")
+    try:
+        weight = float(last)
+    except ValueError:
+        return told, 1.0
+    if not colon or not before or Path(told).exists():
+        return told, 1.0
+    if not math.isfinite(weight):
+        raise LongalignError(f"{told}: the weight of a LoRA must be a number such as 0.7, not {last}")
+    return before, weight
+
+
 def resolve_lora(name: str | os.PathLike[str]) -> Path:
     """The folder or file of a LoRA.
 
-    An embedded name (``stickers/sft``), a folder or a file. A run folder of `longalign train` stands for the folder
-    ``model`` in it.
+    An embedded name (``stickers/sft``), a folder or a file; each may have its weight behind it (`split_weight`), which
+    is left out here. A run folder of `longalign train` stands for the folder ``model`` in it. A folder with one
+    safetensors file of another name stands for that file.
 
     Raises:
         LongalignError: there is no embedded LoRA of this name.
     """
-    told = os.fspath(name)
+    told, _ = split_weight(name)
     if "/" in told and (of_world := owner(told)) is not None:
         return of_world.lora_folder(told)
     path = Path(told)
-    trained = path / "model"
-    return trained if (trained / FILE_NAME).is_file() and not (path / FILE_NAME).is_file() else path
+    if not path.is_dir() or (path / FILE_NAME).is_file():
+        return path
+    if (path / "model" / FILE_NAME).is_file():
+        return path / "model"
+    files = list(path.glob("*.safetensors"))
+    return files[0] if len(files) == 1 else path

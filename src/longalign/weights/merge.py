@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -13,17 +13,19 @@ from typing import Any
 import torch
 
 from longalign.backbones import backbone_of, denoising_module
+from longalign.diffusion.pipelines import open_pipeline
 from longalign.errors import LongalignError
 from longalign.report import Table
 from longalign.weights import lora, text_lora
 from longalign.weights.convert import new_folder
+from longalign.weights.encoding_note import note_encoding, recorded_encoding
 from longalign.weights.factors import added, truncated
 from longalign.weights.fingerprint import Fingerprint
-from longalign.weights.lora_file import LoraFile, Pair, resolve_lora
+from longalign.weights.lora_file import TEXT_ENCODERS, LoraFile, Pair
+from longalign.weights.lora_parts import changed_parts, read_parts
 from longalign.weights.stack import (
     check_order,
     load_pipeline,
-    strategy_for,
     text_adapter,
 )
 from longalign.weights.text_adapter import write_text_adapter
@@ -94,7 +96,9 @@ def merge_loras(
     """
     if rank is not None and rank < 1:
         raise LongalignError(f"the rank of a LoRA must be at least 1, not {rank}")
-    files = [LoraFile.read(resolve_lora(name)) for name in names]
+    pipe = None if base is None else open_pipeline(base, device="cpu", dtype="float32")
+    parts = [read_parts(name, pipe, base or "") for name in names]
+    files = [_of_backbone(of_name, name) for of_name, name in zip(parts, names, strict=True)]
     if len({f.component for f in files}) != 1:
         raise LongalignError("LoRAs of a UNet and of a transformer cannot be joined")
     of = next((f.base for f in files if f.base), None)
@@ -118,13 +122,11 @@ def merge_loras(
         merged.write(folder)
         if (adapter := text_adapter(names)) is not None:
             write_text_adapter(adapter, folder / lora.ADAPTER_FOLDER)
-        for encoder in lora.TEXT_ENCODERS:
-            parts = [
-                LoraFile.read(path) for name in names if (path := text_lora.text_loras(name).get(encoder))
-            ]
-            if parts:
-                LoraFile(added(parts), parts[0].component, base=parts[0].base).write(folder / encoder)
-        lora.note_strategy(folder, strategy_for("auto", names, "clip-cat"))
+        for encoder in TEXT_ENCODERS:
+            of_text = [of_name[encoder] for of_name in parts if encoder in of_name]
+            if of_text:
+                LoraFile(added(of_text), of_text[0].component, base=of_text[0].base).write(folder / encoder)
+        note_encoding(folder, **recorded_encoding(names))
     return Merged(Path(out), merged.rank, errors)
 
 
@@ -154,11 +156,20 @@ def merge_into(
     trained = {backbone_of(pipe).component: denoising_module(pipe)}
     if (adapter := text_adapter(names)) is not None:
         trained[lora.ADAPTER_FOLDER] = adapter
-    changed = {encoder for name in names for encoder in text_lora.text_loras(name)}
+    changed = {component for name in names for component in changed_parts(name)}
     trained |= {encoder: clip for encoder, clip in text_lora.clips_of(pipe).items() if encoder in changed}
     with new_folder(Path(out)) as folder:
         save_whole(pipe, model, trained, folder)
+        if noted := recorded_encoding(names):
+            note_encoding(folder, **noted)
     return Merged(Path(out), 0, {})
+
+
+def _of_backbone(parts: Mapping[str, LoraFile], name: str) -> LoraFile:
+    found = [file for component, file in parts.items() if component not in TEXT_ENCODERS]
+    if not found:
+        raise LongalignError(f"{name}: changes text encoders alone, so it cannot be joined with other LoRAs")
+    return found[0]
 
 
 def reduced(layers: dict[str, Pair], rank: int) -> tuple[dict[str, Pair], dict[str, float]]:

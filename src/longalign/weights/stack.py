@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,17 +9,20 @@ from typing import Any
 
 import torch
 
-from longalign.backbones import denoising_module
+from longalign.backbones import backbone_of, denoising_module
 from longalign.backbones.base import Pipeline
-from longalign.diffusion.pipelines import SETTINGS_FILE, open_pipeline
+from longalign.diffusion.pipelines import ModelSettings, open_pipeline, settings_of
 from longalign.encoding import T5Branch
 from longalign.encoding.adapter import TextAdapter
+from longalign.encoding.defaults import note_defaults
 from longalign.errors import LongalignError
 from longalign.runtime import quiet
 from longalign.soft_tokens import loading as of_tokens
-from longalign.weights import lora, text_lora
+from longalign.weights import foreign_lora, lora, text_lora
+from longalign.weights.encoding_note import recorded_encoding
 from longalign.weights.factors import without
-from longalign.weights.lora_file import LoraFile, resolve_lora
+from longalign.weights.lora_file import LoraFile, resolve_lora, split_weight
+from longalign.weights.lora_parts import read_parts
 from longalign.worlds import DEFAULT, resolve_model
 
 
@@ -85,7 +87,7 @@ def load_pipeline(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    loras: Sequence[str | os.PathLike[str]] = (),
+    loras: Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]] = (),
     check_base: bool = True,
     fuse: bool | None = None,
 ) -> Any:
@@ -95,8 +97,9 @@ def load_pipeline(
         name: an embedded model such as ``stickers``, a folder, or a hub name.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         dtype: ``auto`` (float16 on CUDA, else float32), ``float32``, ``float16`` or ``bfloat16``.
-        loras: LoRA stages in the order of their training: folders that `longalign train` wrote, other LoRAs in
-            diffusers' layout, ``stickers/…``. `t5_branch` loads text adapters in them.
+        loras: LoRA stages in the order of their training: folders that `longalign train` wrote, files of kohya, A1111,
+            diffusers or peft, ``stickers/…``; each with or without a weight: ``"FILE:0.7"`` or ``("FILE", 0.7)``.
+            `t5_branch` loads text adapters in them.
         check_base: refuse a LoRA that was trained on other weights.
         fuse: True: add the LoRAs to the weights, so that sampling takes no longer. False: leave them as layers of their
             own. None: True, except in bfloat16, whose weights are too coarse for small changes.
@@ -106,13 +109,17 @@ def load_pipeline(
             LoRA cannot be read or belongs to another model.
     """
     pipe = open_pipeline(name, device=device, dtype=dtype)
+    names: list[str] = []
     if loras:
-        put_on(pipe, [os.fspath(f) for f in loras], check_base=check_base, base_name=name)
+        names = [f"{os.fspath(f[0])}:{f[1]}" if isinstance(f, tuple) else os.fspath(f) for f in loras]
+        put_on(pipe, names, check_base=check_base, base_name=name)
         module = denoising_module(pipe)
         if fuse if fuse is not None else module.dtype != torch.bfloat16:
             for part in (module, *text_lora.clips_of(pipe).values()):
                 if lora.attached(part):
                     lora.merge(part)
+    if noted := recorded_encoding(names) or settings_of(name).encoding():
+        note_defaults(pipe, noted)
     return pipe
 
 
@@ -126,8 +133,29 @@ def strategy_for(strategy: str, loras: Sequence[str | os.PathLike[str]] = (), ot
     """
     if strategy != "auto":
         return strategy
-    said = (resolve_lora(name) / SETTINGS_FILE for name in reversed(loras))
-    return next((str(json.loads(file.read_text())["strategy"]) for file in said if file.is_file()), otherwise)
+    return str(recorded_encoding(loras).get("strategy", otherwise))
+
+
+def encoding_for(
+    stack: Stack, settings: ModelSettings, segments: str = "auto", length: int | None = None
+) -> tuple[str, str, int]:
+    """Strategy, segments and padded length for prompts on a stack.
+
+    What is ``auto`` or None is what the last LoRA that says so was trained with; else what the model's folder says;
+    else the defaults: strategy ``auto``, ``sentence``, the model's length.
+
+    Args:
+        settings: of the model.
+        segments, length: as the user gave them.
+    """
+    strategy = stack.strategy
+    noted: dict[str, Any] = {}
+    if strategy == "auto":
+        noted = recorded_encoding(stack.loras) or settings.encoding()
+        strategy = str(noted.get("strategy", "auto"))
+    if segments == "auto":
+        segments = str(noted.get("segments", "sentence"))
+    return strategy, segments, length or noted.get("length") or settings.length
 
 
 def t5_branch(model: str, strategy: str, pipe: Any, loras: Sequence[str] = ()) -> T5Branch | None:
@@ -155,7 +183,8 @@ def put_on(pipe: Pipeline, names: Sequence[str], *, check_base: bool = True, bas
     base is the merged model, so the earlier stages are merged for them.
 
     Args:
-        names: LoRA folders, files or `stickers/…`, in the order of training.
+        names: LoRA folders, files or `stickers/…`, in the order of training, each with or without a weight
+            (``FILE:0.7``). Files of other tools are read by diffusers (`longalign.weights.foreign_lora`).
         check_base: refuse a LoRA of other weights, one that lacks an earlier stage, and one that contains an earlier
             stage already.
         base_name: name of the model in messages.
@@ -163,16 +192,20 @@ def put_on(pipe: Pipeline, names: Sequence[str], *, check_base: bool = True, bas
     Raises:
         LongalignError: as in `longalign.weights.lora.load`; or the order of the stages is wrong.
     """
-    module = denoising_module(pipe)
+    module, component = denoising_module(pipe), backbone_of(pipe).component
     files: list[LoraFile] = []
     for number, name in enumerate(names):
-        file = LoraFile.read(resolve_lora(name))
-        if check_base:
-            _check_place(name, file, files, names)
-            _check_base(name, replace(file, stacked_on=()), module, base_name)
-        lora.put(module, file, name, name=f"stage_{number}", check_base=False)
-        text_lora.load_text(pipe, name, name=f"stage_{number}", check_base=check_base, base_name=base_name)
-        files.append(file)
+        if foreign_lora.is_dora(resolve_lora(name)):
+            foreign_lora.merge_dora(pipe, resolve_lora(name), split_weight(name)[1], base_name)
+            continue
+        parts = read_parts(name, pipe, base_name)
+        if (file := parts.pop(component, None)) is not None:
+            if check_base:
+                _check_place(name, file, files, names)
+                _check_base(name, replace(file, stacked_on=()), module, base_name)
+            lora.put(module, file, name, name=f"stage_{number}", check_base=False)
+            files.append(file)
+        text_lora.put_text(pipe, parts, name, f"stage_{number}", check_base=check_base, base_name=base_name)
 
 
 def check_order(names: Sequence[str], files: Sequence[LoraFile]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from longalign.cli.options import Json, Model
-from longalign.cli.terminal import print_json, print_table, progress
+from longalign.cli.terminal import print_json, progress, show_tables
 
 
 def check(
@@ -31,5 +31,4 @@ def check(
 
         print_json(tables_json(tables))
         return
-    for table in tables:
-        print_table(table)
+    show_tables(tables)

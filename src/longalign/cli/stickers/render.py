@@ -23,6 +23,7 @@ def render(
     ] = False,
 ) -> None:
     """Write scenes with captions as an image folder that datasets and trainers read."""
+    from longalign.report import counted
     from longalign.stickers.files import render_folder
 
     count = render_folder(
@@ -35,4 +36,4 @@ def render(
         scale=scale,
         overwrite=overwrite,
     )
-    print(f"{count} scenes in {out}")
+    print(f"{counted(count, 'scene')} in {out}")

@@ -19,7 +19,7 @@ from longalign.cli.options import (
     SamplingSteps,
 )
 from longalign.cli.terminal import command_line, progress, show_run
-from longalign.errors import LongalignError
+from longalign.errors import Interrupted, LongalignError
 
 if TYPE_CHECKING:
     from longalign.studies.compare import Column
@@ -68,8 +68,8 @@ def study(
     """
     from longalign.stickers.files import parse_range
     from longalign.studies.accuracy import tables_json
+    from longalign.studies.scenes import StudyInterrupted, study_steps
     from longalign.studies.scenes import study as run
-    from longalign.studies.scenes import study_steps
     from longalign.studies.scenes_folder import CAPTIONS, StudyConfig
     from longalign.studies.scenes_page import write_study
 
@@ -82,17 +82,24 @@ def study(
         seed=seed,
         model=model,
     )
-    with progress("drawing", study_steps(chosen, config)) as advance:
-        found = run(
-            chosen,
-            config,
-            out=out,
-            overwrite=overwrite,
-            batch_size=batch_size,
-            keep_pictures=keep_pictures,
-            device=device,
-            on_step=advance,
-        )
+    try:
+        with progress("drawing", study_steps(chosen, config)) as advance:
+            found = run(
+                chosen,
+                config,
+                out=out,
+                overwrite=overwrite,
+                batch_size=batch_size,
+                keep_pictures=keep_pictures,
+                device=device,
+                on_step=advance,
+            )
+    except StudyInterrupted as stop:
+        if stop.result is None:
+            raise
+        write_study(stop.result, command_line())
+        done = " · ".join(stop.result.columns)
+        raise Interrupted(f"{stop}. A report of {done}: {stop.result.run.report}") from None
     tables = write_study(found, command_line())
     show_run(tables, found.run.report, {"tables": tables_json(tables)}, as_json=as_json)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from longalign.data.cached import CachedPictures
-from longalign.data.text_states import Padding, TextStates
+from longalign.data.text_states import Padding, TextStates, frames_of
 from longalign.errors import LongalignError
 from longalign.losses import contrastive_loss
 from longalign.objectives.contrastive.guided import (
@@ -60,6 +62,7 @@ class ContrastiveObjective(CaptionedObjective):
         """Freeze the model and attach new tokens."""
         settings, denoiser = self.settings, self.denoiser
         check_size(denoiser, self.size_px)
+        self._leave_lone_pictures_out()
         self._freeze()
         if settings.gradient_checkpointing:
             denoiser.module.enable_gradient_checkpointing()
@@ -73,6 +76,22 @@ class ContrastiveObjective(CaptionedObjective):
                 self.averages[name] = copy.deepcopy(self.tokens).requires_grad_(False)
         weight = settings.matched_weight
         self.matched_weight = self.tokens.config.places.matched_weight if weight is None else weight
+
+    def _leave_lone_pictures_out(self) -> None:
+        """A picture that is alone in its bucket would be a batch of one caption, without negatives."""
+        bucket_of = self.data.bucket_of
+        if bucket_of is None:
+            return
+        _, of_row, counts = np.unique(bucket_of, return_inverse=True, return_counts=True)
+        lone = counts[of_row] == 1
+        if lone.any():
+            self.data.bucket_of = np.where(lone, -1, bucket_of)
+            if self.context.process_index == 0:
+                warnings.warn(
+                    f"contrastive: {lone.sum()} of {len(lone)} pictures are left out: no other picture has their "
+                    "aspect ratio, so their captions would have no negatives; data.buckets=false uses all",
+                    stacklevel=2,
+                )
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The tokens, and those for other captions where the successor's loss is used."""
@@ -105,7 +124,7 @@ class ContrastiveObjective(CaptionedObjective):
         t, eps = self._time_and_noise(draws, x0)
         generators = draws.rows(count)
         near = self._near_captions(own, captions, generators)
-        matching = self._matching(x0, t, eps, [*captions, *near], padding)
+        matching = self._matching(x0, t, eps, [*captions, *near], padding, own)
         rows = torch.arange(count)
         # (b, n): the places of each row's near negatives
         of_row = len(captions) + torch.arange(len(near)).view(count, settings.near_negatives)
@@ -209,10 +228,17 @@ class ContrastiveObjective(CaptionedObjective):
         return t.to(x0.device), eps.to(x0.device)
 
     def _matching(
-        self, x0: Tensor, t: Tensor, eps: Tensor, captions: Sequence[TextStates], padding: Padding
+        self,
+        x0: Tensor,
+        t: Tensor,
+        eps: Tensor,
+        captions: Sequence[TextStates],
+        padding: Padding,
+        own: Sequence[TextStates],
     ) -> Matching:
-        at_once = self.settings.pairs_at_once
-        return Matching(self.denoiser, x0, t, eps, captions, padding, self.adapter, at_once)
+        """Of pictures and captions; ``own`` are the pictures' own captions, which know their frames."""
+        at_once, frames = self.settings.pairs_at_once, frames_of(own, x0.device)
+        return Matching(self.denoiser, x0, t, eps, captions, padding, self.adapter, at_once, frames)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {**super().state_dict(), **nn.ModuleDict(self.averages).state_dict()}
@@ -229,7 +255,8 @@ class ContrastiveObjective(CaptionedObjective):
             means of `longalign.objectives.contrastive.pairs.row_figures`; `loss`, which is `contrast` + λ·`matched`.
             Empty where there is only one held-out row.
         """
-        batches = batches_of(self.held_out_count, self.settings.held_out_batch)
+        groups = self.held_out_groups(range(self.held_out_count))
+        batches = batches_of(groups, self.settings.held_out_batch)
         if not batches:
             return {}
         sums: dict[str, Tensor] = {}
@@ -249,7 +276,7 @@ class ContrastiveObjective(CaptionedObjective):
         x0, states, padding = self.encode_held_out(numbers)
         t = self.times(torch.tensor(fixed_place(batch, batches))).to(x0.device)
         same = same_captions([s.key for s in states if isinstance(s, Caption)]).to(x0.device)
-        errors = self._matching(x0, t, fixed_noise(batch, x0), states, padding).matrix()
+        errors = self._matching(x0, t, fixed_noise(batch, x0), states, padding, states).matrix()
         return row_figures(errors, same, scale=self.settings.scale, temperature=self.settings.temperature)
 
     def save(self, folder: Path) -> None:

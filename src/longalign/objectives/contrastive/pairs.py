@@ -47,7 +47,8 @@ class Caption(TextStates):
     def of(cls, states: TextStates, text: Any) -> Caption:
         """The states of a caption, given as text or as its cached states."""
         key = text if isinstance(text, str) else _digest(states)
-        return cls(states.own, states.own_shape, states.t5, states.pooled, states.cut, key)
+        parts = states.own, states.own_shape, states.t5, states.pooled, states.cut, states.frame
+        return cls(*parts, key)
 
 
 def same_captions(keys: Sequence[str], first: int = 0, count: int | None = None) -> Tensor:
@@ -85,7 +86,7 @@ def gather_captions(captions: Sequence[Caption], accelerator: Any) -> list[Capti
             parts.append(received[rank, at : at + size].clone().view(dtype).reshape(shape))
             at += size
         states, t5, pooled = parts
-        found.append(Caption(states, own_shape, t5, pooled, cut, key))
+        found.append(Caption(states, own_shape, t5, pooled, cut, key=key))
     return found
 
 
@@ -100,6 +101,7 @@ class Matching:
         captions: any number, of any padded lengths. Each caption keeps its own padded length.
         padding, adapter: as for `longalign.data.text_states.join`.
         at_once: largest number of pairs in one call of the denoiser.
+        frames: (b, 4) of the pictures, as `longalign.Conditioning` has them.
     """
 
     def __init__(
@@ -112,9 +114,10 @@ class Matching:
         padding: Padding,
         adapter: nn.Module | None = None,
         at_once: int = 16,
+        frames: Tensor | None = None,
     ) -> None:
         eps = eps.expand_as(x0)
-        self.denoiser, self.t, self.at_once = denoiser, t, at_once
+        self.denoiser, self.t, self.at_once, self.frames = denoiser, t, at_once, frames
         self.x_t, self.target = denoiser.noised(x0, eps, t), denoiser.target(x0, eps, t)
         self.captions, self.adapter = captions, adapter
         self.padding = _for_all(padding, captions)
@@ -137,7 +140,9 @@ class Matching:
         captions, place = pairs[:, 1].unique(return_inverse=True)
         [(_, conditioning)] = join([self.captions[j] for j in captions.tolist()], self.padding, self.adapter)
         rows = pairs[:, 0].to(self.x_t.device)
-        return self.denoiser(self.x_t[rows], self.t, conditioning[place.tolist()])
+        # A frame is of a picture, whatever the caption.
+        frames = None if self.frames is None else self.frames[rows]
+        return self.denoiser(self.x_t[rows], self.t, replace(conditioning[place.tolist()], frames=frames))
 
     # E_ij = mean over channels and places of (f(x_t^i, t, y_j) − target_i)²
     def errors(self, pairs: Tensor) -> Tensor:
@@ -210,10 +215,15 @@ def row_figures(
     }
 
 
-def batches_of(rows: int, size: int) -> list[range]:
-    """Rows in batches of ``size``. A smaller last batch is left out, unless it is the only one and has two rows."""
-    whole = [range(first, first + size) for first in range(0, rows - size + 1, size)]
-    return whole or ([range(rows)] if rows > 1 else [])
+def batches_of(groups: Sequence[Sequence[int]], size: int) -> list[Sequence[int]]:
+    """Rows in batches of ``size``, each of one group (a bucket of pictures).
+
+    A smaller last batch of a group is left out. Where no batch would be left, the largest group is one if it has two
+    rows.
+    """
+    whole = [g[first : first + size] for g in groups for first in range(0, len(g) - size + 1, size)]
+    largest = max(groups, key=len, default=())
+    return whole or ([largest] if len(largest) > 1 else [])
 
 
 def fixed_place(batch: int, batches: int) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from longalign.data.buckets import Assignment, Buckets, Frame, grouped
 from longalign.data.cached import CachedPictures, is_cache
 from longalign.data.captioned import CaptionedPictures, Example, SkipLog
 from longalign.data.entries import Failure
@@ -39,8 +42,9 @@ _DRAWN_AT_ONCE = 32
 class Batch(TypedDict):
     """A micro-batch of B rows."""
 
-    image: Tensor  # uint8 (B, 3, S, S), or (B, C, h, w) latents
+    image: Tensor  # uint8 (B, 3, H, W), or (B, C, h, w) latents; one bucket
     texts: list[Any]  # captions, or their TextStates
+    frames: list[Frame | None]
     skipped: list[Failure]
 
 
@@ -63,6 +67,7 @@ class CaptionedObjective(Objective):
         t5: the T5 branch, where the strategy needs one.
         held_out: what `evaluate` measures on, at most ``held_out_count`` rows of it.
         prompts: held-out captions whose pictures the oracle judges.
+        flip: mirror half of the training pictures.
         context: device and processes; None is one process.
 
     Attributes:
@@ -70,7 +75,7 @@ class CaptionedObjective(Objective):
         solver: name and number of steps of the solver that draws pictures.
 
     Raises:
-        LongalignError: a cache was made with another model or encoding.
+        LongalignError: a cache was made with another model or encoding, or `flip` with a cache.
     """
 
     Settings: ClassVar[type[CaptionedSettings]]
@@ -91,6 +96,7 @@ class CaptionedObjective(Objective):
         held_out: Data | None = None,
         held_out_count: int = 256,
         prompts: Sequence[str] = (),
+        flip: bool = False,
         context: BuildContext | None = None,
     ) -> None:
         self.pipe, self.settings, self.data, self.held_out = pipe, settings, data, held_out
@@ -104,6 +110,12 @@ class CaptionedObjective(Objective):
                 f"{self.name}: tune_text changes what captions are encoded to, so a cache cannot hold that: name the "
                 "pictures that it was made of"
             )
+        if flip and isinstance(data, CachedPictures):
+            raise LongalignError(
+                f"data.flip: {data.folder} is a cache, whose latents cannot be mirrored: name the pictures that it was "
+                "made of, or leave flip out"
+            )
+        self.flip = flip
         self.texts = TextSide(pipe, settings.strategy, length, t5, training=self.tunes_text)
         self.t5, self.prompts = t5, list(prompts)
         for part in (data, held_out):
@@ -134,12 +146,13 @@ class CaptionedObjective(Objective):
         pipe = load_pipeline(model, device=str(context.device), dtype="float32")
         denoiser = Denoiser.of(pipe)
         size_px = data.size_px or denoiser.side * denoiser.vae_factor
-        train = load_pictures(data.pictures, data, size_px, split="train", seed=context.seed)
+        shapes = Buckets.of(denoiser, size_px, data.bucket_step_px) if data.buckets else None
+        train = load_pictures(data.pictures, data, size_px, shapes, split="train", seed=context.seed)
         held_out = None
         own = settings_of(model, pipe)
         prompts: list[str] = []
         if data.held_out is not None:  # the same for every seed, so that runs can be compared
-            held_out = load_pictures(data.held_out, data, size_px, split="validation", seed=0)
+            held_out = load_pictures(data.held_out, data, size_px, shapes, split="validation", seed=0)
             if own.oracle is not None and settings.oracle_scenes:
                 prompts = captions_of(held_out, settings.oracle_scenes)
         put_on(pipe, settings.start_from, base_name=model)
@@ -153,6 +166,7 @@ class CaptionedObjective(Objective):
             held_out=held_out,
             held_out_count=data.held_out_count,
             prompts=prompts,
+            flip=data.flip,
             context=context,
         )
         return Task(objective, train)
@@ -181,8 +195,11 @@ class CaptionedObjective(Objective):
         """Metrics on the held-out rows, which exist. Every process calls it."""
 
     def opened(self, folder: Path) -> None:
-        """List skipped rows in the run folder."""
+        """List skipped rows in the run folder, and say what buckets do to the pictures."""
         self.skip_log.open(folder)
+        buckets = getattr(self.data, "assignment", None)
+        if buckets is not None and (buckets.enlarged or buckets.beyond) and self.context.process_index == 0:
+            warnings.warn(f"{self.data.name}: {buckets}", stacklevel=2)  # type: ignore[union-attr]
 
     def _freeze(self) -> None:
         """Freeze all parts of the pipeline and of the T5 branch, and set them to evaluation."""
@@ -202,7 +219,7 @@ class CaptionedObjective(Objective):
 
     @property
     def size_px(self) -> int:
-        """Side of the training pictures."""
+        """Side of square training pictures."""
         data = self.data
         if isinstance(data, CachedPictures):
             return int(data.settings["size_px"])
@@ -218,6 +235,7 @@ class CaptionedObjective(Objective):
         return {
             "image": torch.stack([row.image for row in rows]),
             "texts": [row.text for row in rows],
+            "frames": [row.frame for row in rows],
             "skipped": [failure for row in rows for failure in row.skipped],
         }
 
@@ -229,6 +247,10 @@ class CaptionedObjective(Objective):
             there are any.
         """
         self.skip_log.add(batch["skipped"], len(batch["texts"]))
+        if self.flip:
+            draws = self.draws_of(len(batch["texts"]))
+            batch = {**batch, "image": _mirrored(batch["image"], draws.flips(len(batch["texts"])))}
+            self.reseed(draws)
         x0, states, padding = self.encode(batch)
         states, hand_on = cut_off(states)
         metrics = self.learn(x0, states, padding, accelerator)
@@ -242,14 +264,24 @@ class CaptionedObjective(Objective):
         """(B, C, h, w) float32 latents and the states of the captions, live or from a cache."""
         device, image, texts = self.denoiser.device, batch["image"], batch["texts"]
         if image.dtype == torch.uint8:
-            states = self.texts.encode(texts)
-            return self.denoiser.encode_pixels(image), states, self.texts.padding
-        data = self.data if isinstance(self.data, CachedPictures) else self.held_out
-        assert isinstance(data, CachedPictures)
-        return image.to(device).float(), [s.to(device) for s in texts], data.padding
+            x0, states, padding = (
+                self.denoiser.encode_pixels(image),
+                self.texts.encode(texts),
+                self.texts.padding,
+            )
+        else:
+            data = self.data if isinstance(self.data, CachedPictures) else self.held_out
+            assert isinstance(data, CachedPictures)
+            x0, states, padding = image.to(device).float(), [s.to(device) for s in texts], data.padding
+        framed = zip(states, batch["frames"], strict=True)
+        return x0, [replace(s, frame=frame) for s, frame in framed], padding
+
+    def held_out_groups(self, numbers: Sequence[int]) -> list[list[int]]:
+        """Held-out rows in groups of one bucket, which `encode_held_out` takes."""
+        return grouped(None if self.held_out is None else self.held_out.bucket_of, numbers)
 
     def encode_held_out(self, numbers: Sequence[int]) -> tuple[Tensor, list[TextStates], Padding]:
-        """`encode` for some held-out rows."""
+        """`encode` for some held-out rows of one bucket."""
         held_out = self.held_out
         assert held_out is not None
         batch = self.collate([held_out[i] for i in numbers])
@@ -306,17 +338,20 @@ class CaptionedObjective(Objective):
         if self.prompts or not count:
             return self._judged[:count]
         assert self.held_out is not None
-        numbers = range(count)
-        _, states, padding = self.encode_held_out(numbers)
+        numbers, states = range(count), dict[int, TextStates]()
+        for group in self.held_out_groups(numbers):
+            _, found, padding = self.encode_held_out(group)
+            states |= zip(group, found, strict=True)
         cached = isinstance(self.held_out, CachedPictures)  # a cache does not hold captions as text
         captions = [f"held-out row {i}" if cached else str(self.held_out[i].text) for i in numbers]
-        return list(zip(captions, self.draw(states, padding, numbers), strict=True))
+        pictures = self.draw([states[i] for i in numbers], padding, numbers)
+        return list(zip(captions, pictures, strict=True))
 
     @torch.no_grad()
     def draw(
         self, states: Sequence[TextStates], padding: Padding, numbers: Sequence[int]
     ) -> list[Image.Image]:
-        """One picture of each encoded caption, as the model draws it now.
+        """One square picture of each encoded caption, as the model draws it now.
 
         Args:
             states: the encoded captions.
@@ -326,6 +361,7 @@ class CaptionedObjective(Objective):
         denoiser = self.denoiser
         guidance = 1.0 if self.solver[0] == "lcm" else self.guidance
         pictures: dict[int, Tensor] = {}
+        states = [replace(s, frame=None) for s in states]  # that was of another picture
         with inference(denoiser.module):
             for members, c in join(states, padding, self.adapter):
                 generators = picture_generators(numbers[m] for m in members)
@@ -347,21 +383,35 @@ class CaptionedObjective(Objective):
         )
 
 
-def load_pictures(name: str, data: PictureDataSettings, size_px: int, *, split: str, seed: int) -> Data:
+def _mirrored(image: Tensor, which: Tensor) -> Tensor:
+    """(B, 3, H, W) with some rows mirrored, left for right."""
+    return torch.where(which.to(image.device)[:, None, None, None], image.flip(-1), image)
+
+
+def load_pictures(
+    name: str, data: PictureDataSettings, size_px: int, buckets: Buckets | None, *, split: str, seed: int
+) -> Data:
     """A cache folder, or a source by name.
 
     Args:
         name: folder or source, as `PictureDataSettings` describes them.
         data: further settings of the source.
-        size_px: side of the squares that pictures are cut and scaled to.
+        size_px: side of the squares that pictures are cut and scaled to, where there are no buckets.
+        buckets: sizes that pictures are cut and scaled to instead, unless the source has squares only.
         split: ``train`` or ``validation``, of sources that have splits.
         seed: of sources that draw their rows.
 
     Raises:
-        LongalignError: no such data, or no rows in it.
+        LongalignError: no such data, or no rows in it; a cache with buckets, and `data.buckets` is false.
     """
     if is_cache(name):
-        return CachedPictures(name)
+        cached = CachedPictures(name)
+        if not data.buckets and cached.settings.get("bucket_step_px"):
+            raise LongalignError(
+                f"{name}: the cache keeps the shape of pictures, and data.buckets is false: run longalign cache "
+                "--no-buckets with another --out, or leave data.buckets out"
+            )
+        return cached
     source = named_source(
         name,
         split=split,
@@ -372,7 +422,8 @@ def load_pictures(name: str, data: PictureDataSettings, size_px: int, *, split: 
         images=data.images,
         column=data.column,
     )
-    return CaptionedPictures(source, size_px, name)
+    assignment = None if buckets is None or source.square else Assignment.of(source, buckets)
+    return CaptionedPictures(source, size_px, name, assignment)
 
 
 def captions_of(held_out: Data, count: int) -> list[str]:

@@ -108,7 +108,18 @@ class PictureDataSettings(BaseModel):
         None, description="folder that picture paths are relative to; null: the folder of the list"
     )
     column: str | None = Field(None, description="key of the captions; null: caption, prompt or text")
-    size_px: int | None = Field(None, gt=0, description="side of the squares; null: the model's own")
+    size_px: int | None = Field(
+        None, gt=0, description="side of the model's square pictures; null: the model's own"
+    )
+    buckets: bool = Field(
+        True, description="keep the shape of pictures: a batch is of one aspect ratio; false: squares are cut"
+    )
+    bucket_step_px: int | None = Field(
+        None, gt=0, description="sides of buckets are multiples of it; null: 64, or less for a small model"
+    )
+    flip: bool = Field(
+        False, description="mirror half of the pictures, which makes left and right in captions wrong"
+    )
     count: int = Field(1_000_000, gt=0, description="number of sticker scenes; files are read whole")
     objects: ObjectRanges = Field(
         ((1, 9),), description="least and most stickers of a scene, or several such ranges in turn"

@@ -98,13 +98,14 @@ class TunedDenoiserObjective(CaptionedObjective):
         mine = self.context.share(self.held_out_count)
         sums = torch.zeros(2, device=self.denoiser.device)
         for first in range(0, len(mine), _EVALUATED_AT_ONCE):
-            sums += self._held_out_loss(list(mine[first : first + _EVALUATED_AT_ONCE]))
+            for group in self.held_out_groups(mine[first : first + _EVALUATED_AT_ONCE]):
+                sums += self._held_out_loss(group)
         total, count = accelerator.reduce(sums, reduction="sum").tolist()
         return {"loss": total / count}
 
     @torch.no_grad()
     def _held_out_loss(self, numbers: Sequence[int]) -> Tensor:
-        """(2,) sum of the losses of some held-out rows, and their number."""
+        """(2,) sum of the losses of some held-out rows of one bucket, and their number."""
         x0, states, padding = self.encode_held_out(numbers)
         generators = [torch.Generator().manual_seed(_SEED + i) for i in numbers]
         eps = normal(generators, *x0.shape[1:]).to(x0.device)
@@ -121,8 +122,15 @@ class TunedDenoiserObjective(CaptionedObjective):
         """A LoRA for ``pipe.load_lora_weights(folder)``, with the adapter; with tune ``full`` a whole pipeline."""
         module = self.denoiser.module
         if self.settings.tune == "lora":
-            noted = {"base": self.base, "base_name": self.model_name, "strategy": self.settings.strategy}
-            lora.save(module, folder, adapter=self.adapter, **noted)  # type: ignore[arg-type]
+            lora.save(
+                module,
+                folder,
+                adapter=self.adapter,  # type: ignore[arg-type]
+                base=self.base,
+                base_name=self.model_name,
+                strategy=self.settings.strategy,
+                length=self.texts.length,
+            )
             text_lora.save_text(text_lora.clips_of(self.pipe), folder, self.model_name)
             return
         trained = {self.denoiser.backbone.component: module}

@@ -225,6 +225,7 @@ class RewardObjective(RewardSampler, Objective):
             base=self.base,
             base_name=self.model_name,
             strategy=self.settings.strategy,
+            length=self.settings.length or self.model.length,
         )
         text_lora.save_text(text_lora.clips_of(self.pipe), folder, self.model_name)
 

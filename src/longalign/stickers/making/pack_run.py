@@ -67,8 +67,8 @@ def _pack_lora(run: Path, out: Path, after: Sequence[str], rank: int | None) -> 
     import torch
 
     from longalign.weights import lora, text_lora
+    from longalign.weights.encoding_note import note_encoding, recorded_encoding
     from longalign.weights.lora_file import resolve_lora
-    from longalign.weights.stack import strategy_for
     from longalign.weights.text_adapter import write_text_adapter
 
     _check_after(run, after)
@@ -79,7 +79,7 @@ def _pack_lora(run: Path, out: Path, after: Sequence[str], rank: int | None) -> 
         texts = (text_lora.text_loras(name).get(encoder) for name in after)
         earlier = {f"stage_{n}": path for n, path in enumerate(texts) if path is not None}
         _pack_factors(folder, earlier, out / encoder, rank)
-    lora.note_strategy(out, strategy_for("auto", [run], "clip-cat"))
+    note_encoding(out, **recorded_encoding([run]))
     if (adapter := lora.load_text_adapter(run / "model")) is not None:
         write_text_adapter(adapter.to(torch.float16), out / lora.ADAPTER_FOLDER)
 
