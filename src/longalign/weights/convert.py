@@ -17,6 +17,7 @@ from longalign.errors import LongalignError
 from longalign.plugins import unknown
 from longalign.runs import atomic_folder
 from longalign.safe_files import read_pickle
+from longalign.versions import VERSION
 from longalign.weights import (
     clip_folder,
     longsd,
@@ -32,6 +33,7 @@ from longalign.weights.fingerprint import Fingerprint, fingerprint
 from longalign.weights.foreign_lora import read_foreign
 from longalign.weights.lora_file import FILE_NAME, LoraFile, resolve_lora
 from longalign.weights.lora_parts import read_parts, write_parts
+from longalign.weights.model_card import write_card
 from longalign.weights.stack import load_pipeline
 from longalign.weights.text_lora import clips_of
 
@@ -121,6 +123,10 @@ def import_checkpoint(
                 trained, folder / lora.ADAPTER_FOLDER if kind == "lora" else folder
             )
             facts = {**facts, "adapter": [trained.config[key] for key in text_adapter.SIZES]}
+        if kind in ("lora", "foreign-lora"):
+            write_card(
+                folder, base_name=base or "", made=f"Imported from `{source.name}` by longalign {VERSION}."
+            )
     return Converted(kind, sorted(p for p in out.rglob("*") if p.is_file()), facts)
 
 
