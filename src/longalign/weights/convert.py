@@ -135,7 +135,7 @@ def export_lora(
     out: str | os.PathLike[str],
     *,
     base: str | None = None,
-    form: str = "diffusers",
+    form: str | None = None,
 ) -> Converted:
     """Write a LoRA in a format of other tools.
 
@@ -144,12 +144,15 @@ def export_lora(
         out: the file to write. A text adapter is written beside it, into ``<name>_adapter``.
         base: for ``longsd``: the LoRA's model, of which only the configuration is read; None: SD1.5.
         form: ``diffusers`` (one safetensors file, which `load_lora_weights` and ComfyUI read), ``kohya`` (for A1111 and
-            Forge), or ``longsd`` (LongAlign's released list of matrices).
+            Forge), or ``longsd`` (LongAlign's released list of matrices). None: ``longsd`` for a name that ends in .pt
+            or .pth, else ``diffusers``.
 
     Raises:
         LongalignError: the format is unknown; the folder holds no LoRA; the layers are another model's; or the disk
             refuses.
     """
+    if form is None:
+        form = "longsd" if Path(out).suffix in PICKLES else "diffusers"
     if form not in FORMATS:
         raise LongalignError(unknown("format", form, FORMATS))
     parts = read_parts(name)

@@ -18,6 +18,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from longalign.runs import atomic_write_text
 from longalign.weights.encoding_note import recorded_encoding
 from longalign.weights.lora_file import FILE_NAME, TEXT_ENCODERS, LoraFile
+from longalign.worlds import owner
 
 CARD = "README.md"
 
@@ -68,6 +69,13 @@ def _body(folder: Path, file: LoraFile, base: str, made: str, recipe: Mapping[st
     ]
     model = base or "BASE"
     encoding = recorded_encoding([folder])
+    opened = [
+        "from diffusers import DiffusionPipeline",
+        "",
+        f'pipe = DiffusionPipeline.from_pretrained("{model}")',
+    ]
+    if base and owner(base) is not None:  # embedded, which diffusers does not find
+        opened = ["import longalign", "", f'pipe = longalign.load_pipeline("{model}")']
     lines = [
         f"# LoRA for {base or 'a text-to-image model'}",
         "",
@@ -107,9 +115,7 @@ def _body(folder: Path, file: LoraFile, base: str, made: str, recipe: Mapping[st
         f"or `longalign generate PROMPT --model {model} --lora THIS_FOLDER`. With diffusers:",
         "",
         "```python",
-        "from diffusers import DiffusionPipeline",
-        "",
-        f'pipe = DiffusionPipeline.from_pretrained("{model}")',
+        *opened,
         f'pipe.load_lora_weights("THIS_FOLDER", adapter_name="{changed[0]}")',
         *(f'pipe.load_lora_weights("THIS_FOLDER/{name}", adapter_name="{name}")' for name in changed[1:]),
         *([f"pipe.set_adapters({json.dumps(changed)})"] if changed[1:] else []),
