@@ -168,7 +168,7 @@ def export_lora(
         text_adapter.write_text_adapter(trained, beside)
         written += [beside / "config.json", beside / text_adapter.WEIGHTS]
     facts = {"layers": sum(len(part.layers) for part in parts.values()), "rank": file.rank}
-    return Converted(form, written, {**facts, "parts": list(parts)})
+    return Converted(form, written, facts if len(parts) == 1 else {**facts, "parts": list(parts)})
 
 
 def _recognise(source: Path) -> tuple[str, Path, Path | None]:
