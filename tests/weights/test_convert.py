@@ -188,7 +188,7 @@ def test_what_the_list_cannot_hold_is_not_exported(tmp_path: Path, base: str) ->
     LoraFile({**pairs, first: large}).write(tmp_path / "large")
     with pytest.raises(LongalignError, match=f"{first} has numbers that float16 does not hold"):
         export_lora(tmp_path / "large", tmp_path / "x.pt", base=base)
-    with pytest.raises(LongalignError, match="is a .safetensors file: give --out such a name"):
+    with pytest.raises(LongalignError, match=r"is a \.safetensors file: give --out such a name"):
         export_lora(tmp_path / "lora", tmp_path / "x.pt", form="kohya")
     with pytest.raises(LongalignError, match="holds no pytorch_lora_weights"):
         export_lora(tmp_path, tmp_path / "x.pt")
