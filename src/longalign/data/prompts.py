@@ -13,6 +13,7 @@ from longalign.data.text_files import decode_text
 from longalign.encoding.syntax import Syntax, read_syntax
 from longalign.errors import LongalignError
 from longalign.picture_info import prompt_of, read_info
+from longalign.published import how_to_get
 
 _JSON_NAMES = (".jsonl", ".ndjson", ".json")
 _LIKE_JSON = re.compile(r'\s*\{\s*"[^"]*"\s*:')  # a key and a colon: nobody writes a prompt like this
@@ -72,7 +73,8 @@ def read_prompt_file(path: Path) -> list[str]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise LongalignError(f"{path}: no such file (a prompt that begins with @ names a file)") from None
+        advice = how_to_get(path) or " (a prompt that begins with @ names a file)"
+        raise LongalignError(f"{path}: no such file{advice}") from None
     except OSError as error:
         raise LongalignError(f"{path}: cannot be read: {error.strerror}") from None
     return parse_prompts(data, str(path))

@@ -14,6 +14,7 @@ from longalign.data.tables import CaptionTable
 from longalign.data.tars import TarShards
 from longalign.errors import LongalignError
 from longalign.plugins import Table
+from longalign.published import how_to_get
 from longalign.worlds import WORLDS, world
 
 SOURCES = Table("source", {})  # name → function or class without arguments that gives a `Source`
@@ -43,7 +44,7 @@ def open_source(
     """
     path = Path(name)
     if not path.exists():
-        raise LongalignError(f"{path}: no such file or folder")
+        raise LongalignError(f"{path}: no such file or folder{how_to_get(path)}")
     folder = None if images is None else Path(images)
     keys = (column,) if column else TEXT_KEYS
     if path.is_dir():

@@ -15,6 +15,7 @@ from longalign.backbones import backbone_of, denoising_module
 from longalign.diffusion.pipelines import open_pipeline
 from longalign.errors import LongalignError
 from longalign.plugins import unknown
+from longalign.published import how_to_get
 from longalign.runs import atomic_folder
 from longalign.safe_files import read_pickle
 from longalign.weights import (
@@ -173,7 +174,7 @@ def _recognise(source: Path) -> tuple[str, Path, Path | None]:
             return "foreign-lora", source, None
         raise LongalignError(f"{source}: unknown format. What can be imported: {KNOWN}")
     if not source.is_dir():
-        raise LongalignError(f"{source}: no such file or folder")
+        raise LongalignError(f"{source}: no such file or folder{how_to_get(source)}")
     if (source / soft_tokens.TOKENS).is_file():
         return "soft-tokens", source, None
     if (source / "config.json").is_file():
