@@ -172,6 +172,7 @@ def _preprocess(where: str, image_size: int) -> Preprocess:
 def _tokenizer(places: list[str], name: str) -> Any:
     from transformers import AutoTokenizer
 
+    reasons: list[str] = []
     for place in places:
         # Asked of an existing folder without one, transformers would make an empty tokenizer up.
         folder = Path(place)
@@ -182,11 +183,10 @@ def _tokenizer(places: list[str], name: str) -> Any:
             with quiet():
                 return AutoTokenizer.from_pretrained(place, local_files_only=local)
         except BROKEN_FILES as error:
-            if len(places) == 1 and folder.is_dir():
-                raise LongalignError(f"{place}: its tokenizer cannot be loaded: {reason_of(error)}") from error
+            reasons.append(reason_of(error))
     raise LongalignError(
         f"no tokenizer in {', '.join(places) or name}: say where one is with tokenizer=… (a folder or hub name; "
-        "PickScore and HPSv2 use CLIP ViT-H-14's)"
+        "PickScore and HPSv2 use CLIP ViT-H-14's)" + "".join(f"; {reason}" for reason in reasons)
     )
 
 
