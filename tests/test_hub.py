@@ -152,6 +152,17 @@ def test_recipes_say_how_to_get_what_they_need(tmp_path: Path, monkeypatch: pyte
         assert how_to_get(name) and f"`{name}`" in table
 
 
+def test_a_tokenizer_is_looked_up_once_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`score --tokenizer no/model` took 47 s and printed twelve retries."""
+    asked = answers(monkeypatch, OSError("no network"))
+    with pytest.raises(LongalignError, match=r"no tokenizer in no/model: .* hub cannot be reached \(no net"):
+        PreferenceModel.from_pretrained("stickers", tokenizer="no/model")
+    assert len(asked) == 1
+    with pytest.raises(LongalignError, match=r"no tokenizer in nomodel: .* has the form OWNER/NAME"):
+        PreferenceModel.from_pretrained("stickers", tokenizer="nomodel")
+    assert len(asked) == 1
+
+
 def test_reasons_are_one_line() -> None:
     assert reason_of(KeyError("_class_name")) == "'_class_name' is missing in one of its files"
     assert reason_of(OSError("first\nsecond")) == "first" and reason_of(RuntimeError()) == "RuntimeError"

@@ -138,6 +138,23 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
     return atomic_write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
+def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a JSON file holds, such as a `config.json`.
+
+    Raises:
+        LongalignError: the file cannot be read, is no JSON, or holds something else than an object.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise LongalignError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise LongalignError(f"{path}: is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise LongalignError(f"{path}: should be a JSON object, not a {type(found).__name__}")
+    return found
+
+
 def json_line(value: Any) -> str:
     """`value` as one line of strict JSON with its line end. NaN and ±∞, which JSON does not have, become null."""
     return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) + "\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from longalign.cli.terminal import MOST_ROWS, print_paths, print_table, show_tables
-from longalign.report import Estimate, Table
+from longalign.cli.terminal import MOST_ROWS, print_paths, print_table, show_tables, tell_unjudged
+from longalign.report import Estimate, SentenceRow, Table
 
 
 def _share(value: float, low: float, high: float, format: str = ".1%") -> Estimate:
@@ -136,3 +136,19 @@ def test_paths_stand_whole_on_rows_of_their_own(
         *(f"  {path}" for path in paths[:8]),
         f"  … 4 more in {paths[0].parent}",
     ]
+
+
+def test_sentences_that_the_oracle_does_not_know_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Some of them or all of them, each once. Of a model without a judge there is nothing to say."""
+    rows = [
+        SentenceRow(text, marks={"seed 0": mark, "seed 1": mark})
+        for text, mark in (("A crab is in the centre.", "true"), ("A lovely evening.", "unjudged"))
+    ]
+    tell_unjudged([rows], "stickers")
+    said = capsys.readouterr().err
+    assert said.count("not judged") == said.count("“A lovely evening.”") == 1 and "crab" not in said
+    tell_unjudged([rows[1:], rows[1:]], "stickers")
+    assert capsys.readouterr().err == said
+    tell_unjudged([rows], None)
+    tell_unjudged([rows[:1]], "stickers")
+    assert capsys.readouterr().err == ""

@@ -65,6 +65,23 @@ def test_jsonl_is_known_by_its_first_line_too(tmp_path: Path) -> None:
         list(read_texts([write(tmp_path / "r.txt", b'{"prompt": "one"}\n{oops\n')[1:]]))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"prompt": "A fox."}\n{oops',
+        'A fox.\n{"prompt": "A pig.',  # cut off
+        "A fox.\n{'prompt': 'A pig.'}",  # Python's way of writing it
+    ],
+)
+def test_both_readers_refuse_a_bad_line_under_any_name(tmp_path: Path, text: str) -> None:
+    """`generate` reads prompts at once, `decompose` streams them: what one refuses, the other must not take."""
+    file = tmp_path / "p.txt"
+    file.write_text(text)
+    for read in (lambda: read_prompts([f"@{file}"]), lambda: list(read_texts(file))):
+        with pytest.raises(LongalignError, match=r"p\.txt, line 2: is no JSON object"):
+            read()
+
+
 def test_an_option_reads_a_file_as_prompts_do(tmp_path: Path) -> None:
     """`--negative @file`; it may be empty, and it is one text."""
     assert (

@@ -133,6 +133,39 @@ def test_settings_file_of_a_folder(copy: Path) -> None:
     assert settings_of(str(copy)) == ModelSettings(guidance=9.0, length=154, oracle=None)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{oops", "longalign.json: is no JSON"),
+        ("[]", "longalign.json: should be a JSON object, not a list"),
+        ('{"guidence": 2}', "setting 'guidence' is unknown; did you mean 'guidance'?"),
+        ('{"guidance": "2"}', "guidance should be float or null, not '2'"),
+        ('{"length": 77.5}', "length should be int, not 77.5"),
+        ('{"length": true}', "length should be int, not True"),
+        ('{"flowedit": []}', "flowedit should be Mapping or null, not []"),
+    ],
+)
+def test_a_damaged_settings_file_is_said_in_words(tmp_path: Path, text: str, says: str) -> None:
+    """Each ended in a traceback (JSONDecodeError or TypeError)."""
+    (tmp_path / "longalign.json").write_text(text)
+    with pytest.raises(LongalignError, match=re.escape(says)):
+        settings_of(tmp_path)
+
+
+def test_whole_numbers_are_numbers(tmp_path: Path) -> None:
+    """`"guidance": 2` is JSON's 2.0; a byte order mark is no fault."""
+    (tmp_path / "longalign.json").write_text('\ufeff{"guidance": 2, "oracle": null}', encoding="utf-8")
+    assert settings_of(tmp_path) == ModelSettings(guidance=2)
+
+
+@pytest.mark.parametrize("name", ["AutoencoderKL", "DDIMScheduler", "logging"])
+def test_a_class_that_is_no_pipeline_is_said_so(tmp_path: Path, name: str) -> None:
+    """Not "type object 'AutoencoderKL' has no attribute '_get_signature_types'"."""
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    with pytest.raises(LongalignError, match=f"has no pipeline '{name}'"):
+        load_pipeline(str(tmp_path))
+
+
 def test_tokenizer_alone() -> None:
     assert load_tokenizer("stickers").model_max_length == 77
     assert resolve_model("someone/model") == "someone/model"

@@ -24,7 +24,7 @@ from longalign.errors import LongalignError
 @given(
     prompts,
     st.sampled_from(["sentence", "packed"]),
-    st.sampled_from(["en", "de", "zh", "ar", "hi", "my", "xx"]),
+    st.sampled_from(["en", "de", "zh", "ar", "hi", "my", "th"]),
 )
 @settings(deadline=None, max_examples=150)
 def test_tiles_any_prompt(prompt: str, mode: Mode, language: str) -> None:
@@ -106,7 +106,7 @@ def test_languages(language: str, sentences: list[str]) -> None:
     assert (texts(Segmenter()(prompt)) == sentences) == (language != "de")
 
 
-def test_region_of_a_language_plays_no_part_and_an_unknown_language_is_english() -> None:
+def test_region_of_a_language_plays_no_part_and_a_language_without_rules_is_english() -> None:
     prompt = "Ein Haus bzw. Dach. Ein Baum."
     assert len(Segmenter(language="de")(prompt)) == 2
     assert (
@@ -114,8 +114,21 @@ def test_region_of_a_language_plays_no_part_and_an_unknown_language_is_english()
         == Segmenter(language="DE_at")(prompt)
         == Segmenter(language="de")(prompt)
     )
-    assert Segmenter(language="xx")(prompt) == Segmenter(language="en")(prompt)
+    assert Segmenter(language="la")(prompt) == Segmenter(language="en")(prompt)
     assert len(Segmenter(language="en")(prompt)) == 3
+
+
+@pytest.mark.parametrize("code", ["xx", "foo", "x", "", "english", "e n", "xx-US"])
+def test_a_language_that_is_none_is_refused(code: str) -> None:
+    """`longalign generate --language xx` must not cut by English rules without a word."""
+    with pytest.raises(LongalignError, match=f"language '{code}' is unknown: give its code"):
+        Segmenter(language=code)
+
+
+@pytest.mark.parametrize("code", ["tr", "vi", "he", "ast", "bar", "zh-Hant", "pt_BR", "DE"])
+def test_languages_that_the_library_knows_are_taken(code: str) -> None:
+    """ISO 639-1, longer codes that sentencex has a relative of, and codes with a script or region."""
+    assert texts(Segmenter(language=code)("A fox sits. A dog runs.")) == ["A fox sits.", "A dog runs."]
 
 
 @pytest.mark.parametrize(

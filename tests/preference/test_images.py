@@ -101,6 +101,19 @@ def test_configurations_that_it_cannot_follow_are_refused(change: dict) -> None:
         Preprocess.from_config({"size": 32, "crop_size": 32, **change}, "here")
 
 
+@pytest.mark.parametrize("config", [{"size": "x"}, {"size": {"shortest_edge": "a"}}, {"image_mean": 3}])
+def test_configurations_with_values_of_another_type_are_refused(config: dict) -> None:
+    """Each ended in a traceback (AttributeError or TypeError)."""
+    with pytest.raises(LongalignError, match=r"^here: is no configuration of a CLIPImageProcessor"):
+        Preprocess.from_config(config, "here")
+
+
+def test_what_is_no_picture_is_said_so() -> None:
+    """An array has no known order of axes and no known range."""
+    with pytest.raises(LongalignError, match="must be a PIL image or a file, not ndarray"):
+        to_pixels(np.zeros((4, 4, 3), np.uint8))  # type: ignore[arg-type]
+
+
 def test_crop_keeps_504_of_512() -> None:
     """Centred it cuts 4 off each side; at random, at most 8, the same for all images of a batch."""
     x = torch.arange(512.0).expand(2, 3, 512, 512)

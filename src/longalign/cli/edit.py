@@ -31,7 +31,7 @@ from longalign.cli.options import (
     settings_of,
     stack_of,
 )
-from longalign.cli.terminal import command_line, print_json, progress
+from longalign.cli.terminal import command_line, print_json, progress, tell_unjudged
 
 
 def edit(
@@ -114,6 +114,7 @@ def edit(
     if as_json:
         print_json(made.to_json())
         return
+    from longalign.diffusion.pipelines import settings_of as model_settings
     from longalign.report import counted
 
     for text, rows in made.rows.items():
@@ -122,5 +123,6 @@ def edit(
             print(f"{text}: {counted(len(rows), 'sentence')}, {true[0]} true before, {true[1]} after")
     if made.verdict:
         print(f"verdict: {made.verdict}")
+    tell_unjudged(list(made.rows.values()), model_settings(model, pipe).oracle)
     print(f"picture: {made.folder / 'images' / 'after.png'}")
     print(f"report: {made.folder / 'report.html'}")

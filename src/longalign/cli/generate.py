@@ -123,5 +123,5 @@ def generate(
         print_paths(f"prompt {i + 1}: {counted(len(rows), 'sentence')}", files)
     if len(made.rows) > MOST_PROMPTS:
         print(f"… {counted(len(made.rows) - MOST_PROMPTS, 'more prompt')}: see the report")
-    tell_unjudged(made.rows)
+    tell_unjudged(made.rows, made.settings.oracle)
     print(f"report: {made.folder / 'report.html'}")

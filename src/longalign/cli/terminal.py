@@ -272,16 +272,17 @@ def show_files(done: Converted, as_json: bool) -> None:
         print(f"  {file}")
 
 
-def tell_unjudged(prompts: Sequence[Sequence[SentenceRow]], most: int = 3) -> None:
+def tell_unjudged(prompts: Sequence[Sequence[SentenceRow]], world: str | None, most: int = 3) -> None:
     """Say on standard error which sentences the judge of the model's world could not read.
 
     Args:
-        prompts: the sentences of each prompt, with their marks. A model without a world has none.
+        prompts: the sentences of each prompt, with their marks.
+        world: the world that judges the model's pictures; None: there is no judge, and nothing to say.
         most: sentences that are named.
     """
+    if world is None:
+        return
     rows = [row for of_prompt in prompts for row in of_prompt]
-    if all(mark == "unjudged" for row in rows for mark in row.marks.values()):
-        return  # of no world, or a prompt of something else altogether
     silent = list(dict.fromkeys(row.text for row in rows if "unjudged" in row.marks.values()))
     if silent:
         named = ", ".join(f"“{text}”" for text in silent[:most]) + (", …" if len(silent) > most else "")

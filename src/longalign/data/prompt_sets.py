@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from longalign.data.entries import TEXT_KEYS
-from longalign.data.prompts import is_jsonl
+from longalign.data.prompts import is_jsonl, json_object
 from longalign.errors import LongalignError
 
 _TARS = (".tar", ".tar.gz", ".tgz")
@@ -24,13 +24,16 @@ _JSON_LINES = (".jsonl", ".ndjson")
 _DATASET_FILES = ("dataset_info.json", "state.json", "dataset_dict.json")
 
 
-def read_texts(sources: Iterable[str | os.PathLike[str]], column: str | None = None) -> Iterator[str]:
+def read_texts(
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], column: str | None = None
+) -> Iterator[str]:
     """Every text of every source, streamed; blank ones are passed over.
 
     Args:
-        sources: text files (a prompt a line), ``.jsonl``, ``.parquet``, ``.tar`` (WebDataset: ``.txt`` members, or
-            ``.json`` with a caption), or ``-`` for lines on standard input; or folders: of a Hugging Face dataset
-            (`save_to_disk`), of parquet files, of WebDataset shards, with a ``metadata.jsonl``, or of ``.txt`` files.
+        sources: one source or several: text files (a prompt a line), ``.jsonl``, ``.parquet``, ``.tar`` (WebDataset:
+            ``.txt`` members, or ``.json`` with a caption), or ``-`` for lines on standard input; or folders: of a
+            Hugging Face dataset (`save_to_disk`), of parquet files, of WebDataset shards, with a ``metadata.jsonl``, or
+            of ``.txt`` files.
         column: the key or column that holds the text; else the first of ``caption``, ``prompt``, ``text``.
 
     Raises:
@@ -38,7 +41,7 @@ def read_texts(sources: Iterable[str | os.PathLike[str]], column: str | None = N
             installed (the message names it).
     """
     keys = (column,) if column else TEXT_KEYS
-    sources = list(sources)
+    sources = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     for source in sources:  # now, and not after an hour
         if source != "-" and not Path(source).exists():
             raise LongalignError(f"{source}: no such file or folder")
@@ -97,18 +100,8 @@ def _plain(
             continue
         if first:
             json_lines, first = json_lines or is_jsonl(name, line), False
-        row: Any = None
-        if line.startswith("{"):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                row = None  # a prompt may begin with a brace
-        if row is not None:
-            yield _text_in(row, keys, where)
-        elif json_lines:
-            raise LongalignError(f"{where}: is no JSON object")
-        else:
-            yield line
+        row = json_object(line, where, json_lines)
+        yield line if row is None else _text_in(row, keys, where)
 
 
 def _text_in(row: Any, keys: tuple[str, ...], where: str) -> str:

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from longalign.data.text_files import decode_text
 from longalign.encoding.syntax import Syntax, read_syntax
@@ -16,7 +17,9 @@ from longalign.picture_info import prompt_of, read_info
 from longalign.published import how_to_get
 
 _JSON_NAMES = (".jsonl", ".ndjson", ".json")
-_LIKE_JSON = re.compile(r'\s*\{\s*"[^"]*"\s*:')  # a key and a colon: nobody writes a prompt like this
+_LIKE_JSON = re.compile(
+    r"""\s*\{\s*(["'])[^"']*\1\s*:"""
+)  # a key and a colon: nobody writes a prompt like this
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # which may say how they were made
 
 
@@ -118,14 +121,24 @@ def is_jsonl(name: str, first: str) -> bool:
         return False
 
 
-def _prompt_of(line: str, where: str, json_lines: bool) -> str:
+def json_object(line: str, where: str, json_lines: bool) -> dict[str, Any] | None:
+    """The JSON object in a line of a prompt file; None for a line that is itself a prompt (it may begin with a brace).
+
+    Args:
+        line: the line.
+        where: its place, for messages.
+        json_lines: every line has to be an object (`is_jsonl`).
+
+    Raises:
+        LongalignError: the line is meant as an object, and is none.
+    """
     if not json_lines and not line.lstrip().startswith("{"):
-        return line
+        return None
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         if not json_lines and not _LIKE_JSON.match(line):
-            return line  # a prompt may begin with a brace
+            return None
         raise LongalignError(
             f"{where}: is no JSON object ({error}): mend the line, or give one prompt a line in a .txt file"
         ) from None
@@ -133,6 +146,13 @@ def _prompt_of(line: str, where: str, json_lines: bool) -> str:
         raise LongalignError(
             f'{where}: should be a JSON object such as {{"prompt": "A fox."}}, not {line.strip()[:40]}'
         )
+    return row
+
+
+def _prompt_of(line: str, where: str, json_lines: bool) -> str:
+    row = json_object(line, where, json_lines)
+    if row is None:
+        return line
     for key in ("prompt", "text", "caption"):
         if isinstance(row.get(key), str):
             return row[key]

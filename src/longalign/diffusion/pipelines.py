@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from longalign.backbones import find_backbone
 from longalign.errors import LongalignError
 from longalign.hub import BROKEN_FILES, find_on_hub, reason_of
-from longalign.plugins import nearest
+from longalign.plugins import nearest, unknown
+from longalign.runs import read_json_object
 from longalign.runtime import pick_device, pick_dtype, quiet
 from longalign.worlds import DEFAULT, WORLDS, resolve_model, world
 
@@ -52,9 +52,24 @@ def settings_of(name: str | os.PathLike[str], pipe: Any = None) -> ModelSettings
     """The defaults of a model, from its folder or its family."""
     path = Path(resolve_model(name)) / SETTINGS_FILE
     if path.is_file():
-        return ModelSettings(**json.loads(path.read_text()))
+        return _read_settings(path)
     backbone = None if pipe is None else find_backbone(pipe)
     return ModelSettings() if backbone is None else ModelSettings(backbone.guidance, backbone.length)
+
+
+def _read_settings(path: Path) -> ModelSettings:
+    """Raises LongalignError: the file is no JSON, or a setting in it is unknown or of another type."""
+    kinds = get_type_hints(ModelSettings)
+    told = read_json_object(path)
+    for key, value in told.items():
+        if key not in kinds:
+            raise LongalignError(f"{path}: {unknown('setting', key, kinds)}")
+        wanted = tuple(get_origin(kind) or kind for kind in get_args(kinds[key]) or (kinds[key],))
+        number = float in wanted and isinstance(value, int)
+        if isinstance(value, bool) or not (number or isinstance(value, wanted)):
+            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in wanted)
+            raise LongalignError(f"{path}: {key} should be {names}, not {value!r}")
+    return ModelSettings(**told)
 
 
 def open_pipeline(
@@ -110,10 +125,7 @@ def check_folder(where: str) -> bool:
         raise LongalignError(
             f"{where}: the folder has no model_index.json, so it is not a diffusers pipeline"
         )
-    try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LongalignError(f"{index}: is no JSON: {error}") from None
+    parts = read_json_object(index)
     _check_class(parts, index)
     for part, entry in parts.items():
         if part.startswith("_") or not isinstance(entry, list) or entry[:1] == [None]:
@@ -125,17 +137,16 @@ def check_folder(where: str) -> bool:
     return True
 
 
-def _check_class(parts: Any, index: Path) -> None:
+def _check_class(parts: Mapping[str, Any], index: Path) -> None:
     """Raises LongalignError: a `model_index.json` that names no pipeline of the installed diffusers."""
     import diffusers
 
     advice = "save the pipeline again by diffusers' save_pretrained, or download the whole folder again"
-    if not isinstance(parts, dict):
-        raise LongalignError(f"{index}: should be a JSON object, not a {type(parts).__name__}; {advice}")
     name = parts.get("_class_name")
     if not isinstance(name, str):
         raise LongalignError(f"{index}: names no pipeline (no text under _class_name); {advice}")
-    if not hasattr(diffusers, name):
+    found = getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
         pipelines = [known for known in dir(diffusers) if known.endswith("Pipeline")]
         near = nearest(name, pipelines)
         raise LongalignError(

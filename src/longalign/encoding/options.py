@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 from longalign.encoding.cache import EncodingCache
 from longalign.encoding.segments import Mode, Segmenter
+from longalign.encoding.sentences import check_language
 from longalign.encoding.strategy import ConcatRule, Strategy, check_choice
 from longalign.encoding.syntax import Syntax
 from longalign.encoding.text_parts import T5Branch, TextParts
@@ -74,6 +75,7 @@ class Options:
         check_choice("pooled", self.pooled, get_args(Pooled))
         if not isinstance(self.segments, Segmenter):
             check_choice("segments", self.segments, get_args(Mode))
+            check_language(self.language)  # a prompt that fits the window may never be cut
         check_choice("syntax", self.syntax, get_args(Syntax))
         if self.strategy != "auto":
             Strategy.of(self.strategy)

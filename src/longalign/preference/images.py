@@ -76,5 +76,16 @@ def to_pixels(image: ImageLike) -> Tensor:
 
 
 def as_rgb(image: ImageLike) -> Image.Image:
-    """An image, or the file of one → RGB; see `load_image`."""
-    return to_rgb(image) if isinstance(image, Image.Image) else load_image(image)
+    """An image, or the file of one → RGB; see `load_image`.
+
+    Raises:
+        LongalignError: it is neither, or as `load_image`.
+    """
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if not isinstance(image, str | os.PathLike):
+        raise LongalignError(
+            f"a picture must be a PIL image or a file, not {type(image).__name__}: make one of an array by "
+            "Image.fromarray"
+        )
+    return load_image(image)

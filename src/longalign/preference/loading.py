@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from longalign.preference.late import FILE_NAME as HEAD
 from longalign.preference.late import Late, LateHead, ZeroShot, kinds_of
 from longalign.preference.open_clip import clip_of, read_checkpoint
 from longalign.preference.preprocess import Preprocess
+from longalign.runs import read_json_object
 from longalign.runtime import pick_device, pick_dtype, quiet
 from longalign.worlds import WORLDS, owner, resolve_model, world
 
@@ -158,36 +158,35 @@ def _clip(where: str, kind: torch.dtype) -> Any:
 def _preprocess(where: str, image_size: int) -> Preprocess:
     file = Path(where) / PROCESSOR_FILE
     if file.is_file():
-        try:
-            return Preprocess.from_config(json.loads(file.read_text()), str(file))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise LongalignError(f"{file}: is no JSON: {error}") from None
+        return Preprocess.from_config(read_json_object(file), str(file))
     if not Path(where).is_dir():
         from transformers.utils import cached_file
 
         with quiet():
             cached = cached_file(where, PROCESSOR_FILE, _raise_exceptions_for_missing_entries=False)
         if cached is not None:
-            return Preprocess.from_config(json.loads(Path(cached).read_text()), f"{where}/{PROCESSOR_FILE}")
+            return Preprocess.from_config(read_json_object(cached), f"{where}/{PROCESSOR_FILE}")
     return Preprocess(image_size)
 
 
 def _tokenizer(places: list[str], name: str) -> Any:
     from transformers import AutoTokenizer
 
+    reasons: list[str] = []
     for place in places:
         # Asked of an existing folder without one, transformers would make an empty tokenizer up.
         folder = Path(place)
         if folder.is_dir() and not any((folder / f).is_file() for f in ("tokenizer.json", "vocab.json")):
             continue
         try:
+            local = folder.is_dir() or find_on_hub(place, "tokenizer_config.json", "tokenizer")
             with quiet():
-                return AutoTokenizer.from_pretrained(place)
-        except (OSError, ValueError, KeyError):
-            continue
+                return AutoTokenizer.from_pretrained(place, local_files_only=local)
+        except BROKEN_FILES as error:
+            reasons.append(reason_of(error))
     raise LongalignError(
         f"no tokenizer in {', '.join(places) or name}: say where one is with tokenizer=… (a folder or hub name; "
-        "PickScore and HPSv2 use CLIP ViT-H-14's)"
+        "PickScore and HPSv2 use CLIP ViT-H-14's)" + "".join(f"; {reason}" for reason in reasons)
     )
 
 

@@ -53,8 +53,18 @@ class Preprocess:
         """From what `CLIPImageProcessor` saves as ``preprocessor_config.json``.
 
         Raises:
-            LongalignError: a step that CLIP models do not have, such as no resizing or Lanczos.
+            LongalignError: a step that CLIP models do not have, such as no resizing or Lanczos; or a value of another
+                type.
         """
+        try:
+            return cls._read(config, name)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            if isinstance(error, LongalignError):
+                raise
+            raise LongalignError(f"{name}: is no configuration of a CLIPImageProcessor: {error}") from None
+
+    @classmethod
+    def _read(cls, config: Mapping[str, Any], name: str) -> Preprocess:
         size, window = config.get("size", 224), config.get("crop_size", 224)
         size = {"shortest_edge": size} if isinstance(size, int) else size
         window = {"height": window, "width": window} if isinstance(window, int) else window
