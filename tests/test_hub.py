@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,12 @@ from longalign.data.recaption import Captioner
 from longalign.errors import LongalignError
 from longalign.hub import find_on_hub, reason_of
 from longalign.metrics.features import Features
+from longalign.objectives.reward.sampling import load_prompts
 from longalign.preference import PreferenceModel
+from longalign.published import how_to_get
+from longalign.recipes import recipe_names, recipe_text
+from longalign.weights.convert import import_checkpoint
+from longalign.weights.lora_file import LoraFile
 from longalign.weights.stack import load_pipeline
 
 
@@ -105,6 +111,45 @@ def test_a_machine_without_network_answers_within_seconds(
     with pytest.raises(LongalignError, match="the hub cannot be reached"):
         load("nobody/nothing-of-the-kind")
     assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("models/sd15-t5", "with the subfolders t5 and t5_tokenizer (T5-large) and adapter"),
+        ("/data/models/denscore", "CLIPModel folder; fit its V once by `longalign decompose"),
+        ("softrepa-sd15", "dc_tokens.pth"),
+        ("there/s28750_lora_vis.pt", "LongAlign's release"),
+        ("data/prompts.jsonl", "data.prompts=FILE"),
+        ("runs/sd15-sft/model", "train it with --out runs/sd15-sft"),
+    ],
+)
+def test_a_missing_published_file_says_how_to_get_it(path: str, says: str) -> None:
+    assert says in how_to_get(path)
+    assert how_to_get("photo.png") == how_to_get("prompts.txt") == how_to_get("stickers/denscore") == ""
+
+
+def test_recipes_say_how_to_get_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of every loader, without a look at the hub; each name of the recipes is in docs/published.md."""
+    asked = answers(monkeypatch, AssertionError("asked"))
+    monkeypatch.chdir(tmp_path)
+    for load, name in (
+        (load_pipeline, "models/sd15-t5"),
+        (PreferenceModel.from_pretrained, "models/denscore"),
+        (PreferenceModel.from_pretrained, "models/HPS_v2_compressed.pt"),
+        (LoraFile.read, "runs/sd15-sft/model"),
+        (load_prompts, "data/prompts.jsonl"),
+        (lambda source: import_checkpoint(source, tmp_path / "out"), "softrepa-sd15"),
+        (lambda source: import_checkpoint(source, tmp_path / "out"), "s28750_lora_vis.pt"),
+    ):
+        with pytest.raises(LongalignError) as found:
+            load(name)
+        assert how_to_get(name) and how_to_get(name) in str(found.value)
+    assert not asked
+    table = (Path(__file__).parents[1] / "docs" / "published.md").read_text("utf-8")
+    text = "".join(map(recipe_text, recipe_names()))
+    for name in set(re.findall(r"(?<![\w/])models/[\w.-]*\w", text)):
+        assert how_to_get(name) and f"`{name}`" in table
 
 
 def test_reasons_are_one_line() -> None:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from longalign.errors import LongalignError
 from longalign.plugins import nearest
+from longalign.published import how_to_get
 
 TIMEOUT_S = 10.0
 # What libraries raise where the files of a model are damaged, or are those of something else.
@@ -41,8 +42,9 @@ def find_on_hub(name: str, file: str, kind: str, known: Iterable[str] = ()) -> b
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise LongalignError(f"{name}: there is no such model folder")
+    named = how_to_get(name)
+    if named or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise LongalignError(f"{name}: there is no such model folder{named}")
     names = list(known)
     near = nearest(name, names)
     advice = "" if near is None else f"; did you mean {near!r}?"

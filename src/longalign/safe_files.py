@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from longalign.errors import LongalignError
+from longalign.published import how_to_get
 from longalign.runs import atomic_path
 
 
@@ -33,7 +34,7 @@ def read_pickle(path: str | os.PathLike[str], allow: Sequence[type] = ()) -> Any
         with torch.serialization.safe_globals(list(allow)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise LongalignError(f"{path}: no such checkpoint file") from None
+        raise LongalignError(f"{path}: no such checkpoint file{how_to_get(path)}") from None
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
         what = f"names {found[1]}" if found else "holds more than tensors"
@@ -73,7 +74,7 @@ def read_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
 
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> LongalignError:
     if isinstance(error, FileNotFoundError):
-        return LongalignError(f"{path}: no such file")
+        return LongalignError(f"{path}: no such file{how_to_get(Path(path).parent) or how_to_get(path)}")
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return LongalignError(f"{path}: is damaged, or is not a safetensors file ({reason})")
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import longalign
 
@@ -131,9 +132,70 @@ def test_stickers_render_writes_an_image_folder(tmp_path: Path) -> None:
     assert rows[0]["text"] == " ".join(s["text"] for s in rows[0]["sentences"])
 
 
+def test_stickers_render_does_not_mix_two_sets(tmp_path: Path) -> None:
+    """A used folder is refused; --overwrite removes the earlier scenes and leaves other files alone."""
+    out = tmp_path / "images"
+    assert run("stickers", "render", "--out", str(out), "--count", "3").returncode == 0
+    assert "already holds scenes. Choose another folder, or --overwrite" in refused(
+        "stickers", "render", "--out", str(out), "--count", "1", "--seed", "1"
+    )
+    done = run("stickers", "render", "--out", str(out), "--count", "1", "--seed", "1", "--overwrite")
+    assert done.returncode == 0
+    assert sorted(f.name for f in out.iterdir()) == ["000000.png", "metadata.jsonl"]
+    (out / "mine.txt").write_text("")
+    assert "holds other files (mine.txt), which are left alone" in refused(
+        "stickers", "render", "--out", str(out), "--overwrite"
+    )
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"longalign {longalign.__version__}\n"
+
+
+def test_the_picture_has_the_size_that_was_asked_for(tmp_path: Path) -> None:
+    """`--width` without `--height` is not ignored; another size than the model's is rounded on request only."""
+    made = [
+        json.loads(
+            run("generate", PROMPT, "--steps", "1", "--out", str(tmp_path / name), *size, "--json").stdout
+        )
+        for name, size in (
+            ("wide", ["--width", "192"]),
+            ("rounded", ["--width", "200", "--height", "40", "--round-size"]),
+        )
+    ]
+    files = [m["prompts"][0]["images"][0]["file"] for m in made]
+    assert [Image.open(file).size for file in files] == [(192, 96), (208, 48)]
+
+
+def test_negative_prompt_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "n.txt").write_text("A pig is in the middle.\n")
+    done = run(
+        "generate", PROMPT, "--steps", "1", "--negative", f"@{tmp_path}/n.txt", "--out", str(tmp_path / "r")
+    )
+    assert done.returncode == 0
+    assert "negative_prompt: A pig is in the middle." in (tmp_path / "r" / "config.yaml").read_text()
+
+
+def test_what_the_oracle_does_not_know_is_said(tmp_path: Path) -> None:
+    """ "centre" is the middle. A sentence that is not of the sticker world is named."""
+    text = "A crab is in the centre. It is a lovely evening."
+    done = run("generate", text, "--steps", "1", "--out", str(tmp_path / "r"))
+    assert "not judged, since the oracle knows only what stands where" in done.stderr
+    assert "“It is a lovely evening.”" in done.stderr and "crab" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (
+            ["generate", "a fox", "--width", "33"],
+            "33 × 96 pixels: this model draws multiples of 16 px (its own size",
+        ),
+        (["generate", "a fox", "--width", "200", "--height", "48"], "The nearest is 208 × 48; --round-size"),
+        (["generate", "a fox", "--language", "xx"], "language 'xx' is unknown: give its code of two letters"),
+        (["segment", "a fox", "--language", "german"], "language 'german' is unknown"),
+        (["generate", "a fox", "--model", "sticker"], "did you mean 'stickers'?"),
+        (["evaluate", "runs/x", "--metrics", "foo"], "metric 'foo' is unknown; There are"),
         (["generate", ""], "prompt 1 is empty"),
         (["generate", "@/nowhere.txt"], "no such file"),
         (["generate", "-"], "standard input: is empty"),

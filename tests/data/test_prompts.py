@@ -94,7 +94,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (b"", "is empty"),
         (b" \n\t\n", "is empty"),
-        (b"\x89PNG\r\n\x1a\n\x00", "not UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\x00", "is binary"),
         (b"a\x00b", "binary"),
         (b'{"image": "x.png"}', 'no "prompt".*image'),
     ],

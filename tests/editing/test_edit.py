@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tiny import tiny_sd3, tiny_sd15, tiny_sdxl
 from typer.testing import CliRunner
@@ -18,12 +19,14 @@ from typer.testing import CliRunner
 from longalign.cli.main import app
 from longalign.diffusion.pipelines import (
     ModelSettings,
+    settings_of,
 )
-from longalign.editing.edit import EditResult, edit, edit_many, options_for
+from longalign.editing.edit import EditResult, edit, edit_many, options_for, own_settings
 from longalign.editing.pictures import difference
 from longalign.editing.run import EditConfig, run_edit
 from longalign.errors import LongalignError
 from longalign.soft_tokens import SoftTokenConfig, SoftTokens
+from longalign.stickers import folder
 from longalign.stickers.world import render
 from longalign.studies.edit_scenes import scene_edits
 
@@ -66,6 +69,15 @@ def test_every_family_and_method(family: str) -> None:
         assert not np.array_equal(pixels(run()), pixels(made))
     assert np.array_equal(pixels(run()), pixels(made))
     assert not np.array_equal(pixels(run("the house is near a tree.")), pixels(made))
+
+
+def test_a_pipeline_that_was_loaded_from_a_path() -> None:
+    """diffusers keeps the `Path` as its name; the folder's own settings are found by it all the same."""
+    pipe = StableDiffusionPipeline.from_pretrained(folder())
+    assert isinstance(pipe.name_or_path, Path)
+    assert own_settings(pipe) == settings_of("stickers")
+    now, then = "A fox is in the middle.", "A pig is in the middle."
+    assert edit(pipe, noise_picture(96), now, then, steps=1).image.size == (96, 96)
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(sd15: Any) -> None:

@@ -275,3 +275,44 @@ def test_the_sticker_recipe_trains(tune: str, tmp_path: Path) -> None:
         assert settings_of(str(result.model)) == settings_of("stickers")
         before = load_pipeline(device="cpu").unet.conv_in.weight
         assert not torch.equal(pipe.unet.conv_in.weight, before)
+
+
+def test_one_of_several_captions_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By (seed, step, row): two processes of two rows draw what one of four rows draws; each caption has its turn."""
+    objective = supervised(caption_dropout=0)
+    drawn: list[list[str]] = []
+
+    def encode(batch: Any) -> Any:
+        drawn.append(batch["texts"])
+        raise StopIteration
+
+    monkeypatch.setattr(objective, "encode", encode)
+    batch = batch_of(objective)
+    batch["others"] = [("b", "c"), (), ("b", "c"), ("b",)]
+    batch["texts"] = ["a", "only", "a", "a"]
+
+    def captions(step: int, rows: slice) -> list[str]:
+        part = {key: value[rows] if key != "skipped" else [] for key, value in batch.items()}
+        objective.reseed(Draws(5, step, rows.start, 4))
+        with pytest.raises(StopIteration):
+            objective.backward(part, accelerator())
+        return drawn.pop()
+
+    seen: set[tuple[int, str]] = set()
+    for step in range(40):
+        whole = captions(step, slice(0, 4))
+        assert (
+            captions(step, slice(0, 2)) + captions(step, slice(2, 4)) == whole == captions(step, slice(0, 4))
+        )
+        seen |= set(enumerate(whole))
+    assert seen == {
+        (0, "a"),
+        (0, "b"),
+        (0, "c"),
+        (1, "only"),
+        (2, "a"),
+        (2, "b"),
+        (2, "c"),
+        (3, "a"),
+        (3, "b"),
+    }

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from longalign.cli.main import app
 from longalign.diffusion.denoiser import Denoiser
-from longalign.encoding import encode
+from longalign.encoding import T5Branch, encode
 from longalign.errors import LongalignError
+from longalign.preference import Calibration, PreferenceModel
+from longalign.preference.decomposition import Decomposition
 from longalign.soft_tokens import FILE_NAME, SoftTokenConfig, SoftTokens
 from longalign.soft_tokens.loading import attach_tokens
 from longalign.stickers import token_names
@@ -145,6 +147,25 @@ def test_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the released pair is not here")
 @torch.no_grad()
+def test_names_of_the_command_line_work_everywhere(tmp_path: Path) -> None:
+    """Embedded names, run folders, files, as text and as `Path`."""
+    tokens = SoftTokens.from_pretrained("stickers/softrepa")
+    tokens.save(tmp_path / "run" / "model")
+    for name in (Path("stickers/softrepa"), tmp_path / "run", str(tmp_path / "run" / "model")):
+        assert torch.equal(SoftTokens.from_pretrained(name).tokens, tokens.tokens)
+    with pytest.raises(LongalignError, match="there are no embedded soft tokens stickers/dog"):
+        SoftTokens.from_pretrained("stickers/dog")
+    model = PreferenceModel.from_pretrained(Path("stickers/denscore"))
+    model.save_pretrained(tmp_path / "trained" / "model")
+    saved = PreferenceModel.from_pretrained(tmp_path / "trained")  # a run folder of `longalign train`
+    assert torch.equal(saved.text("A fox."), model.text("A fox."))
+    assert model.decomposition is not None and model.calibration is not None
+    for told in ("stickers/denscore", "stickers", tmp_path / "trained" / "model"):
+        assert torch.equal(Decomposition.load(told).total, model.decomposition.total)
+        assert Calibration.load(told) == model.calibration
+    assert T5Branch.from_pretrained("stickers").adapter.config.in_dim == 96
+
+
 def test_the_released_sd15_tokens(tmp_path: Path) -> None:
     """They import, go onto SD1.5's UNet, and are n equal tokens: their trainer starts them from one vector."""
     done = import_checkpoint(PUBLISHED, tmp_path / "out")

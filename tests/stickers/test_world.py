@@ -7,6 +7,7 @@ import pytest
 
 from longalign.stickers import captions as c
 from longalign.stickers.changes import swap
+from longalign.stickers.tokenizers import words
 from longalign.stickers.world import (
     BACKGROUNDS,
     CELL_PX,
@@ -105,6 +106,33 @@ def test_parse_knows_what_it_does_not_know() -> None:
 
 def test_middle_left_is_not_the_middle() -> None:
     assert c.parse("A fox is in the middle left.") == c.Fact(kind="fox", cell=POSITIONS.index("middle left"))
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("centre", "middle"),
+        ("center", "middle"),
+        ("middle of the picture", "middle"),
+        ("upper left", "top left"),
+        ("top-left corner", "top left"),
+        ("top middle", "top centre"),
+        ("top center", "top centre"),
+        ("lower right", "bottom right"),
+        ("bottom middle", "bottom centre"),
+        ("center left", "middle left"),
+        ("Centre Right", "middle right"),
+    ],
+)
+def test_places_are_read_by_their_usual_names(place: str, name: str) -> None:
+    """The oracle's reading alone: captions and vocabularies keep the names of `POSITIONS`."""
+    assert c.parse(f"A crab is in the {place}.") == c.parse(f"A crab is in the {name}.")
+    assert c.parse(f"A crab is in the {name}.") == c.Fact(kind="crab", cell=POSITIONS.index(name))
+    assert "center" not in words() and "upper" not in words()
+
+
+def test_the_centre_of_something_else_is_not_the_centre() -> None:
+    assert c.parse("A crab is in the centre of the top row.") is None
 
 
 def test_facts_are_true_and_lies_are_false() -> None:

@@ -106,6 +106,19 @@ def test_interrupted_and_resumed_is_uninterrupted(
     assert again.resumed_from == 9 and again.evaluation == resumed.evaluation and rows(whole) == rows(parts)
 
 
+def test_fewer_steps_than_were_taken_are_refused(tmp_path: Path) -> None:
+    """Not "9 of 5 steps". The run that is there stays as it was, and goes on with as many steps or more."""
+    out = tmp_path / "run"
+    fit(line_recipe(train__steps=9), out)
+    before = rows(out)
+    with pytest.raises(
+        LongalignError, match=r"has taken 9 steps already, and train.steps is 5: set train.steps=9"
+    ):
+        fit(line_recipe(train__steps=5), out)
+    assert rows(out) == before
+    assert fit(line_recipe(train__steps=11), out).step == 11
+
+
 def test_sigterm_ends_the_step_and_handlers_come_back(tmp_path: Path) -> None:
     """The signal comes in mid-step 2 (its first micro-batch is the fifth): that step is finished, then saved."""
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)

@@ -36,12 +36,14 @@ class Example:
         text: the caption; or its `longalign.data.text_states.TextStates`, from a cache.
         skipped: the rows that were passed over on the way to it.
         frame: how the picture was cut; None where a cache does not say.
+        others: further captions, of which the objective draws one.
     """
 
     image: Tensor
     text: Any
     skipped: tuple[Failure, ...] = ()
     frame: Frame | None = None
+    others: tuple[str, ...] = ()
 
 
 class CaptionedPictures(Dataset[Example]):
@@ -83,7 +85,7 @@ class CaptionedPictures(Dataset[Example]):
             else:
                 assert isinstance(entry, CaptionedPicture)
                 pixels, frame = found
-                return Example(torch.from_numpy(pixels), entry.text, tuple(skipped), frame)
+                return Example(torch.from_numpy(pixels), entry.text, tuple(skipped), frame, entry.others)
         raise LongalignError(
             f"{self.name}: {len(skipped)} rows in a row cannot be used; {skipped[0].name}: {skipped[0].reason}"
         )

@@ -12,22 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from longalign.errors import LongalignError
 
 IMAGE_KEYS = ("image", "file_name", "path", "file")
-TEXT_KEYS = ("caption", "prompt", "text")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+TEXT_KEYS = ("caption", "prompt", "text", "captions", "prompts", "texts")
 
 
 @dataclass(frozen=True)
 class CaptionedPicture:
-    """A picture (its file, its encoded bytes, or itself) and its caption. ``name`` stands for it in messages."""
+    """A picture (its file, its encoded bytes, or itself) and its caption. ``name`` stands for it in messages.
+
+    ``others``: further captions of the same picture, where the data have a list of them.
+    """
 
     image: Path | bytes | Image.Image
     text: str
     name: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All captions."""
+        return (self.text, *self.others)
 
     def content(self) -> bytes:
         """What tells the picture from others.
@@ -81,6 +90,10 @@ class Source(ABC):
 
     square: bool = False
 
+    def caption_counts(self) -> np.ndarray | None:
+        """(rows,) how many captions each row has (at least 1, also where the row is a `Failure`); None: one each."""
+        return None
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -100,17 +113,38 @@ def entry_of(
         folder: which picture paths are relative to.
         where: stands for the row in messages.
     """
-    image, text = first_text(row, IMAGE_KEYS), first_text(row, text_keys)
+    image = next((row[key] for key in IMAGE_KEYS if isinstance(row.get(key), str) and row[key]), None)
     if image is None:
         return Failure(where, f"names no picture: none of the keys {', '.join(IMAGE_KEYS)}")
-    if text is None:
-        return Failure(where, f"has no caption: none of the keys {', '.join(text_keys)}")
-    return CaptionedPicture(folder / image, text, image)
+    texts = texts_in(row, text_keys)
+    if isinstance(texts, str):
+        return Failure(where, texts)
+    return CaptionedPicture(folder / image, texts[0], image, tuple(texts[1:]))
 
 
-def first_text(row: Mapping[str, Any], keys: Iterable[str]) -> str | None:
-    """The first of the values that is text and not empty."""
-    return next((row[key] for key in keys if isinstance(row.get(key), str) and row[key]), None)
+def texts_in(row: Mapping[str, Any], keys: Iterable[str]) -> list[str] | str:
+    """The captions of the first key that has some: text, a number, or a list of these. Else why there are none."""
+    empty = None
+    for key in keys:
+        texts = texts_of(row.get(key))
+        if texts:
+            return texts
+        if key in row and isinstance(row[key], (list, tuple)):
+            empty = key
+    if empty is not None:
+        return f"has no caption: the list {empty!r} is empty"
+    return f"has no caption: none of the keys {', '.join(keys)}"
+
+
+def texts_of(value: Any) -> list[str]:
+    """The captions in one value; empty ones are left out."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    texts = [
+        str(v)
+        for v in values
+        if isinstance(v, (str, int, float)) and v is not True and v is not False and v == v
+    ]
+    return [text for text in texts if text.strip()]
 
 
 def decode(data: bytes, where: str) -> Image.Image:

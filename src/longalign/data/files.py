@@ -3,45 +3,87 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from longalign.data.entries import SUFFIXES, TEXT_KEYS, CaptionedPicture, Failure, Source, entry_of
+from longalign.data.entries import (
+    IMAGE_KEYS,
+    TEXT_KEYS,
+    CaptionedPicture,
+    Failure,
+    Source,
+    entry_of,
+    texts_in,
+    texts_of,
+)
+from longalign.data.text_files import decode_text, delimiter_of, read_text
 from longalign.errors import LongalignError
+from longalign.picture_formats import is_picture, left_out, picture_suffixes
+
+_SAMPLE_BYTES = 1 << 20
 
 
 class JsonLines(Source):
-    """A JSONL file of ``{"image": …, "caption": …}``; see `entry_of`. Only where its lines begin is held in memory."""
+    """A JSONL file of ``{"image": …, "caption": …}``; see `entry_of`. Only where its lines begin is held in memory.
+
+    A file in UTF-16 is held in memory as a whole. A line that is not UTF-8 becomes a `Failure`.
+    """
 
     def __init__(self, path: Path, folder: Path | None = None, text_keys: Sequence[str] = TEXT_KEYS) -> None:
         self.path, self.folder, self.text_keys = path, folder or path.parent, text_keys
-        starts, numbers, at = [], [], 0
+        self._converted: bytes | None = None
+        starts, numbers, counts, at = [], [], [], 0
         try:
             with open(path, "rb") as file:
-                for number, line in enumerate(file, 1):
+                if b"\0" in file.read(_SAMPLE_BYTES):  # UTF-16 of Windows
+                    file.seek(0)
+                    self._converted = decode_text(file.read(), str(path)).encode()
+            with self._open() as lines:
+                for number, line in enumerate(lines, 1):
                     if line.strip():
                         starts.append(at)
                         numbers.append(number)
+                        counts.append(self._count(line))
                     at += len(line)
         except OSError as error:
             raise LongalignError(f"{path}: cannot be read: {error.strerror}") from None
         self._starts, self._numbers = np.array(starts, np.int64), np.array(numbers, np.int64)
+        self._counts = np.array(counts, np.int64)
+
+    def caption_counts(self) -> np.ndarray | None:
+        """Of lines with a list of captions."""
+        return self._counts if (self._counts > 1).any() else None
+
+    def _count(self, line: bytes) -> int:
+        if b"[" not in line:
+            return 1
+        try:
+            row = json.loads(line)
+        except ValueError:
+            return 1
+        texts = texts_in(row, self.text_keys) if isinstance(row, dict) else ""
+        return len(texts) if isinstance(texts, list) else 1
+
+    def _open(self) -> IO[bytes]:
+        return open(self.path, "rb") if self._converted is None else io.BytesIO(self._converted)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, index: int) -> CaptionedPicture | Failure:
-        with open(self.path, "rb") as file:
+        with self._open() as file:
             file.seek(int(self._starts[index]))
             return self._entry(file.readline(), int(self._numbers[index]))
 
     def __iter__(self) -> Iterator[CaptionedPicture | Failure]:
-        with open(self.path, "rb") as file:  # opened once
+        with self._open() as file:  # opened once
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield self._entry(line, number)
@@ -50,7 +92,9 @@ class JsonLines(Source):
         where = f"{self.path}, line {number}"
         try:
             row = json.loads(line.decode("utf-8-sig"))
-        except ValueError as error:  # of JSON, or of UTF-8
+        except UnicodeDecodeError as error:
+            return Failure(where, f"is not UTF-8 (save the file as UTF-8): {error}")
+        except ValueError as error:
             return Failure(where, f"is no line of JSON: {error}")
         if not isinstance(row, dict):
             return Failure(where, "is no JSON object")
@@ -58,14 +102,18 @@ class JsonLines(Source):
 
 
 class CsvRows(Source):
-    """A CSV file with a header. It is read whole, since a quoted caption may hold line ends."""
+    """A CSV file with a header, its columns separated by commas, semicolons, tabs or bars.
+
+    It is read whole, since a quoted caption may hold line ends.
+    """
 
     def __init__(self, path: Path, folder: Path | None = None, text_keys: Sequence[str] = TEXT_KEYS) -> None:
         self.path, self.folder, self.text_keys = path, folder or path.parent, text_keys
         try:
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                self._rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            text = decode_text(path.read_bytes(), str(path))
+            delimiter = delimiter_of(text, (*IMAGE_KEYS, *text_keys))
+            self._rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+        except (OSError, csv.Error) as error:
             raise LongalignError(f"{path}: cannot be read as CSV: {error}") from None
 
     def __len__(self) -> int:
@@ -126,9 +174,9 @@ class CocoCaptions(Source):
         if image_id not in self._names:
             return Failure(where, f"is of image {image_id}, which is not listed")
         name = self._names[image_id]
-        if not isinstance(text, str):
+        if not (texts := texts_of(text)):
             return Failure(where, "has no caption")
-        return CaptionedPicture(self.folder / name, text, f"{name}#{number}")
+        return CaptionedPicture(self.folder / name, texts[0], f"{name}#{number}", tuple(texts[1:]))
 
 
 class TextFiles(Source):
@@ -139,10 +187,12 @@ class TextFiles(Source):
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._noted = folder, False
         self._pictures = [str(p.relative_to(folder)) for p in pictures_in(folder)]
         if not self._pictures:
-            raise LongalignError(f"{folder}: holds no metadata.jsonl and no pictures ({', '.join(SUFFIXES)})")
+            raise LongalignError(
+                f"{folder}: holds no metadata.jsonl and no pictures ({', '.join(picture_suffixes())})"
+            )
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -152,15 +202,32 @@ class TextFiles(Source):
         picture = self.folder / name
         caption = picture.with_suffix(".txt")
         try:
-            return CaptionedPicture(picture, caption.read_text("utf-8-sig").strip(), name)
+            text, guessed = read_text(caption.read_bytes(), str(caption))
         except FileNotFoundError:
             return Failure(name, f"has no caption: there is no {caption.name} beside it")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, LongalignError) as error:
             return Failure(name, f"its caption cannot be read: {error}")
+        if guessed is not None and not self._noted:
+            self._noted = True  # once a folder
+            warnings.warn(
+                f"{caption}: is not UTF-8; read as {guessed}, and others likewise. Save them as UTF-8 if this is wrong",
+                stacklevel=2,
+            )
+        return CaptionedPicture(picture, text.strip(), name)
 
 
 def pictures_in(folder: Path) -> Iterator[Path]:
-    """Every picture file below ``folder``, in the order of its name within each folder."""
+    """Every picture file below ``folder``, in the order of its name within each folder.
+
+    A warning counts the files that are left out since they cannot be read here, by suffix.
+    """
+    others: list[str] = []
     for where, folders, files in os.walk(folder):
         folders.sort()
-        yield from (Path(where) / name for name in sorted(files) if name.lower().endswith(SUFFIXES))
+        for name in sorted(files):
+            if is_picture(name):
+                yield Path(where) / name
+            else:
+                others.append(name)
+    if (line := left_out(others)) is not None:
+        warnings.warn(f"{folder}: {line}", stacklevel=2)

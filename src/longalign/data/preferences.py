@@ -9,6 +9,7 @@ from longalign.data.jsonl import JsonlPairs
 from longalign.data.pairs import PreferenceData
 from longalign.data.pickapic import PickaPicPairs
 from longalign.errors import LongalignError
+from longalign.published import how_to_get
 from longalign.worlds import WORLDS, world
 
 
@@ -37,5 +38,7 @@ def load_pairs(
     if path.is_dir() or (path.suffix in (".parquet", ".arrow") and path.is_file()):
         return PickaPicPairs(path)
     if not path.exists():
-        raise LongalignError(f"{source}: no such file or folder of preference pairs ('stickers' is built in)")
+        raise LongalignError(
+            f"{source}: no such file or folder of preference pairs ('stickers' is built in){how_to_get(source)}"
+        )
     raise LongalignError(f"{source}: preference pairs are read from .jsonl, .parquet or .arrow files")

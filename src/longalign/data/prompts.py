@@ -9,9 +9,11 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+from longalign.data.text_files import decode_text
 from longalign.encoding.syntax import Syntax, read_syntax
 from longalign.errors import LongalignError
 from longalign.picture_info import prompt_of, read_info
+from longalign.published import how_to_get
 
 _JSON_NAMES = (".jsonl", ".ndjson", ".json")
 _LIKE_JSON = re.compile(r'\s*\{\s*"[^"]*"\s*:')  # a key and a colon: nobody writes a prompt like this
@@ -71,7 +73,8 @@ def read_prompt_file(path: Path) -> list[str]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise LongalignError(f"{path}: no such file (a prompt that begins with @ names a file)") from None
+        advice = how_to_get(path) or " (a prompt that begins with @ names a file)"
+        raise LongalignError(f"{path}: no such file{advice}") from None
     except OSError as error:
         raise LongalignError(f"{path}: cannot be read: {error.strerror}") from None
     return parse_prompts(data, str(path))
@@ -94,10 +97,7 @@ def caption_of(picture: Path) -> str:
 
 def parse_prompts(data: bytes, name: str) -> list[str]:
     """The prompts in the bytes of a text or JSONL file; `name` is for messages."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise LongalignError(f"{name}: is not UTF-8 text; give one prompt a line, or JSONL") from None
+    text = decode_text(data, name)
     if "\0" in text:
         raise LongalignError(f"{name}: is a binary file; give one prompt a line, or JSONL")
     # Not splitlines(): it also cuts at characters such as U+2028, which may stand inside a prompt.

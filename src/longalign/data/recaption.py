@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from longalign.data.captioned import SKIPPED_FILE, SkipLog
-from longalign.data.entries import SUFFIXES, CaptionedPicture, Failure
+from longalign.data.entries import CaptionedPicture, Failure
 from longalign.data.files import pictures_in
 from longalign.errors import LongalignError
 from longalign.hub import BROKEN_FILES, find_on_hub, reason_of
+from longalign.picture_formats import picture_suffixes
 from longalign.worlds import owner
 
 INSTRUCTION = (
@@ -162,7 +163,7 @@ def find_pictures(pictures: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
         if given.is_dir():
             inside = list(pictures_in(given))
             if not inside:
-                raise LongalignError(f"{given}: holds no pictures ({', '.join(SUFFIXES)})")
+                raise LongalignError(f"{given}: holds no pictures ({', '.join(picture_suffixes())})")
             yield from inside
         elif given.is_file():
             yield given

@@ -9,14 +9,16 @@ from typing import cast
 
 from longalign.data.entries import TEXT_KEYS, CaptionedPicture, Failure, Source
 from longalign.data.files import CocoCaptions, CsvRows, JsonLines, TextFiles
+from longalign.data.several_captions import Captions, with_captions
 from longalign.data.tables import CaptionTable
 from longalign.data.tars import TarShards
 from longalign.errors import LongalignError
 from longalign.plugins import Table
+from longalign.published import how_to_get
 from longalign.worlds import WORLDS, world
 
 SOURCES = Table("source", {})  # name → function or class without arguments that gives a `Source`
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
 Objects = tuple[int, int]
 
 
@@ -29,12 +31,12 @@ def open_source(
     """Captioned pictures from files.
 
     Args:
-        name: a file: ``.jsonl``, ``.csv``, ``.parquet`` or ``.arrow`` with a row a picture, COCO's captions as
-            ``.json``, or a WebDataset shard (``.tar``); or a folder: with ``metadata.jsonl``, ``.csv`` or ``.parquet``
-            (as the imagefolder of `datasets`), with ``.parquet``, ``.arrow`` or ``.tar`` files, or with pictures and a
-            ``.txt`` beside each.
+        name: a file: ``.jsonl``, ``.csv``, ``.tsv``, ``.parquet`` or ``.arrow`` with a row a picture, COCO's captions
+            as ``.json``, or a WebDataset shard (``.tar``); or a folder: with ``metadata.jsonl``, ``.csv``, ``.tsv`` or
+            ``.parquet`` (as the imagefolder of `datasets`), with ``.parquet``, ``.arrow`` or ``.tar`` files, or with
+            pictures and a ``.txt`` beside each.
         images: the folder that picture paths are relative to; else that of the file.
-        column: key or column of the captions; else the first of caption, prompt, text.
+        column: key or column of the captions; else the first of caption, prompt, text, captions, prompts, texts.
 
     Raises:
         LongalignError: no such file or folder, or nothing of that kind in it. What is wrong with one row becomes a
@@ -42,7 +44,7 @@ def open_source(
     """
     path = Path(name)
     if not path.exists():
-        raise LongalignError(f"{path}: no such file or folder")
+        raise LongalignError(f"{path}: no such file or folder{how_to_get(path)}")
     folder = None if images is None else Path(images)
     keys = (column,) if column else TEXT_KEYS
     if path.is_dir():
@@ -58,7 +60,7 @@ def open_source(
         return CaptionTable(path, folder, keys)
     if path.suffix == ".tar":
         return TarShards([path], keys)
-    if path.suffix == ".csv":
+    if path.suffix in (".csv", ".tsv"):
         return CsvRows(path, folder, keys)
     if path.suffix == ".json" and _is_one_object(path):
         return CocoCaptions(path, folder)
@@ -75,13 +77,18 @@ def named_source(
     referring: float = 0.0,
     images: str | None = None,
     column: str | None = None,
+    captions: Captions = "all",
 ) -> Source:
-    """Captioned pictures by name: of a plugin (`SOURCES`), of a world (`longalign.worlds`), else `open_source`."""
+    """Captioned pictures by name: of a plugin (`SOURCES`), of a world (`longalign.worlds`), else `open_source`.
+
+    Args:
+        captions: of pictures with a list of them: `longalign.data.several_captions.with_captions`.
+    """
     if name in SOURCES:
-        return cast("Source", SOURCES[name]())
+        return with_captions(cast("Source", SOURCES[name]()), captions)
     if name in WORLDS:
         return cast("Source", world(name).pictures(count, split, seed, objects, referring))
-    return open_source(name, images=images, column=column)
+    return with_captions(open_source(name, images=images, column=column), captions)
 
 
 def _is_one_object(path: Path) -> bool:

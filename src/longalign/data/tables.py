@@ -15,6 +15,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from longalign.data.arrow import (
     arrow_table,
     files_of,
@@ -23,7 +25,7 @@ from longalign.data.arrow import (
     row_group,
     schema,
 )
-from longalign.data.entries import IMAGE_KEYS, TEXT_KEYS, CaptionedPicture, Failure, Source
+from longalign.data.entries import IMAGE_KEYS, TEXT_KEYS, CaptionedPicture, Failure, Source, texts_of
 from longalign.errors import LongalignError
 
 _IMAGE_COLUMNS = ("image", "jpg", "png", *IMAGE_KEYS)
@@ -69,15 +71,26 @@ class CaptionTable(Source):
             if file.suffix != ".arrow"
             else f"{file.name}, row {inside}"
         )
-        if not isinstance(text, str) or not text:
+        texts = texts_of(text)
+        if not texts:
             return Failure(where, f"has no caption in the column {self._text}")
         if isinstance(image, dict):  # datasets' feature Image
             image = image.get("bytes") or image.get("path")
         if not image:
             return Failure(where, f"has no picture in the column {self._image}")
         if isinstance(image, str):
-            return CaptionedPicture(self.folder / image, text, image)
-        return CaptionedPicture(bytes(image), text, where)
+            return CaptionedPicture(self.folder / image, texts[0], image, tuple(texts[1:]))
+        return CaptionedPicture(bytes(image), texts[0], where, tuple(texts[1:]))
+
+    def caption_counts(self) -> np.ndarray | None:
+        """Lengths of lists, where the column of captions has lists. Nulls and empty captions are not counted."""
+        if "list" not in str(schema(self._files[0]).field(self._text).type):
+            return None
+        counts = []
+        for file, group in self._parts:
+            table = self._table(file) if file.suffix == ".arrow" else row_group(file, group, (self._text,))
+            counts += [max(len(texts_of(value)), 1) for value in table.column(self._text).to_pylist()]
+        return np.array(counts, np.int64)
 
     def _columns(self, text_keys: Sequence[str]) -> tuple[str, str]:
         """Of pictures and of captions: the first that all files have."""

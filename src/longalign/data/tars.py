@@ -13,8 +13,12 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from longalign.data.entries import SUFFIXES, TEXT_KEYS, CaptionedPicture, Failure, Source, first_text
+import numpy as np
+
+from longalign.data.entries import TEXT_KEYS, CaptionedPicture, Failure, Source, texts_in
+from longalign.data.text_files import decode_text
 from longalign.errors import LongalignError
+from longalign.picture_formats import picture_suffixes
 
 Place = tuple[int, int]  # first byte and size
 
@@ -41,24 +45,39 @@ class TarShards(Source):
         shard = self.shards[number]
         name = f"{shard.name}/{sample}"
         if picture is None:
-            return Failure(name, f"has no picture ({', '.join(SUFFIXES)})")
+            return Failure(name, f"has no picture ({', '.join(picture_suffixes())})")
         if text is None:
             return Failure(name, "has no caption (.txt or .json)")
         try:
             with open(shard, "rb") as file:
                 said, data = _read(file, text), _read(file, picture)
-            caption = said.decode("utf-8-sig").strip()
+            caption = decode_text(said, name).strip()
+            texts: list[str] | str = [caption]
             if is_json:
                 row = json.loads(caption)
-                found = first_text(row, self.text_keys) if isinstance(row, dict) else None
-                if found is None:
-                    return Failure(
-                        name, f"has no caption: none of the keys {', '.join(self.text_keys)} in its JSON"
-                    )
-                caption = found
+                texts = texts_in(row if isinstance(row, dict) else {}, self.text_keys)
+                if isinstance(texts, str):
+                    return Failure(name, f"{texts} in its JSON")
         except (OSError, ValueError) as error:
-            return Failure(name, f"cannot be read: {error}")
-        return CaptionedPicture(data, caption, name)
+            return Failure(name, f"cannot be read: {str(error).removeprefix(f'{name}: ')}")
+        return CaptionedPicture(data, texts[0], name, tuple(texts[1:]))
+
+    def caption_counts(self) -> np.ndarray | None:
+        """All JSON members are read: any of them may have a list."""
+        counts = np.array([self._count(row) for row in self._rows], np.int64)
+        return counts if (counts > 1).any() else None
+
+    def _count(self, row: tuple[int, str, Place | None, Place | None, bool]) -> int:
+        number, name, _, text, is_json = row
+        if not is_json or text is None:
+            return 1
+        try:
+            with open(self.shards[number], "rb") as file:
+                found = json.loads(decode_text(_read(file, text), name))
+        except (OSError, ValueError):
+            return 1
+        texts = texts_in(found if isinstance(found, dict) else {}, self.text_keys)
+        return len(texts) if isinstance(texts, list) else 1
 
     def _index(self, number: int, shard: Path) -> None:
         parts: dict[str, dict[str, Place]] = {}
@@ -78,7 +97,7 @@ class TarShards(Source):
                 f"{shard}: cannot be read as a tar file ({error}); a compressed one has to be unpacked to plain .tar"
             ) from None
         for sample, members in parts.items():
-            picture = next((members[s] for s in SUFFIXES if s in members), None)
+            picture = next((members[s] for s in picture_suffixes() if s in members), None)
             # A key was asked for by name: then the JSON is meant.
             order = (".txt", ".json") if self.text_keys == TEXT_KEYS else (".json", ".txt")
             kind = next((s for s in order if s in members), None)

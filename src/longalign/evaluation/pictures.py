@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longalign.data.entries import SUFFIXES, CaptionedPicture, Failure
+from longalign.data.entries import CaptionedPicture, Failure
 from longalign.data.sources import (
     METADATA,
     open_source,
@@ -16,6 +16,7 @@ from longalign.data.sources import (
 from longalign.errors import LongalignError
 from longalign.metrics.metric import Metric
 from longalign.metrics.prompt_bootstrap import TableCell
+from longalign.picture_formats import is_picture
 from longalign.report import Estimate
 from longalign.worlds import WORLDS, world
 
@@ -202,7 +203,7 @@ def read_reference(name: str, prompts: Sequence[str]) -> PictureSet:
         found = PictureSet("clean renderings", pictures)
     else:
         label, path = labelled(name)
-        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES) if path.is_dir() else []
+        files = sorted(f for f in path.rglob("*") if is_picture(f)) if path.is_dir() else []
         captioned = (path / _RECORD).is_file() or any((path / m).is_file() for m in METADATA)
         if files and not captioned:
             found = PictureSet(label, [CaptionedPicture(f, "", str(f.relative_to(path))) for f in files])

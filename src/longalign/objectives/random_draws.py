@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_COMMON, _ROW, _FLIP = 3, 4, 6  # the loop's own random states have 0, 1, 2 and 5 in this place
+_COMMON, _ROW, _FLIP, _CAPTION = 3, 4, 6, 7  # the loop's own random states have 0, 1, 2 and 5 in this place
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Draws:
         """(count,) bool, each true with probability ½: which rows are mirrored. Other numbers are as without it."""
         generators = [_generator(self.seed, _FLIP, self.step, self.first + row) for row in range(count)]
         return uniform(generators) < 0.5
+
+    def captions(self, count: int) -> Tensor:
+        """(count,) in [0, 1): which of a row's captions is taken. Other numbers are as without it."""
+        return uniform([_generator(self.seed, _CAPTION, self.step, self.first + row) for row in range(count)])
 
     # u_k = (π(k) + v_k) / n for a permutation π of 0 … n − 1 and v_k uniform in [0, 1)
     def stratified(self, count: int, copies: int, generator: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from longalign.errors import LongalignError
+from longalign.picture_formats import advice, picture_suffixes
 
 ImageLike = Image.Image | str | os.PathLike[str]
 # Models see a square. Of a longer strip they would see next to nothing, and resizing it by its shorter side takes
@@ -30,6 +31,7 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         LongalignError: no such file, no picture, a damaged or an empty one (the file is named).
     """
     path = Path(path)
+    picture_suffixes()  # registers plugins
     try:
         if path.stat().st_size == 0:
             raise LongalignError(f"{path}: the file is empty (0 bytes)")
@@ -39,7 +41,9 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
     except FileNotFoundError:
         raise LongalignError(f"{path}: no such image file") from None
     except UnidentifiedImageError:
-        raise LongalignError(f"{path}: is no picture, or of a format that Pillow cannot read") from None
+        raise LongalignError(
+            f"{path}: is no picture, or of a format that Pillow cannot read{advice(path.suffix)}"
+        ) from None
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise LongalignError(f"{path}: cannot be read as a picture: {error}") from error
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from longalign.backbones.sd import empty_unet
 from longalign.errors import LongalignError
+from longalign.hub import find_on_hub
 from longalign.runtime import quiet
 from longalign.safe_files import read_pickle, write_pickle
 from longalign.weights.lora import target_layers
@@ -34,9 +35,12 @@ def unet_shapes(base: str | None = None) -> nn.Module:
     """
     if base is None:
         return empty_unet()
+    where = resolve_model(base)
+    if not Path(where).is_dir():
+        find_on_hub(where, "model_index.json", "base")
     try:
         with quiet():
-            return empty_unet(resolve_model(base))
+            return empty_unet(where)
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LongalignError(f"base {base!r}: its UNet's configuration cannot be read: {reason}") from error

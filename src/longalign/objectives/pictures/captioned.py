@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypedDict
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from typing_extensions import NotRequired
 
 from longalign.data.buckets import Assignment, Buckets, Frame, grouped
 from longalign.data.cached import CachedPictures, is_cache
@@ -46,6 +47,7 @@ class Batch(TypedDict):
     texts: list[Any]  # captions, or their TextStates
     frames: list[Frame | None]
     skipped: list[Failure]
+    others: NotRequired[list[tuple[str, ...]]]  # further captions of each row
 
 
 class CaptionedObjective(Objective):
@@ -235,6 +237,7 @@ class CaptionedObjective(Objective):
         return {
             "image": torch.stack([row.image for row in rows]),
             "texts": [row.text for row in rows],
+            "others": [row.others for row in rows],
             "frames": [row.frame for row in rows],
             "skipped": [failure for row in rows for failure in row.skipped],
         }
@@ -247,6 +250,10 @@ class CaptionedObjective(Objective):
             there are any.
         """
         self.skip_log.add(batch["skipped"], len(batch["texts"]))
+        if any(batch.get("others", ())):
+            draws = self.draws_of(len(batch["texts"]))
+            batch = {**batch, "texts": _drawn(batch, draws.captions(len(batch["texts"])))}
+            self.reseed(draws)
         if self.flip:
             draws = self.draws_of(len(batch["texts"]))
             batch = {**batch, "image": _mirrored(batch["image"], draws.flips(len(batch["texts"])))}
@@ -383,6 +390,12 @@ class CaptionedObjective(Objective):
         )
 
 
+def _drawn(batch: Batch, u: Tensor) -> list[str]:
+    """One caption of each picture: the ⌊u · n⌋-th of its n."""
+    captions = [(text, *more) for text, more in zip(batch["texts"], batch.get("others", []), strict=True)]
+    return [of[int(x * len(of))] for of, x in zip(captions, u.tolist(), strict=True)]
+
+
 def _mirrored(image: Tensor, which: Tensor) -> Tensor:
     """(B, 3, H, W) with some rows mirrored, left for right."""
     return torch.where(which.to(image.device)[:, None, None, None], image.flip(-1), image)
@@ -411,6 +424,11 @@ def load_pictures(
                 f"{name}: the cache keeps the shape of pictures, and data.buckets is false: run longalign cache "
                 "--no-buckets with another --out, or leave data.buckets out"
             )
+        if data.captions == "random":
+            raise LongalignError(
+                f"{name}: a cache has a row for each caption, so data.captions: random has no meaning: leave it out, "
+                "or name the pictures themselves"
+            )
         return cached
     source = named_source(
         name,
@@ -421,6 +439,7 @@ def load_pictures(
         referring=data.referring,
         images=data.images,
         column=data.column,
+        captions=data.captions,
     )
     assignment = None if buckets is None or source.square else Assignment.of(source, buckets)
     return CaptionedPictures(source, size_px, name, assignment)

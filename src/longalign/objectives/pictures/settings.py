@@ -108,6 +108,10 @@ class PictureDataSettings(BaseModel):
         None, description="folder that picture paths are relative to; null: the folder of the list"
     )
     column: str | None = Field(None, description="key of the captions; null: caption, prompt or text")
+    captions: Literal["all", "random"] = Field(
+        "all",
+        description="of pictures with several captions: a row for each, or one that is drawn at each step",
+    )
     size_px: int | None = Field(
         None, gt=0, description="side of the model's square pictures; null: the model's own"
     )
