@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 from longalign.backbones.latents import encode_pixels
 from longalign.cli.main import app
 from longalign.data.buckets import Buckets
-from longalign.data.cache import CacheBuilder, CacheReport
+from longalign.data.cache import CacheBuilder, CacheReport, _digest
 from longalign.data.cached import CachedPictures
 from longalign.data.captioned import CaptionedPictures
 from longalign.data.entries import CaptionedPicture
 from longalign.data.text_states import TextSide, join
 from longalign.diffusion.denoiser import Denoiser
 from longalign.errors import LongalignError
+from longalign.weights.fingerprint import fingerprint
 
 LENGTH = 24
 SIDE_PX = 16
@@ -250,6 +251,10 @@ def test_an_old_cache_is_read_as_squares_and_goes_on_with_buckets(tmp_path: Path
     assert framed_cache(out, pipe, None).build(Framed(6)).buckets is None
     square = CachedPictures(out)[3].image
     rows = np.load(out / "rows.npy")
+    # The key of a square picture is what it was before there were buckets, so that old latents are found.
+    made_by = f"rgb on white, shorter side by Lanczos, centre 32 float32 {fingerprint(pipe.vae).sha256}"
+    content = Framed(6)[0].content()  # type: ignore[union-attr]
+    assert rows["picture"][0].decode() == _digest(_digest(made_by.encode()).encode(), content)
     np.save(
         out / "rows.npy", rows[[n for n in rows.dtype.names if n not in ("bucket", "frame")]].astype(OLD_ROW)
     )

@@ -25,7 +25,7 @@ from longalign.objectives.pictures.captioned import load_pictures
 from longalign.objectives.pictures.consistency import ConsistencyObjective
 from longalign.objectives.pictures.settings import PictureDataSettings
 from longalign.objectives.pictures.supervised import SupervisedObjective
-from longalign.objectives.random_draws import Draws
+from longalign.objectives.random_draws import Draws, uniform
 
 # Original size, top and left of the crop, size of the bucket; see `framed_pictures.SIZES`.
 SQUARE_IDS = [64, 64, 0, 0, 32, 32]
@@ -162,7 +162,11 @@ def test_half_of_the_pictures_are_mirrored_when_asked() -> None:
     assert 0 < int(which.sum()) < 8 and torch.equal(Draws(3, 0, 4, 8).flips(4), which[4:])
     batch = batch_of_rows(objective, [0, 3] * 4)
     objective.reseed(draws)
+    learn, handed_on = objective.learn, []
+    objective.learn = lambda *given: (handed_on.append(objective._draws), learn(*given))[1]
     objective.backward(batch, accelerator())
+    assert handed_on == [draws]  # what noise, times and dropout are drawn from, as without mirroring
+    assert which.tolist() != (uniform(draws.rows(8)) < 0.5).tolist()
     dark_left = seen[0][:, 2, :, 0] == 0  # (8, H): black at the left as before
     assert dark_left.all(1).tolist() == (~which).tolist()
     assert torch.equal(seen[0][which], batch["image"][which].flip(-1))

@@ -27,6 +27,7 @@ from PIL import Image, ImageOps
 
 from longalign.data.entries import CaptionedPicture, Failure, Source
 from longalign.errors import LongalignError
+from longalign.picture_formats import picture_suffixes
 
 if TYPE_CHECKING:
     from longalign.diffusion.denoiser import Denoiser
@@ -188,6 +189,7 @@ def size_of(entry: CaptionedPicture | Failure) -> Size | None:
         return None
     if isinstance(entry.image, Image.Image):
         return entry.image.height, entry.image.width
+    picture_suffixes()  # registers further formats with Pillow
     try:
         with Image.open(entry.image if isinstance(entry.image, Path) else io.BytesIO(entry.image)) as image:
             # The base class's: that of PNG decodes the whole picture, in search of a tag behind it.
