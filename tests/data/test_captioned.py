@@ -157,7 +157,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         ("z.tar", "unpacked to plain .tar"),
         (
             "p.parquet",
-            r"no column of captions: none of caption, prompt, text, captions, prompts, texts \(it has: path, words\)",
+            r"no column of captions: none of caption, .*, texts \(it has: path, words\)",
         ),
         ("c.json", "is no COCO captions file"),
     ]:

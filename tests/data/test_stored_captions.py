@@ -80,6 +80,18 @@ def test_a_list_in_tars(folder: Path) -> None:
     assert texts(named_source(str(folder / "shard.tar"))) == [*SEVERAL, "One."]
 
 
+def test_a_list_in_a_later_sample(folder: Path) -> None:
+    """Only the second sample of the shard has a list, and its first key is empty."""
+    with tarfile.open(folder / "shard.tar", "w") as tar:
+        for name, row in (("a", {"caption": "One."}), ("b", {"caption": [], "captions": SEVERAL})):
+            tar.add(folder / f"{name}.png", f"{name}.png")
+            data = json.dumps(row).encode()
+            info = tarfile.TarInfo(f"{name}.json")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    assert texts(named_source(str(folder / "shard.tar"))) == ["One.", *SEVERAL]
+
+
 def test_numbers_are_captions(folder: Path) -> None:
     path = lines(folder, {"image": "a.png", "caption": 7}, {"image": "b.png", "caption": [1.5, "x"]})
     assert texts(named_source(str(path))) == ["7", "1.5", "x"]
@@ -138,6 +150,26 @@ def test_a_guess_is_told() -> None:
         assert decode_text(CAFE.encode("latin-1"), "x.txt") == CAFE
     with pytest.warns(UserWarning, match="read as utf-16-le"):
         assert decode_text("A fox.".encode("utf-16-le"), "x.txt") == "A fox."
+
+
+@pytest.mark.parametrize("said", ["Ein roter Käfer.", "Café — naïve", "Señor, ¿qué?"])
+@pytest.mark.filterwarnings("ignore:.*is not UTF-8")
+def test_few_words_are_western(said: str) -> None:
+    """charset-normalizer alone reads the second as Cyrillic."""
+    assert decode_text(said.encode("cp1252"), "x.txt") == said
+
+
+def test_few_words_of_no_language_are_refused() -> None:
+    with pytest.raises(LongalignError, match="save it as UTF-8"):
+        decode_text("Лис.".encode("cp1251"), "x.txt")
+
+
+def test_one_note_a_folder(folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / f"{name}.txt").write_bytes(CAFE.encode("latin-1"))
+    with pytest.warns(UserWarning, match="and others likewise") as caught:
+        assert texts(open_source(folder)) == [CAFE, CAFE]
+    assert len(caught) == 1
 
 
 def test_binary_is_refused() -> None:

@@ -147,7 +147,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(model: str, tmp_path: Path) -> 
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-00000001"]
     result = fit(small(model, data), out)
     assert (result.resumed_from, result.step) == (1, 2)
-    assert sorted(p.name for p in (out / "model").iterdir()) == ["pytorch_lora_weights.safetensors"]
+    written = sorted(p.name for p in (out / "model").iterdir())
+    assert written == ["README.md", "longalign.json", "pytorch_lora_weights.safetensors"]
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,8 @@ def test_there_and_back_through_files_with_the_adapter(listed: Path, tmp_path: P
     done = import_checkpoint(listed, tmp_path / "long", adapter=tmp_path / "a")
     assert done.kind == "lora" and (done.facts["layers"], done.facts["rank"]) == (224, 2)
     assert done.facts["adapter"] == [6, 7, 8] and done.facts["base"] is None
-    assert [p.name for p in done.files] == ["config.json", "diffusion_pytorch_model.safetensors", FILE_NAME]
+    of_adapter = ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert [p.name for p in done.files] == ["README.md", *of_adapter, "longalign.json", FILE_NAME]
     export_lora(tmp_path / "long", tmp_path / "back.pt")
     before, after = (torch.load(p, weights_only=True) for p in (listed, tmp_path / "back.pt"))
     assert type(after) is list
@@ -187,7 +188,7 @@ def test_what_the_list_cannot_hold_is_not_exported(tmp_path: Path, base: str) ->
     LoraFile({**pairs, first: large}).write(tmp_path / "large")
     with pytest.raises(LongalignError, match=f"{first} has numbers that float16 does not hold"):
         export_lora(tmp_path / "large", tmp_path / "x.pt", base=base)
-    with pytest.raises(LongalignError, match="format 'kohya' is unknown; there is: longsd"):
+    with pytest.raises(LongalignError, match=r"is a \.safetensors file: give --out such a name"):
         export_lora(tmp_path / "lora", tmp_path / "x.pt", form="kohya")
     with pytest.raises(LongalignError, match="holds no pytorch_lora_weights"):
         export_lora(tmp_path, tmp_path / "x.pt")
@@ -254,8 +255,8 @@ def test_damaged_and_unknown_files(listed: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.pt").write_bytes(data[: len(data) // 2])
     refused(tmp_path / "cut.pt", r"cut\.pt: is damaged, or is not a torch checkpoint")
     refused(tmp_path / "none.pt", "no such file or folder")
-    (tmp_path / "x.ckpt").write_bytes(b"?")
-    refused(tmp_path / "x.ckpt", "unknown format. What can be imported: a .pt list")
+    (tmp_path / "x.onnx").write_bytes(b"?")
+    refused(tmp_path / "x.onnx", "unknown format. What can be imported: a .pt list")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "unknown format")
     (tmp_path / "two").mkdir()
@@ -355,7 +356,8 @@ def test_the_commands(listed: Path, tmp_path: Path) -> None:
         return done.stdout
 
     shown = json.loads(run("import", listed, "--out", tmp_path / "long", "--json"))
-    assert shown["layers"] == 224 and shown["files"] == [str(tmp_path / "long" / FILE_NAME)]
+    written = ("README.md", "longalign.json", FILE_NAME)
+    assert shown["layers"] == 224 and shown["files"] == [str(tmp_path / "long" / name) for name in written]
     shown = run("export", tmp_path / "long", "--format", "longsd", "--out", tmp_path / "x.pt")
     assert shown.splitlines() == ["longsd: layers 224, rank 2", f"  {tmp_path / 'x.pt'}"]
     with pytest.raises(LongalignError, match="format 'x' is unknown"):

@@ -175,6 +175,8 @@ def test_dora(tmp_path: Path) -> None:
     pipe.save_lora_weights(tmp_path, unet_lora_layers=layers, unet_lora_adapter_metadata=metadata)
     file = tmp_path / "pytorch_lora_weights.safetensors"
     assert_same(tiny_sd15, file, name=str(file))
+    assert_same(tiny_sd15, tmp_path, name=str(tmp_path))  # its folder
+    assert_same(tiny_sd15, file, name=f"{file}:0.5", scale=0.5)
     with pytest.raises(LongalignError, match=r"is a DoRA.*works on a model.*cannot be written as a LoRA"):
         read_parts(file, tiny_sd15())
 
@@ -259,7 +261,8 @@ def test_a_lora_of_another_base(tmp_path: Path) -> None:
     wide = {k: torch.cat([t, t], dim=1) if k.endswith("lora_down.weight") else t for k, t in keys.items()}
     save_file(wide, tmp_path / "wide.safetensors")
     with pytest.raises(
-        LongalignError, match=r"wide\.safetensors: does not load into this model, a Stable Diffusion"
+        LongalignError,
+        match=r"wide\.safetensors: is a LoRA for a model with texts of width 64, and this model is Stable.* 32",
     ):
         put_on(tiny_sd15(), [str(tmp_path / "wide.safetensors")], check_base=False)
 
@@ -273,6 +276,55 @@ def test_layers_that_the_model_has_not(tmp_path: Path) -> None:
         LongalignError, match=r"of its .* layers fit this model.*is it a LoRA for another model"
     ):
         put_on(tiny_sd15(), [str(tmp_path / "deep.safetensors")], check_base=False)
+
+
+def test_sdxl_by_its_width_and_flux(tmp_path: Path) -> None:
+    """A file of SDXL's UNet alone, under diffusers' names: 2048 is the width of SDXL's texts. Flux by its blocks."""
+    key = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    file = tmp_path / "x.safetensors"
+    down, up = torch.zeros(2, 2048), torch.zeros(32, 2)
+    save_file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}, file)
+    with pytest.raises(LongalignError, match=r"texts of width 2048 \(SDXL\), and mine is Stable Diffusion"):
+        read_parts(file, tiny_sd15(), "mine")
+    key = "lora_unet_double_blocks_0_img_attn_qkv"
+    save_file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}, file)
+    with pytest.raises(LongalignError, match=r"is a LoRA for Flux.*and mine is Stable Diffusion"):
+        read_parts(file, tiny_sd15(), "mine")
+
+
+def test_kohyas_names_of_sd3(tmp_path: Path) -> None:
+    """diffusers 0.42 has no converter for them: it would load nothing."""
+    key = "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    file = tmp_path / "x.safetensors"
+    save_file(
+        {f"{key}.lora_down.weight": torch.zeros(2, 4), f"{key}.lora_up.weight": torch.zeros(4, 2)}, file
+    )
+    with pytest.raises(LongalignError, match=r"kohya's names of SD3, which diffusers does not convert"):
+        read_parts(file, tiny_sd3())
+
+
+def test_nothing_is_left_out_in_silence(tmp_path: Path) -> None:
+    """Embeddings beside a LoRA; a matrix without its other half (kohya and peft); kohya's scales of DoRA."""
+    keys = kohya(tiny_sd15(), alpha=1.0, text=())
+    file = tmp_path / "x.safetensors"
+    save_file({**keys, "bundle_emb.word.string_to_param.*": torch.zeros(2, 2)}, file)
+    with pytest.raises(LongalignError, match=r"'bundle_emb\.word.*is no part of a LoRA"):
+        read_parts(file, tiny_sd15())
+    up = next(key for key in keys if key.endswith(".lora_up.weight"))
+    save_file({key: t for key, t in keys.items() if key != up}, file)
+    with pytest.raises(LongalignError, match=r"lora_down\.weight' has no other half"):
+        read_parts(file, tiny_sd15())
+    alone = {
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 32)
+    }
+    save_file(alone, file)
+    with pytest.raises(LongalignError, match=r"lora_A\.weight' has no other half"):
+        read_parts(file, tiny_sd15())
+    down = up.replace("lora_up", "lora_down")
+    scale = torch.ones(1, keys[down].shape[1])
+    save_file({**keys, up.replace("lora_up.weight", "dora_scale"): scale}, file)
+    with pytest.warns(UserWarning, match=r"lengths of 1 layers.*dora_scale.*left out, as diffusers does"):
+        assert_same(tiny_sd15, file, name=str(file))
 
 
 def test_numbers_that_are_none(tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="File to write.")],
     form: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--format",
             help="diffusers (load_lora_weights, ComfyUI), kohya (A1111, Forge, ComfyUI), or longsd (LongAlign's "
-            "released list of matrices).",
+            "released list of matrices); else by --out: longsd for .pt, diffusers for .safetensors.",
         ),
-    ] = "diffusers",
+    ] = None,
     base: LoraBase = None,
     as_json: Json = False,
 ) -> None:

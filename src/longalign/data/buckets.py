@@ -56,7 +56,7 @@ class Frame(NamedTuple):
     @classmethod
     def of(cls, size: Size, bucket: Size) -> Frame:
         """The frame of a picture that is scaled until it covers the bucket, and cut in the middle."""
-        scale = _scale(size, bucket)
+        scale = max(bucket[0] / size[0], bucket[1] / size[1])
         return cls(
             *size, *(round((side * scale - left) / 2) for side, left in zip(size, bucket, strict=True))
         )
@@ -123,9 +123,9 @@ class Buckets:
         """The bucket of a picture."""
         return self.sizes[int(self.numbers_of(np.array([size]))[0])]
 
-    def is_beyond(self, size: Size) -> bool:
-        """Whether a picture is longer than every bucket."""
-        return abs(_log_ratio(size)) > max(_log_ratio(bucket) for bucket in self.sizes)
+    def are_beyond(self, sizes: np.ndarray) -> np.ndarray:
+        """(n,) bool: which of (n, 2) heights and widths are longer than every bucket."""
+        return np.abs(np.log(sizes[:, 1] / sizes[:, 0])) > _log_ratio(self.sizes[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,17 +150,13 @@ class Assignment:
         with ThreadPoolExecutor(_THREADS) as pool:
             found = list(pool.map(lambda i: size_of(source[i]), range(len(source))))
         readable = [i for i, size in enumerate(found) if size is not None]
-        sizes = [size for size in found if size is not None]
         if not readable:
             return cls(buckets, np.full(len(found), buckets.sizes.index((buckets.side_px,) * 2)))
-        own = buckets.numbers_of(np.array(sizes))
+        sizes = np.array([size for size in found if size is not None])
+        own = buckets.numbers_of(sizes)
         following = np.searchsorted(readable, np.arange(len(found))) % len(readable)
-        return cls(
-            buckets,
-            own[following],
-            sum(is_enlarged(size, buckets.sizes[n]) for size, n in zip(sizes, own.tolist(), strict=True)),
-            sum(map(buckets.is_beyond, sizes)),
-        )
+        enlarged = are_enlarged(sizes, np.array(buckets.sizes)[own])
+        return cls(buckets, own[following], int(enlarged.sum()), int(buckets.are_beyond(sizes).sum()))
 
     def size(self, row: int) -> Size:
         """The bucket of a row."""
@@ -196,7 +192,8 @@ def size_of(entry: CaptionedPicture | Failure) -> Size | None:
         with Image.open(entry.image if isinstance(entry.image, Path) else io.BytesIO(entry.image)) as image:
             # The base class's: that of PNG decodes the whole picture, in search of a tag behind it.
             turned = Image.Image.getexif(image).get(_ORIENTATION) in _TURNED
-            return (image.width, image.height) if turned else (image.height, image.width)
+            size = (image.width, image.height) if turned else (image.height, image.width)
+            return size if min(size) > 0 else None
     except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError):
         return None  # what is wrong with it is said when the picture itself is read
 
@@ -217,13 +214,9 @@ def grouped(bucket_of: np.ndarray | None, rows: Sequence[int]) -> list[list[int]
     return list(groups.values())
 
 
-def is_enlarged(size: Size, bucket: Size) -> bool:
-    """Whether a picture is smaller than its bucket."""
-    return _scale(size, bucket) > 1
-
-
-def _scale(size: Size, bucket: Size) -> float:
-    return max(bucket[0] / size[0], bucket[1] / size[1])
+def are_enlarged(sizes: np.ndarray, buckets: np.ndarray) -> np.ndarray:
+    """(n,) bool: which pictures are smaller than their buckets, both (n, 2)."""
+    return (buckets / sizes).max(1) > 1
 
 
 def _log_ratio(size: Size) -> float:

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from longalign.backbones import backbone_of
-from longalign.data.buckets import Buckets, Frame, Size, describe, is_enlarged, size_of
+from longalign.data.buckets import Buckets, Frame, Size, are_enlarged, describe, size_of
 from longalign.data.cached import PADDING, ROW, ROWS, SETTINGS, read_padding
 from longalign.data.captioned import SkipLog, pixels_of, usable
 from longalign.data.entries import CaptionedPicture, Failure, Source
@@ -283,9 +283,9 @@ class _Prepared:
 
 
 def _described(rows: np.ndarray, buckets: Buckets) -> str:
-    sizes = list(map(tuple, rows["frame"][:, :2].tolist()))
-    cut = list(map(tuple, rows["bucket"].tolist()))
-    return describe(cut, sum(map(is_enlarged, sizes, cut)), sum(map(buckets.is_beyond, sizes)))
+    sizes, cut = rows["frame"][:, :2], rows["bucket"]
+    enlarged, beyond = are_enlarged(sizes, cut).sum(), buckets.are_beyond(sizes).sum()
+    return describe(list(map(tuple, cut.tolist())), int(enlarged), int(beyond))
 
 
 def _digest(*parts: bytes) -> str:

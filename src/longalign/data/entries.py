@@ -139,7 +139,11 @@ def texts_in(row: Mapping[str, Any], keys: Iterable[str]) -> list[str] | str:
 def texts_of(value: Any) -> list[str]:
     """The captions in one value; empty ones are left out."""
     values = value if isinstance(value, (list, tuple)) else [value]
-    texts = [str(v) for v in values if isinstance(v, (str, int, float)) and not isinstance(v, bool)]
+    texts = [
+        str(v)
+        for v in values
+        if isinstance(v, (str, int, float)) and v is not True and v is not False and v == v
+    ]
     return [text for text in texts if text.strip()]
 
 

@@ -21,8 +21,9 @@ from longalign.data.entries import (
     Source,
     entry_of,
     texts_in,
+    texts_of,
 )
-from longalign.data.text_files import decode_text, delimiter_of
+from longalign.data.text_files import decode_text, delimiter_of, read_text
 from longalign.errors import LongalignError
 from longalign.picture_formats import is_picture, left_out, picture_suffixes
 
@@ -173,9 +174,9 @@ class CocoCaptions(Source):
         if image_id not in self._names:
             return Failure(where, f"is of image {image_id}, which is not listed")
         name = self._names[image_id]
-        if not isinstance(text, str):
+        if not (texts := texts_of(text)):
             return Failure(where, "has no caption")
-        return CaptionedPicture(self.folder / name, text, f"{name}#{number}")
+        return CaptionedPicture(self.folder / name, texts[0], f"{name}#{number}", tuple(texts[1:]))
 
 
 class TextFiles(Source):
@@ -186,7 +187,7 @@ class TextFiles(Source):
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._noted = folder, False
         self._pictures = [str(p.relative_to(folder)) for p in pictures_in(folder)]
         if not self._pictures:
             raise LongalignError(
@@ -201,11 +202,18 @@ class TextFiles(Source):
         picture = self.folder / name
         caption = picture.with_suffix(".txt")
         try:
-            return CaptionedPicture(picture, decode_text(caption.read_bytes(), str(caption)).strip(), name)
+            text, guessed = read_text(caption.read_bytes(), str(caption))
         except FileNotFoundError:
             return Failure(name, f"has no caption: there is no {caption.name} beside it")
         except (OSError, LongalignError) as error:
             return Failure(name, f"its caption cannot be read: {error}")
+        if guessed is not None and not self._noted:
+            self._noted = True  # once a folder
+            warnings.warn(
+                f"{caption}: is not UTF-8; read as {guessed}, and others likewise. Save them as UTF-8 if this is wrong",
+                stacklevel=2,
+            )
+        return CaptionedPicture(picture, text.strip(), name)
 
 
 def pictures_in(folder: Path) -> Iterator[Path]:

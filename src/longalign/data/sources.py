@@ -33,8 +33,8 @@ def open_source(
     Args:
         name: a file: ``.jsonl``, ``.csv``, ``.tsv``, ``.parquet`` or ``.arrow`` with a row a picture, COCO's captions
             as ``.json``, or a WebDataset shard (``.tar``); or a folder: with ``metadata.jsonl``, ``.csv``, ``.tsv`` or
-            ``.parquet`` (as the imagefolder of `datasets`), with ``.parquet``, ``.arrow`` or ``.tar`` files, or with pictures and a
-            ``.txt`` beside each.
+            ``.parquet`` (as the imagefolder of `datasets`), with ``.parquet``, ``.arrow`` or ``.tar`` files, or with
+            pictures and a ``.txt`` beside each.
         images: the folder that picture paths are relative to; else that of the file.
         column: key or column of the captions; else the first of caption, prompt, text, captions, prompts, texts.
 

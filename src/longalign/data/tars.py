@@ -12,11 +12,10 @@ import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from longalign.data.entries import TEXT_KEYS, CaptionedPicture, Failure, Source, texts_in, texts_of
+from longalign.data.entries import TEXT_KEYS, CaptionedPicture, Failure, Source, texts_in
 from longalign.data.text_files import decode_text
 from longalign.errors import LongalignError
 from longalign.picture_formats import picture_suffixes
@@ -64,22 +63,21 @@ class TarShards(Source):
         return CaptionedPicture(data, texts[0], name, tuple(texts[1:]))
 
     def caption_counts(self) -> np.ndarray | None:
-        """Of JSON with lists: all JSON members are read, if the first of them has a list."""
-        first = next((row for row in self._rows if row[4]), None)
-        if first is None or not isinstance(self._captions(first), list):
-            return None
-        counts = [max(len(texts_of(self._captions(row))), 1) if row[4] else 1 for row in self._rows]
-        return np.array(counts, np.int64)
+        """All JSON members are read: any of them may have a list."""
+        counts = np.array([self._count(row) for row in self._rows], np.int64)
+        return counts if (counts > 1).any() else None
 
-    def _captions(self, row: tuple[int, str, Place | None, Place | None, bool]) -> Any:
-        """The value of the captions' key in a sample's JSON; None where there is none."""
+    def _count(self, row: tuple[int, str, Place | None, Place | None, bool]) -> int:
+        number, name, _, text, is_json = row
+        if not is_json or text is None:
+            return 1
         try:
-            with open(self.shards[row[0]], "rb") as file:
-                found = json.loads(_read(file, row[3])) if row[3] is not None else {}
+            with open(self.shards[number], "rb") as file:
+                found = json.loads(decode_text(_read(file, text), name))
         except (OSError, ValueError):
-            return None
-        keys = (key for key in self.text_keys if isinstance(found, dict) and key in found)
-        return found[key] if (key := next(keys, None)) is not None else None
+            return 1
+        texts = texts_in(found if isinstance(found, dict) else {}, self.text_keys)
+        return len(texts) if isinstance(texts, list) else 1
 
     def _index(self, number: int, shard: Path) -> None:
         parts: dict[str, dict[str, Place]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import unicodedata
 import warnings
 from collections.abc import Iterable
 
@@ -18,13 +19,24 @@ _MARKS = (
 )
 _SAMPLE_BYTES = 1 << 16
 _DELIMITERS = ",;\t|"
+_WESTERN_MARKS = "“”„‘’‚«»‹›–—…€£°½¼¾²³×·¿¡\xa0"
 
 
 def decode_text(data: bytes, name: str) -> str:
-    """The text in the bytes of a file.
+    """`read_text` with a warning that names a guessed encoding."""
+    text, guessed = read_text(data, name)
+    if guessed is not None:
+        warnings.warn(
+            f"{name}: is not UTF-8; read as {guessed}. Save it as UTF-8 if this is wrong", stacklevel=2
+        )
+    return text
 
-    UTF-8, or what its byte order mark says. Of other bytes charset-normalizer tells the encoding, and a warning names
-    it, since it may be wrong.
+
+def read_text(data: bytes, name: str) -> tuple[str, str | None]:
+    """The text in the bytes of a file, and its encoding if that is a guess.
+
+    UTF-8, or what its byte order mark says. Of other bytes charset-normalizer tells the encoding, which may be wrong.
+    Few words say little of it: then Windows' Western encoding is taken where its letters make sense.
 
     Args:
         name: of the file, for messages.
@@ -35,7 +47,7 @@ def decode_text(data: bytes, name: str) -> str:
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             try:
-                return data.decode(encoding)
+                return data.decode(encoding), None
             except UnicodeDecodeError as error:
                 raise LongalignError(f"{name}: is damaged {encoding} text: {error.reason}") from None
     try:
@@ -43,14 +55,13 @@ def decode_text(data: bytes, name: str) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" not in text:
-        return text
+        return text, None
     told = _wide(data) or _told(data)
     if told is None:
         raise LongalignError(
             f"{name}: is binary, or text in an encoding that cannot be told: save it as UTF-8"
         )
-    warnings.warn(f"{name}: is not UTF-8; read as {told}. Save it as UTF-8 if this is wrong", stacklevel=2)
-    return data.decode(told)
+    return data.decode(told), told
 
 
 def _wide(data: bytes) -> str | None:
@@ -76,14 +87,30 @@ def _told(data: bytes) -> str | None:
 
     if b"\0" in data:
         return None
-    best = from_bytes(data[:_SAMPLE_BYTES]).best()
+    found = from_bytes(data[:_SAMPLE_BYTES])
+    best = found.best()
     if best is None:
         return None
+    # Of a few words no language is known, and several encodings give text that looks equally good.
+    if not best.coherence and len({str(m) for m in found if m.chaos <= best.chaos}) > 1:
+        return "cp1252" if _western(data) else None
     try:
         data.decode(best.encoding)
     except UnicodeDecodeError:  # beyond the sample
         return None
     return best.encoding
+
+
+def _western(data: bytes) -> bool:
+    """Whether text makes sense as Windows' Western encoding: some accented Latin letters or dashes among others."""
+    try:
+        text = data.decode("cp1252")
+    except UnicodeDecodeError:
+        return False
+    special = [c for c in text if not c.isascii()]
+    letters = sum(c.isalpha() for c in text)
+    known = all(unicodedata.name(c, "").startswith("LATIN ") or c in _WESTERN_MARKS for c in special)
+    return known and 2 * sum(c.isalpha() for c in special) <= letters
 
 
 def delimiter_of(text: str, keys: Iterable[str]) -> str:

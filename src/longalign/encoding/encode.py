@@ -108,7 +108,9 @@ def encode_groups(
     text encoders run once for all groups (with ``auto``, once for short prompts and once for long ones).
 
     Args:
-        pipe_or_parts, prompts, negative_prompt: as in `encode`. So are the options.
+        pipe_or_parts, prompts, negative_prompt: as in `encode`. So are the options: strategy, length, max_length,
+            segments, pooled, language, syntax, clean, clip_skip, prompt_2, prompt_3, negative_prompt_2,
+            negative_prompt_3, t5, batch_size, cache.
 
     Raises:
         LongalignError: as in `encode`.
@@ -137,6 +139,10 @@ def fits(
     """For each prompt, whether the pipeline's own encoding reads it and its negative prompt whole.
 
     A prompt with a cut between segments (``BREAK``), or one longer than ``max_length``, does not fit.
+
+    Args:
+        pipe_or_parts, prompts, negative_prompt: as in `encode`. So are the options, of which those that decide how a
+            text is read (syntax, max_length, prompt_2, …) matter.
     """
     texts = _Texts.of(prompts, negative_prompt, Options.of(fits, options))
     return _fits(TextParts.of(pipe_or_parts), texts)

@@ -341,7 +341,7 @@ class Run:
                 parts = read_parts(path)
                 self.weights.load_judged(parts["modules"])
                 self.objective.load_state_dict(parts.get("objective", {}))
-            return save_model(self.objective, self.folder.model)
+            return save_model(self.objective, self.folder.model, self.recipe)
 
     def last(self, kind: str) -> dict[str, float]:
         """The metrics of the last line of a kind."""

@@ -17,14 +17,17 @@ from longalign.training.folder import TrainFolder, sample_cases
 from longalign.training.progress import STOPPED, Best, FitResult
 from longalign.training.recipe import Recipe
 from longalign.training.weights import Weights
-from longalign.versions import provenance
+from longalign.versions import VERSION, provenance
+from longalign.weights.model_card import write_card
 
 _BOOKKEEPING = {"kind", "step", "samples", "seconds", "samples_per_s", "skipped", "best_step"}
 _LAST = ["grad_norm", "lr"]  # curves that few look at come last
 
 
-def save_model(objective: Objective, folder: Path) -> Path:
+def save_model(objective: Objective, folder: Path, recipe: Recipe) -> Path:
     """Save the model into `folder`, which is replaced as a whole or, on an error, stays as it was.
+
+    A LoRA gets a model card, which tells the recipe.
 
     Raises:
         LongalignError: the disk cannot be written.
@@ -32,6 +35,12 @@ def save_model(objective: Objective, folder: Path) -> Path:
     try:
         with atomic_folder(folder) as temporary:
             objective.save(temporary)
+            write_card(
+                temporary,
+                base_name=recipe.model or "",
+                made=f"Trained by longalign {VERSION}: objective `{recipe.objective}`, {recipe.train.steps:,} steps.",
+                recipe=recipe.to_mapping(),
+            )
     except OSError as error:
         raise LongalignError(f"Cannot write the model {folder}: {error}") from error
     return folder

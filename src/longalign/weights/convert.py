@@ -18,6 +18,7 @@ from longalign.plugins import unknown
 from longalign.published import how_to_get
 from longalign.runs import atomic_folder
 from longalign.safe_files import read_pickle
+from longalign.versions import VERSION
 from longalign.weights import (
     clip_folder,
     longsd,
@@ -33,6 +34,7 @@ from longalign.weights.fingerprint import Fingerprint, fingerprint
 from longalign.weights.foreign_lora import read_foreign
 from longalign.weights.lora_file import FILE_NAME, LoraFile, resolve_lora
 from longalign.weights.lora_parts import read_parts, write_parts
+from longalign.weights.model_card import write_card
 from longalign.weights.stack import load_pipeline
 from longalign.weights.text_lora import clips_of
 
@@ -122,6 +124,10 @@ def import_checkpoint(
                 trained, folder / lora.ADAPTER_FOLDER if kind == "lora" else folder
             )
             facts = {**facts, "adapter": [trained.config[key] for key in text_adapter.SIZES]}
+        if kind in ("lora", "foreign-lora"):
+            write_card(
+                folder, base_name=base or "", made=f"Imported from `{source.name}` by longalign {VERSION}."
+            )
     return Converted(kind, sorted(p for p in out.rglob("*") if p.is_file()), facts)
 
 
@@ -130,7 +136,7 @@ def export_lora(
     out: str | os.PathLike[str],
     *,
     base: str | None = None,
-    form: str = "diffusers",
+    form: str | None = None,
 ) -> Converted:
     """Write a LoRA in a format of other tools.
 
@@ -139,12 +145,15 @@ def export_lora(
         out: the file to write. A text adapter is written beside it, into ``<name>_adapter``.
         base: for ``longsd``: the LoRA's model, of which only the configuration is read; None: SD1.5.
         form: ``diffusers`` (one safetensors file, which `load_lora_weights` and ComfyUI read), ``kohya`` (for A1111 and
-            Forge), or ``longsd`` (LongAlign's released list of matrices).
+            Forge), or ``longsd`` (LongAlign's released list of matrices). None: ``longsd`` for a name that ends in .pt
+            or .pth, else ``diffusers``.
 
     Raises:
         LongalignError: the format is unknown; the folder holds no LoRA; the layers are another model's; or the disk
             refuses.
     """
+    if form is None:
+        form = "longsd" if Path(out).suffix in PICKLES else "diffusers"
     if form not in FORMATS:
         raise LongalignError(unknown("format", form, FORMATS))
     parts = read_parts(name)
@@ -160,7 +169,7 @@ def export_lora(
         text_adapter.write_text_adapter(trained, beside)
         written += [beside / "config.json", beside / text_adapter.WEIGHTS]
     facts = {"layers": sum(len(part.layers) for part in parts.values()), "rank": file.rank}
-    return Converted(form, written, {**facts, "parts": list(parts)})
+    return Converted(form, written, facts if len(parts) == 1 else {**facts, "parts": list(parts)})
 
 
 def _recognise(source: Path) -> tuple[str, Path, Path | None]:

@@ -24,7 +24,7 @@ from longalign.errors import LongalignError
 from longalign.runtime import quiet
 from longalign.safe_files import read_pickle, read_shapes, read_tensors
 from longalign.weights.lora import attached, merge
-from longalign.weights.lora_file import TEXT_ENCODERS, LoraFile, Pair, check_layers
+from longalign.weights.lora_file import FILE_NAME, TEXT_ENCODERS, LoraFile, Pair, check_layers
 
 _NAME = "longalign_foreign"  # of the adapter while it is on the pipeline
 _LYCORIS = {
@@ -40,11 +40,16 @@ _LYCORIS = {
     ".lora_mid.weight": "LoCon with Tucker decomposition",
 }
 _DOWN = re.compile(r"\.lora_A\.|\.lora_down\.|_lora\.down\.|_layer\.down\.|\.lora\.down\.")
+_UP = re.compile(r"\.lora_B\.|\.lora_up\.|_lora\.up\.|_layer\.up\.|\.lora\.up\.")
+_BESIDE = re.compile(r"(?:\.alpha|\.dora_scale|\.lora_magnitude_vector(?:\.weight)?|\.lora_[AB]\.bias)$")
 # text_encoder.text_model.encoder.layers.0.self_attn.to_q_lora.down.weight, ….mlp.fc1.lora_linear_layer.down.weight
 _OLD_TEXT = re.compile(
     r"(?P<encoder>text_encoder(?:_2)?)\.(?P<layer>.+?)"
     r"\.(?:to_(?P<kind>q|k|v|out)_lora|lora_linear_layer)\.(?P<down>down)\.weight"
 )
+_FLUX_KEYS = re.compile(r"(?:double|single)_blocks|single_transformer_blocks")
+_TEXT_KEY = re.compile(r"attn2[._](?:processor\.)?to_k[._](?:lora_A|lora_down|lora\.down)\.")
+_TEXT_WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}
 _SDXL_KEYS = re.compile(r"lora_te2_|^text_encoder_2\.|lora_unet_(?:input|output|middle)_block")
 _SD3_KEYS = re.compile(r"^transformer\.|^lora_(?:transformer|unet_joint_blocks)_")
 
@@ -64,7 +69,12 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def check_kind(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raises LongalignError: a LyCORIS kind that cannot be read, or numbers that are not finite (both are named)."""
+    """Check what a file holds, before it is put on a model.
+
+    Raises:
+        LongalignError: a LyCORIS kind that cannot be read; numbers that are not finite; tensors that are no part of a
+            LoRA; or a matrix without its other half. Each is named.
+    """
     for key in tensors:
         for end, kind in _LYCORIS.items():
             if key.endswith(end) or f"{end}_" in key:
@@ -75,6 +85,26 @@ def check_kind(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise LongalignError(f"{path}: {key!r} has numbers that are not finite: the file is spoilt")
+    halves: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    others = []
+    for key in tensors:
+        if _BESIDE.search(key):
+            continue
+        for found, pattern in zip(halves, (_DOWN, _UP), strict=True):
+            if pattern.search(key):
+                found[pattern.sub("*", key)] = key
+                break
+        else:
+            others.append(key)
+    if others:
+        raise LongalignError(
+            f"{path}: {others[0]!r} is no part of a LoRA"
+            + (f", nor are {len(others) - 1} other tensors" if others[1:] else "")
+            + ": it would be left out. Take it out of the file if the rest is wanted"
+        )
+    if alone := halves[0].keys() ^ halves[1].keys():
+        key = next(found[stem] for stem in sorted(alone) for found in halves if stem in found)
+        raise LongalignError(f"{path}: {key!r} has no other half: a LoRA has two matrices a layer")
 
 
 def family_of(keys: Iterable[str]) -> str | None:
@@ -109,12 +139,12 @@ def read_foreign(path: Path, pipe: Any, base_name: str = "") -> dict[str, LoraFi
         for name, module in parts.items():
             _take_off(module, before[name])
     files = {name: _file(name, layers) for name, layers in found.items() if layers}
-    loaded = sum(len(layers) for layers in found.values())
-    wanted = sum(bool(_DOWN.search(key)) for key in tensors)
-    if loaded < wanted or not files:
-        raise LongalignError(
-            f"{path}: {loaded} of its {wanted} layers fit {base_name or 'this model'}, a "
-            f"{backbone_of(pipe).title}: is it a LoRA for another model?"
+    _check_count(path, sum(len(layers) for layers in found.values()), tensors, pipe, base_name)
+    if scales := sum(key.endswith(".dora_scale") for key in tensors):
+        warnings.warn(
+            f"{path}: has the lengths of {scales} layers in kohya's notation of DoRA (dora_scale). They are left out, "
+            "as diffusers does, so pictures differ from those of A1111 and ComfyUI",
+            stacklevel=3,
         )
     for name, file in files.items():
         check_layers(file, parts[name], str(path))
@@ -187,12 +217,39 @@ def _prefixed(pipe: Any, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _check_family(path: Path, tensors: Mapping[str, Tensor], pipe: Any, base_name: str) -> None:
-    family, own = family_of(tensors), backbone_of(pipe)
+    own, here = backbone_of(pipe), base_name or "this model"
+    if any(_FLUX_KEYS.search(key) for key in tensors):
+        raise LongalignError(
+            f"{path}: is a LoRA for Flux, which longalign does not know, and {here} is {own.title}"
+        )
+    family = family_of(tensors)
     # A file of SDXL names its parts; one of SD1.5 has nothing that SDXL's may not have, and its shapes decide.
     if family is not None and family != own.family and family in BACKBONES:
         raise LongalignError(
-            f"{path}: is a LoRA for {backbone_named(family).title}, and {base_name or 'this model'} is "
+            f"{path}: is a LoRA for {backbone_named(family).title}, and {here} is "
             f"{own.title}: give it with a model of its own family"
+        )
+    if family == "sd3" and any(key.startswith("lora_") for key in tensors):
+        raise LongalignError(
+            f"{path}: has kohya's names of SD3, which diffusers does not convert: convert the file to diffusers' names "
+            "(transformer.….lora_A.weight) with the tool that wrote it"
+        )
+    width = getattr(denoising_module(pipe).config, "cross_attention_dim", None)
+    theirs = next((t.shape[1] for key, t in tensors.items() if _TEXT_KEY.search(key)), None)
+    if isinstance(width, int) and theirs is not None and theirs != width:
+        known = f" ({_TEXT_WIDTHS[theirs]})" if theirs in _TEXT_WIDTHS else ""
+        raise LongalignError(
+            f"{path}: is a LoRA for a model with texts of width {theirs}{known}, and {here} is {own.title} with texts "
+            f"of width {width}: give it with a model of its own family"
+        )
+
+
+def _check_count(path: Path, loaded: int, tensors: Mapping[str, Tensor], pipe: Any, base_name: str) -> None:
+    wanted = sum(bool(_DOWN.search(key)) for key in tensors)
+    if loaded < wanted or not loaded:
+        raise LongalignError(
+            f"{path}: {loaded} of its {wanted} layers fit {base_name or 'this model'}, a "
+            f"{backbone_of(pipe).title}: is it a LoRA for another model?"
         )
 
 
@@ -256,7 +313,8 @@ def _padded(pair: Pair, rank: int) -> Pair:
 
 
 def is_dora(path: Path) -> bool:
-    """Whether a file is a DoRA as peft writes it; kohya's are read without their scales, as diffusers does."""
+    """Whether a file, or that of a folder, is a DoRA as peft writes it; kohya's are read as diffusers reads them."""
+    path = path / FILE_NAME if path.is_dir() else path
     if path.suffix != ".safetensors" or not path.is_file():
         return False
     return any("lora_magnitude_vector" in key for key in read_shapes(path))
@@ -269,6 +327,7 @@ def merge_dora(pipe: Any, path: Path, weight: float = 1.0, base_name: str = "") 
     Raises:
         LongalignError: as `read_foreign`.
     """
+    path = path / FILE_NAME if path.is_dir() else path
     tensors, _ = read_file(path)
     check_kind(path, tensors)
     _check_family(path, tensors, pipe, base_name)
@@ -277,11 +336,12 @@ def merge_dora(pipe: Any, path: Path, weight: float = 1.0, base_name: str = "") 
             merge(module)
     try:
         load(pipe, path, tensors, base_name)
-        for module in _parts(pipe).values():
-            for layer in module.modules():
-                if isinstance(layer, LoraLayer) and _NAME in layer.lora_A:
-                    layer.set_scale(_NAME, weight)
-                    layer.merge(adapter_names=[_NAME])
+        modules = [layer for module in _parts(pipe).values() for layer in module.modules()]
+        layers = [layer for layer in modules if isinstance(layer, LoraLayer) and _NAME in layer.lora_A]
+        _check_count(path, len(layers), tensors, pipe, base_name)
+        for layer in layers:
+            layer.set_scale(_NAME, weight)
+            layer.merge(adapter_names=[_NAME])
     finally:
         for module in _parts(pipe).values():
             _take_off(module, [])

@@ -16,6 +16,7 @@ from longalign.backbones import backbone_of, denoising_module
 from longalign.diffusion.pipelines import open_pipeline
 from longalign.errors import LongalignError
 from longalign.report import Table
+from longalign.versions import VERSION
 from longalign.weights import lora, text_lora
 from longalign.weights.convert import new_folder
 from longalign.weights.encoding_note import note_encoding, recorded_encoding
@@ -23,6 +24,7 @@ from longalign.weights.factors import added, truncated
 from longalign.weights.fingerprint import Fingerprint
 from longalign.weights.lora_file import TEXT_ENCODERS, LoraFile, Pair
 from longalign.weights.lora_parts import changed_parts, read_parts
+from longalign.weights.model_card import write_card
 from longalign.weights.stack import (
     check_order,
     load_pipeline,
@@ -127,6 +129,7 @@ def merge_loras(
             if of_text:
                 LoraFile(added(of_text), of_text[0].component, base=of_text[0].base).write(folder / encoder)
         note_encoding(folder, **recorded_encoding(names))
+        write_card(folder, base_name=base or "", made=f"{len(names)} LoRAs, merged by longalign {VERSION}.")
     return Merged(Path(out), merged.rank, errors)
 
 

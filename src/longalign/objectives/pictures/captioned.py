@@ -424,6 +424,11 @@ def load_pictures(
                 f"{name}: the cache keeps the shape of pictures, and data.buckets is false: run longalign cache "
                 "--no-buckets with another --out, or leave data.buckets out"
             )
+        if data.captions == "random":
+            raise LongalignError(
+                f"{name}: a cache has a row for each caption, so data.captions: random has no meaning: leave it out, "
+                "or name the pictures themselves"
+            )
         return cached
     source = named_source(
         name,

@@ -1,0 +1,30 @@
+"""The commands run on a model of SD1.5's shapes, with less than 12 GB of memory each."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from clip_vocab import clip_tokenizer_or_skip
+
+from sd15_shapes import commands, make_folder, make_pictures, run
+
+MOST_GB = 12.0
+
+
+@pytest.mark.slow
+def test_commands_on_sd15_shapes(tmp_path: Path) -> None:
+    """Random weights, pictures of 256 px. docs/scale.md has what `benchmarks/sd15_shapes.py` measured."""
+    clip_tokenizer_or_skip()
+    if shutil.disk_usage(tmp_path).free < 6e9:
+        pytest.skip("needs 6 GB of disk")
+    model, data = make_folder(tmp_path / "sd15", 256), make_pictures(tmp_path / "pictures")
+    done = {name: run(name, arguments) for name, arguments in commands(model, data, tmp_path, 256)}
+    shutil.rmtree(model)
+    assert len(done) == 5
+    assert max(measured.memory_gb for measured in done.values()) < MOST_GB, done
+    assert list((tmp_path / "drawn" / "images").glob("*.png"))
+    assert (tmp_path / "sft" / "model" / "pytorch_lora_weights.safetensors").is_file()
+    assert (tmp_path / "reward" / "model" / "pytorch_lora_weights.safetensors").is_file()
+    assert (tmp_path / "tokens" / "model" / "soft_tokens.safetensors").is_file()
