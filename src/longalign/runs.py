@@ -139,7 +139,7 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a JSON file holds, such as a `config.json`.
+    """What the JSON file at a path holds, such as a `config.json`.
 
     Raises:
         LongalignError: the file cannot be read, is no JSON, or holds something else than an object.

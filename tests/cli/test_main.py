@@ -219,7 +219,9 @@ def test_wrong_input_is_said_in_words(arguments: list[str], says: str) -> None:
 
 def test_a_binary_prompt_file(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00")
-    assert "not UTF-8" in refused("generate", f"@{tmp_path}/picture.png")
+    assert "cannot be read as a picture" in refused("generate", f"@{tmp_path}/picture.png")
+    (tmp_path / "prompts.txt").write_bytes(bytes(range(256)))
+    assert "is binary, or text in an encoding" in refused("generate", f"@{tmp_path}/prompts.txt")
 
 
 def test_pack_names_what_is_not_trained_yet(tmp_path: Path) -> None:

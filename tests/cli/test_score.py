@@ -82,7 +82,8 @@ def test_a_data_set_with_an_unreadable_picture_ends_with_1(scenes: Path, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["score", "a.png"], "no prompt"),
+        (["score"], "no prompt"),
+        (["score", "a.png"], "a.png: no such image file"),
         (["score", "a.png", "--prompt", " "], "prompt 1 is empty"),
         (["score", "--prompt", "A fox."], "no image given"),
         (["score", "a.png", "--prompt", "A fox.", "--data", "x"], "brings its own"),

@@ -39,7 +39,7 @@ def run_of(folder: Path, objective: str, start_from: tuple[Path, ...] = ()) -> P
 def test_a_lora_with_recipe_and_curve(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", "supervised")
     size_bytes = pack_run(run, tmp_path / "sft")
-    names = {"pytorch_lora_weights.safetensors", "adapter", "recipe.yaml", "curve.jsonl"}
+    names = {"pytorch_lora_weights.safetensors", "adapter", "recipe.yaml", "curve.jsonl", "longalign.json"}
     assert {f.name for f in (tmp_path / "sft").iterdir()} == names
     assert size_bytes == sum(f.stat().st_size for f in (tmp_path / "sft").rglob("*") if f.is_file())
     file, whole = LoraFile.read(tmp_path / "sft"), LoraFile.read(run / "model")

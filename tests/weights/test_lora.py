@@ -371,4 +371,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     before, unet = path.read_bytes(), trained(seed=9)
     with file_limit(10_000), pytest.raises(LongalignError, match="Cannot write"):
         lora.save(unet, tmp_path)
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [FILE_NAME]
+    assert path.read_bytes() == before and {p.name for p in tmp_path.iterdir()} == {
+        FILE_NAME,
+        "longalign.json",
+    }

@@ -70,7 +70,8 @@ def test_the_names_of_kohya(tmp_path: Path) -> None:
     """As A1111 looks for them, with alpha: 3 of rank 2."""
     export_lora(trained(tiny_sd15, tmp_path / "lora", text=True), tmp_path / "x.safetensors", form="kohya")
     found = load_file(tmp_path / "x.safetensors")
-    unet = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    unet = next(key for key in found if key.endswith("attn1_to_q.alpha")).removesuffix(".alpha")
+    assert unet.startswith("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_")
     text = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
     for name in (unet, text):
         assert found[f"{name}.alpha"] == 3 and found[f"{name}.lora_down.weight"].shape[0] == 2
@@ -99,7 +100,7 @@ def test_names_that_the_command_line_knows(tmp_path: Path) -> None:
     with pytest.raises(LongalignError, match=r"format 'kohia' is unknown; did you mean 'kohya'"):
         export_lora("stickers/sft", tmp_path / "c.safetensors", form="kohia")
     with pytest.raises(LongalignError, match=r"is a \.safetensors file: give --out such a name"):
-        export_lora("stickers/sft", tmp_path / "c.pt")
+        export_lora("stickers/sft", tmp_path / "c.pt", form="kohya")
 
 
 def test_import_of_a_kohya_file(tmp_path: Path) -> None:
@@ -139,7 +140,11 @@ def test_merging_keeps_it(tmp_path: Path) -> None:
     assert recorded_encoding([tmp_path / "both"])["strategy"] == "clip-cat"
     merge_into(["stickers/sft"], "stickers", tmp_path / "model")
     pipe = load_pipeline(str(tmp_path / "model"), device="cpu", dtype="float32")
-    assert encode(pipe, "The background is navy.").embeds.shape[1] != 77  # by segments, as it was trained
+    prompt = "The background is navy."  # by segments, as it was trained
+    assert torch.equal(
+        encode(pipe, prompt).embeds, encode(pipe, prompt, strategy="clip-cat", length=77).embeds
+    )
+    assert not torch.equal(encode(pipe, prompt).embeds, encode(pipe, prompt, strategy="plain").embeds)
 
 
 def test_encode_takes_it(tmp_path: Path) -> None:

@@ -137,7 +137,9 @@ def texts_in(row: Mapping[str, Any], keys: Iterable[str]) -> list[str] | str:
 
 
 def texts_of(value: Any) -> list[str]:
-    """The captions in one value; empty ones are left out."""
+    """The captions in one value. Of a list, empty ones are left out."""
+    if isinstance(value, str):
+        return [value] if value else []  # a blank one is told by its picture's name
     values = value if isinstance(value, (list, tuple)) else [value]
     texts = [
         str(v)

@@ -111,6 +111,7 @@ def load_pipeline(
     pipe = open_pipeline(name, device=device, dtype=dtype)
     names: list[str] = []
     if loras:
+        loras = [loras] if isinstance(loras, (str, os.PathLike)) else loras
         names = [f"{os.fspath(f[0])}:{f[1]}" if isinstance(f, tuple) else os.fspath(f) for f in loras]
         put_on(pipe, names, check_base=check_base, base_name=name)
         module = denoising_module(pipe)
