@@ -147,7 +147,11 @@ def test_final_clean_ends_with_the_last_clean_prediction() -> None:
         for name in recipe_names()
         if isinstance((found := read_recipe(name)).settings, RewardSettings)
     }
-    assert [name for name, end in finals.items() if end == "clean"] == ["sd15-reward", "sdxl-reward"]
+    assert [name for name, end in finals.items() if end == "clean"] == [
+        "sd15-lcm-reward",
+        "sd15-reward",
+        "sdxl-reward",
+    ]
     assert finals["stickers-reward"] == finals["stickers-lcm-reward"] == "scheduler"
 
 
