@@ -77,7 +77,7 @@ def make_pictures(folder: Path, count: int = 4) -> Path:
     rows = []
     for i in range(count):
         Image.new("RGB", (400, 280) if i % 2 else (280, 400), (60 * i, 90, 200)).save(folder / f"{i}.png")
-        rows.append(json.dumps({"file_name": f"{i}.png", "caption": PROMPT}))
+        rows.append(json.dumps({"file_name": f"{i}.png", "caption": f"Picture {i}. {PROMPT}"}))
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n")
     (folder / "prompts.txt").write_text(PROMPT + "\n")
     return folder
@@ -86,7 +86,8 @@ def make_pictures(folder: Path, count: int = 4) -> Path:
 def commands(model: Path, data: Path, out: Path, size_px: int) -> Iterator[tuple[str, list[str]]]:
     """(what, arguments of longalign): two sampling steps, and one step of each training."""
     side, cache = str(size_px), str(out / "cache")
-    train = ["train.steps=1", "train.batch_size=2", "train.micro_batch_size=1", "train.precision=no"]
+    whole = ["train.steps=1", "train.batch_size=2", "train.precision=no"]
+    train = [*whole, "train.micro_batch_size=1"]
     held_out = ["data.held_out=null", "train.num_workers=0"]
     yield (
         "generate, 2 steps",
@@ -147,7 +148,13 @@ def commands(model: Path, data: Path, out: Path, size_px: int) -> Iterator[tuple
                 "data.images=null",
                 *held_out,
             ),
-            *(*train, "data.size_px=null", "data.buckets=true", "contrastive.pairs_at_once=1"),
+            *(
+                *whole,
+                "train.micro_batch_size=auto",
+                "data.size_px=null",
+                "data.buckets=true",
+                "contrastive.pairs_at_once=1",
+            ),
             *(
                 "contrastive.strategy=clip-cat",
                 "contrastive.gradient_checkpointing=true",
