@@ -170,7 +170,7 @@ def test_groups_of_one_bucket() -> None:
 def test_stickers_have_no_buckets() -> None:
     """Their scenes are square, so nothing is drawn in search of a size."""
     from longalign.data.sources import named_source
-    from longalign.objectives.pictures.captioned import load_pictures
+    from longalign.objectives.pictures.loading import load_pictures
     from longalign.objectives.pictures.settings import PictureDataSettings
 
     assert named_source("stickers", count=3).square
@@ -180,7 +180,7 @@ def test_stickers_have_no_buckets() -> None:
 
 
 def test_files_have_buckets_unless_they_are_turned_off(tmp_path: Path) -> None:
-    from longalign.objectives.pictures.captioned import load_pictures
+    from longalign.objectives.pictures.loading import load_pictures
     from longalign.objectives.pictures.settings import PictureDataSettings
 
     for i, (height, width) in enumerate(SIZES):

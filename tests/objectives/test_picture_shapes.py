@@ -21,8 +21,8 @@ from longalign.data.text_states import TextSide
 from longalign.encoding import encode
 from longalign.errors import LongalignError
 from longalign.objectives.contrastive.pairs import batches_of
-from longalign.objectives.pictures.captioned import load_pictures
 from longalign.objectives.pictures.consistency import ConsistencyObjective
+from longalign.objectives.pictures.loading import load_pictures
 from longalign.objectives.pictures.settings import PictureDataSettings
 from longalign.objectives.pictures.supervised import SupervisedObjective
 from longalign.objectives.random_draws import Draws, uniform

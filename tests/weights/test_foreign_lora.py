@@ -85,6 +85,14 @@ def peft_lora(pipe: Any, **config: Any) -> dict[str, Tensor]:
     return get_peft_model_state_dict(module, adapter_name="mine")
 
 
+def written(pipe: Any, folder: Path, **config: Any) -> Path:
+    """A LoRA of rank 4 and alpha 2, by diffusers' own writer."""
+    layers, component = peft_lora(pipe, r=4, lora_alpha=2, **config), backbone_of(pipe).component
+    metadata = {f"{component}_lora_adapter_metadata": denoising_module(pipe).peft_config["mine"].to_dict()}
+    pipe.save_lora_weights(folder, **{f"{component}_lora_layers": layers}, **metadata)
+    return folder / "pytorch_lora_weights.safetensors"
+
+
 def assert_same(make: Callable[[], Any], file: Path, name: str | None = None, scale: float = 1.0) -> None:
     """Our loading and diffusers' give the same prediction and the same text, and both differ from the bare model's."""
     theirs, ours, bare = make(), make(), prediction(make())
@@ -151,29 +159,16 @@ def test_text_encoders_by_hand(make: Callable[[], Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [tiny_sd15, tiny_sd3])
 def test_peft_with_alpha_by_diffusers_own_writer(make: Callable[[], Any], tmp_path: Path) -> None:
-    pipe = make()
-    layers = peft_lora(pipe, r=4, lora_alpha=2)
-    component = backbone_of(pipe).component
-    metadata = {f"{component}_lora_adapter_metadata": denoising_module(pipe).peft_config["mine"].to_dict()}
-    pipe.save_lora_weights(tmp_path, **{f"{component}_lora_layers": layers}, **metadata)
-    assert_same(make, tmp_path / "pytorch_lora_weights.safetensors")
+    assert_same(make, written(make(), tmp_path))
 
 
 def test_rslora(tmp_path: Path) -> None:
     """alpha / √r: 2 / 2 and not 2 / 4."""
-    pipe = tiny_sd15()
-    layers = peft_lora(pipe, r=4, lora_alpha=2, use_rslora=True)
-    metadata = pipe.unet.peft_config["mine"].to_dict()
-    pipe.save_lora_weights(tmp_path, unet_lora_layers=layers, unet_lora_adapter_metadata=metadata)
-    assert_same(tiny_sd15, tmp_path / "pytorch_lora_weights.safetensors")
+    assert_same(tiny_sd15, written(tiny_sd15(), tmp_path, use_rslora=True))
 
 
 def test_dora(tmp_path: Path) -> None:
-    pipe = tiny_sd15()
-    layers = peft_lora(pipe, r=4, lora_alpha=2, use_dora=True)
-    metadata = pipe.unet.peft_config["mine"].to_dict()
-    pipe.save_lora_weights(tmp_path, unet_lora_layers=layers, unet_lora_adapter_metadata=metadata)
-    file = tmp_path / "pytorch_lora_weights.safetensors"
+    file = written(tiny_sd15(), tmp_path, use_dora=True)
     assert_same(tiny_sd15, file, name=str(file))
     assert_same(tiny_sd15, tmp_path, name=str(tmp_path))  # its folder
     assert_same(tiny_sd15, file, name=f"{file}:0.5", scale=0.5)

@@ -14,7 +14,7 @@ import torch
 
 from longalign.encoding.cache import EncodingCache, States, fingerprint
 from longalign.encoding.text_parts import TextParts, run_device
-from longalign.encoding.tokens import Ids, Tokens, pad_ids, tokenise
+from longalign.encoding.tokens import Ids, Tokens, masked_rows, pad_ids, tokenise
 
 _NO_LIMIT = 100_000  # transformers writes "no limit" as 1e30
 
@@ -55,10 +55,7 @@ class T5Encoder:
 
     def masked(self, ids: Ids, length: int, hidden: Sequence[Sequence[int]]) -> torch.Tensor:
         """(R, length, D) states of one text, with other places of it masked in each of R rows."""
-        rows, mask = pad_ids([ids] * len(hidden), length, self.tokenizer.pad_token_id)
-        mask[:] = 1  # pads are read, as without a mask
-        for row, places in enumerate(hidden):
-            mask[row, list(places)] = 0
+        rows, mask = masked_rows(ids, length, hidden, self.tokenizer.pad_token_id)
         return self.model(rows.to(self.device), attention_mask=mask.to(self.device))[0]
 
     def call(self, texts: Sequence[Ids], length: int) -> torch.Tensor:

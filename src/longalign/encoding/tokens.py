@@ -127,6 +127,17 @@ def segments_of(tokens: Tokens, segment_starts: Sequence[int]) -> list[int]:
     return [-1] * tokens.before + inner + [-1] * tokens.after
 
 
+def masked_rows(
+    ids: Ids, length: int, hidden: Sequence[Sequence[int]], pad_id: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(R, length) ids of one text, R times, and masks that hide other places of it in each row; pads are read."""
+    rows, mask = pad_ids([ids] * len(hidden), length, pad_id)
+    mask[:] = 1
+    for row, places in enumerate(hidden):
+        mask[row, list(places)] = 0
+    return rows, mask
+
+
 def pad_ids(texts: Sequence[Ids], length: int, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, length) ids and attention mask."""
     ids = torch.tensor([[*text, *[pad_id] * (length - len(text))] for text in texts])

@@ -17,7 +17,7 @@ from longalign.encoding.cache import EncodingCache, States, fingerprint
 from longalign.encoding.packing import Row, pack, row_tensors, tree_mask
 from longalign.encoding.strategy import PadStar
 from longalign.encoding.text_parts import TextParts, run_device
-from longalign.encoding.tokens import Ids, Tokens, pad_ids, tokenise
+from longalign.encoding.tokens import Ids, Tokens, masked_rows, pad_ids, tokenise
 from longalign.errors import LongalignError
 
 _RELEASED_PADS = 60  # the published weights were trained with the mean of the last 60 of the 77 positions
@@ -106,10 +106,7 @@ class Tower:
 
     def masked(self, ids: Ids, length: int, hidden: Sequence[Sequence[int]]) -> torch.Tensor:
         """(R, length, D) states of one row of tokens, with other places of it masked in each of R rows."""
-        rows, mask = pad_ids([ids] * len(hidden), length, self.tokenizer.pad_token_id)
-        mask[:] = 1  # pads are read, as without a mask
-        for row, places in enumerate(hidden):
-            mask[row, list(places)] = 0
+        rows, mask = masked_rows(ids, length, hidden, self.tokenizer.pad_token_id)
         return self._states(rows, attention_mask=mask.to(self.device))[0]
 
     def _states(self, ids: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -18,6 +18,7 @@ from longalign.weights.lora_file import (
     resolve_lora,
     split_weight,
 )
+from longalign.weights.text_lora import text_loras
 
 
 def read_parts(name: str | os.PathLike[str], pipe: Any = None, base_name: str = "") -> dict[str, LoraFile]:
@@ -73,8 +74,7 @@ def _ours(path: Path) -> dict[str, LoraFile]:
     file = LoraFile.read(path)
     found = {file.component: file}
     if path.is_dir():
-        beside = {name: path / name for name in TEXT_ENCODERS if (path / name / FILE_NAME).is_file()}
-        found |= {name: LoraFile.read(folder) for name, folder in beside.items()}
+        found |= {name: LoraFile.read(folder) for name, folder in text_loras(path).items()}
     return found
 
 
