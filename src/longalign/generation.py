@@ -13,6 +13,7 @@ from longalign.diffusion.pipelines import ModelSettings, settings_of
 from longalign.diffusion.sampling import sample_groups, set_scheduler
 from longalign.diffusion.sizes import size_for
 from longalign.encoding import Truncation, encode_groups
+from longalign.encoding.conditioning import Conditioning
 from longalign.encoding.encode import fits
 from longalign.encoding.options import EncodeOptions
 from longalign.errors import Interrupted
@@ -72,6 +73,83 @@ class GenerateConfig(Stack):
     batch_size: int = 16
     language: str = "en"
     scorer: str | None = None
+
+
+class Painter:
+    """A model that draws prompts by fixed settings.
+
+    Args:
+        config: the settings. `num`, `scorer` and `round_size` are the caller's.
+        pipe: a pipeline that is loaded already; None: `config` loads it.
+
+    Attributes:
+        pipe: the pipeline.
+        config: the settings, with the strategy and the segments that the model or its LoRA asks for.
+        settings: the model's defaults.
+        encoding: arguments of `longalign.encode`.
+
+    Raises:
+        LongalignError: the model, a LoRA or soft tokens cannot be loaded; a setting is unknown or out of range.
+    """
+
+    def __init__(self, config: GenerateConfig, pipe: Any = None) -> None:
+        self.pipe = pipe or config.load()
+        self.settings = settings_of(config.model, self.pipe)
+        strategy, segments, length = encoding_for(config, self.settings, config.segments, config.length)
+        self.config = config = replace(config, strategy=strategy, segments=segments)
+        self.guidance = self.settings.guidance if config.guidance is None else config.guidance
+        self.scheduler = set_scheduler(self.pipe, config.scheduler)
+        self.size = size_for(self.pipe, config.width, config.height, round_size=config.round_size)
+        self.encoding: EncodeOptions = {
+            "strategy": config.strategy,
+            "length": length,
+            "max_length": config.max_length,
+            "segments": config.segments,  # type: ignore[typeddict-item]  # checked there
+            "pooled": config.pooled,  # type: ignore[typeddict-item]
+            "language": config.language,
+            "syntax": config.syntax,  # type: ignore[typeddict-item]
+            "clip_skip": config.clip_skip,
+            "t5": config.t5_branch(self.pipe),
+        }
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """All settings, with the model's own where the user left the choice to it."""
+        width, height = self.size or (None, None)
+        used = {"guidance": self.guidance, "length": self.encoding["length"], "scheduler": self.scheduler}
+        return {**asdict(self.config), **used, "width": width, "height": height}
+
+    def encode(self, prompts: Sequence[str]) -> list[tuple[list[int], Conditioning]]:
+        """The conditioning of prompts, in groups of one length, as of `longalign.encode_groups`."""
+        return encode_groups(self.pipe, list(prompts), self.config.negative_prompt, **self.encoding)
+
+    def paint(
+        self,
+        groups: Sequence[tuple[Sequence[int], Conditioning]],
+        seeds: Sequence[int],
+        *,
+        on_image: Callable[[int, Image.Image], None] = lambda index, image: None,
+        on_step: ON_STEP = lambda pictures: None,
+    ) -> list[Image.Image]:
+        """One picture for each prompt that `encode` was given, in order.
+
+        Args:
+            groups: of `encode`.
+            seeds: one a prompt.
+            on_image: called with the place of a prompt and its picture.
+            on_step: called after each sampling step with the number of pictures in the batch.
+        """
+        return sample_groups(
+            self.pipe,
+            groups,
+            seeds,
+            on_image=on_image,
+            on_step=on_step,
+            steps=self.config.steps,
+            guidance=self.guidance,
+            size=self.size,
+            batch_size=self.config.batch_size,
+        )
 
 
 @dataclass(frozen=True)
@@ -163,27 +241,10 @@ def generate(
         Interrupted: Ctrl-C while pictures are drawn. The pictures that were finished are kept, with their report.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
-    config = config or GenerateConfig()
-    pipe = pipe or config.load()
-    settings = settings_of(config.model, pipe)
-    strategy, segments, length = encoding_for(config, settings, config.segments, config.length)
-    config = replace(config, strategy=strategy, segments=segments)
-    guidance = settings.guidance if config.guidance is None else config.guidance
-    scheduler = set_scheduler(pipe, config.scheduler)
-    size = size_for(pipe, config.width, config.height, round_size=config.round_size)
+    painter = Painter(config or GenerateConfig(), pipe)
+    pipe, config, settings = painter.pipe, painter.config, painter.settings
     jobs = [(i, config.seed + k) for i in range(len(prompts)) for k in range(config.num)]
-    encoding: EncodeOptions = {
-        "strategy": config.strategy,
-        "length": length,
-        "max_length": config.max_length,
-        "segments": config.segments,  # type: ignore[typeddict-item]  # checked there
-        "pooled": config.pooled,  # type: ignore[typeddict-item]
-        "language": config.language,
-        "syntax": config.syntax,  # type: ignore[typeddict-item]
-        "clip_skip": config.clip_skip,
-        "t5": config.t5_branch(pipe),
-    }
-    groups = encode_groups(pipe, [prompts[i] for i, _ in jobs], config.negative_prompt, **encoding)
+    groups = painter.encode([prompts[i] for i, _ in jobs])
     cut = {i: lost for members, c in groups for i, lost in zip(members, c.truncation, strict=True)}
 
     scorer = None
@@ -191,11 +252,9 @@ def generate(
         scorer = PreferenceModel.from_pretrained(config.scorer, device=config.device, dtype=config.dtype)
 
     # The folder comes after all that can be wrong with the input, and before the hours that pictures may take.
-    width, height = size or (None, None)
-    used = {"guidance": guidance, "length": length, "scheduler": scheduler, "width": width, "height": height}
-    resolved = {**asdict(config), **used}
+    resolved = painter.resolved
     if config.strategy == "auto":
-        resolved["strategy"] = _auto(fits(pipe, prompts, config.negative_prompt, **encoding))
+        resolved["strategy"] = _auto(fits(pipe, prompts, config.negative_prompt, **painter.encoding))
     recorded = {"command": "generate", **resolved, "prompts": list(prompts)}
     run = RunFolder(out, recorded, overwrite=overwrite) if out else RunFolder.new("generate", recorded)
     images: dict[int, Image.Image] = {}
@@ -204,21 +263,11 @@ def generate(
     def keep(job: int, image: Image.Image) -> None:
         i, seed = jobs[job]
         images[job] = image
-        text = png_text(_info(prompts[i], image, {**resolved, "seed": seed}))
+        text = png_text(picture_info(prompts[i], image, {**resolved, "seed": seed}))
         files[job] = str(run.save_image(f"{i:04d}-{seed}", image, text).relative_to(run.path))
 
     try:
-        sample_groups(
-            pipe,
-            groups,
-            [seed for _, seed in jobs],
-            on_image=keep,
-            on_step=on_step,
-            steps=config.steps,
-            guidance=guidance,
-            size=size,
-            batch_size=config.batch_size,
-        )
+        painter.paint(groups, [seed for _, seed in jobs], on_image=keep, on_step=on_step)
     except KeyboardInterrupt:
         if not files:
             raise Interrupted(
@@ -262,8 +311,14 @@ def _auto(whole: Sequence[bool]) -> str:
     return f"auto: plain for the {sum(whole)} of {len(whole)} prompts that fit the window, clip-cat for the others"
 
 
-def _info(prompt: str, image: Image.Image, resolved: Mapping[str, Any]) -> PictureInfo:
-    """What a picture says of how it was made. Settings that say nothing are left out."""
+def picture_info(prompt: str, image: Image.Image, resolved: Mapping[str, Any]) -> PictureInfo:
+    """What a picture says of how it was made. Settings that say nothing are left out.
+
+    Args:
+        prompt: its prompt.
+        image: the picture.
+        resolved: all settings, with the seed of this picture.
+    """
     silent = ("negative_prompt", "width", "height", "round_size", "num", "batch_size", "device", "check_base")
     settings = {k: v for k, v in resolved.items() if k not in silent and v not in (None, (), "")}
     size = f"{image.width}x{image.height}"

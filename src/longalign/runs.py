@@ -20,7 +20,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,11 @@ _OURS = (
     "decomposition.safetensors",
     "images",
     "checkpoints",
+    "results.jsonl",
+    "pictures",
+    "parts",
+    "pages",
+    "thumbnails",
 )
 
 
@@ -251,9 +256,49 @@ class RunFolder:
         path = self.images / (name if name.endswith(".png") else f"{name}.png")
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"image name {name!r} leaves the run folder")
+        self.save_picture(path, image, text)
+        return path
+
+    @classmethod
+    def resume(
+        cls, path: str | os.PathLike[str], config: Mapping[str, Any], *, free: Collection[str] = ()
+    ) -> RunFolder:
+        """A new folder, or one of an earlier run of the same settings, in which nothing is removed.
+
+        Args:
+            path: the folder.
+            config: the resolved settings.
+            free: keys whose values may differ from the earlier ones; the new ones are written.
+
+        Raises:
+            LongalignError: the folder holds other files, or a run of other settings (the message names them).
+        """
+        path = Path(path)
+        if not path.is_dir() or not any(path.iterdir()):
+            return cls(path, config)
+        if not _is_run(path):
+            raise LongalignError(f"{path} already holds files. Choose another folder.")
+        earlier = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) or {}
+        now = yaml.safe_load(yaml.safe_dump(_plain(config, keep_nan=True), allow_unicode=True))
+        changed = [k for k in {**earlier, **now} if k not in free and earlier.get(k) != now.get(k)]
+        if changed:
+            raise LongalignError(
+                f"{path} holds a run with other settings; they differ in {', '.join(changed)}. Choose another --out, "
+                "the same settings, or --overwrite."
+            )
+        found = cls.__new__(cls)
+        found.path = path
+        found.write_config(config)
+        return found
+
+    def save_picture(self, path: Path, image: Image, text: PngInfo | None = None) -> None:
+        """Save a PNG at a path within the run folder.
+
+        Args:
+            text: how the picture was made: `longalign.picture_info.png_text`.
+        """
         with atomic_path(path) as temporary:
             image.save(temporary, format="PNG", pnginfo=text)
-        return path
 
     def _clear(self, overwrite: bool) -> None:
         if not overwrite:

@@ -31,11 +31,13 @@ class World:
         name: its own name, with which all its other names begin.
         models: names of its models. Each is a diffusers folder.
         plain_features: name of a feature extractor for its pictures that no reward was trained on, or None.
+        metric_models: name of a metric → the model that it takes for pictures of this world by default.
     """
 
     name = ""
     models: Sequence[str] = ()
     plain_features: str | None = None
+    metric_models: Mapping[str, str] = {}
 
     def model_folder(self, model: str) -> Path:
         """The diffusers folder of one of `models`.
@@ -123,6 +125,15 @@ class World:
     def looks(self, image: Image) -> float:
         """Quality of the picture apart from its content: 0 is clean, less is worse. NaN: unknown."""
         return float("nan")
+
+    def counts(self, image: Image, prompt: str) -> Mapping[str, float] | None:
+        """Objects that the picture has too many or too few of, in a picture that the prompt describes completely.
+
+        Returns:
+            ``surplus``: objects where there should be none; ``copies``: those beyond the first of their kind;
+            ``missing``: kinds that are nowhere. None: the prompt does not describe a whole picture.
+        """
+        return None
 
     def reference(self, prompts: Sequence[str]) -> Mapping[str, Image]:
         """Prompt → reference picture, for the prompts that describe a picture completely."""

@@ -30,7 +30,8 @@ from longalign.evaluation.page import (
     reading_table,
     side_by_side,
 )
-from longalign.evaluation.pictures import PictureSet, read_reference
+from longalign.evaluation.pictures import read_reference
+from longalign.evaluation.sets import PictureSet
 from longalign.metrics.distances import cmmd, diversity, fid
 from longalign.metrics.features import Features
 from longalign.metrics.prompt_bootstrap import PromptBootstrap

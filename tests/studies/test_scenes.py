@@ -22,13 +22,13 @@ from longalign.diffusion.pipelines import (
 from longalign.errors import LongalignError
 from longalign.soft_tokens import SoftTokenConfig, SoftTokens
 from longalign.stickers.captions import Fact, caption, facts, parse_all, text_of
+from longalign.stickers.objects import object_counts
 from longalign.stickers.oracle import read
 from longalign.stickers.world import Scene, Sticker, render, scene
 from longalign.studies import scenes as module
 from longalign.studies.compare import PLAIN, SEGMENTS, Column, Drawer
 from longalign.studies.scenes import ASPECTS, StudyInterrupted, judge_scene, study, study_steps
 from longalign.studies.scenes_folder import StudyConfig, column_key
-from longalign.studies.scenes_objects import object_counts
 from longalign.studies.scenes_page import differences, looks_table, tables_of, write_study
 
 DRAWN = Scene("navy", (Sticker("fox", 0, "red"), Sticker("star", 4)))

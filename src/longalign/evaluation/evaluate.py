@@ -1,56 +1,58 @@
-"""`longalign evaluate`: several sets of generated pictures, measured by several metrics."""
+"""`longalign evaluate`: pictures of folders and models, measured by several metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
-from longalign.data.entries import CaptionedPicture, Failure
+from longalign.data.prompt_rows import PromptRow, read_prompt_rows
+from longalign.diffusion.pipelines import load_tokenizer
 from longalign.encoding.segments import Segmenter
 from longalign.errors import LongalignError
-from longalign.evaluation.page import main_table, plot_table, prompts_in_common, reading_table, side_by_side
-from longalign.evaluation.pictures import MeasuredSet, PictureSet, read_reference, read_sets
+from longalign.evaluation.comparison import Comparison, compare
+from longalign.evaluation.contenders import Contender
+from longalign.evaluation.drawing import Plan, check_slugs, draw, drawn_set
+from longalign.evaluation.measuring import PROMPTS_AT_ONCE, Blocks, Measuring, Pass
+from longalign.evaluation.memory import plan_passes
+from longalign.evaluation.parts import FolderParts, MemoryParts, Parts
+from longalign.evaluation.pictures import read_reference, read_sets
+from longalign.evaluation.sets import MeasuredSet, PictureSet
+from longalign.evaluation.settings import (
+    EvaluateConfig,
+    check_options,
+    metric_options,
+    parse_metrics,
+    read_job,
+)
+from longalign.evaluation.sweep import Point, Sweep, parse_sweep, points_of
 from longalign.metrics import METRICS
-from longalign.metrics.embedding import IMAGES_AT_ONCE, Advance
+from longalign.metrics.embedding import Advance
 from longalign.metrics.features import Features
-from longalign.metrics.metric import Metric, Need, PictureBatch, Tools
-from longalign.metrics.prompt_bootstrap import PromptBootstrap
-from longalign.plugins import unknown
+from longalign.metrics.metric import Metric, MetricColumn, Need, Tools
 from longalign.preference import PreferenceModel
-from longalign.report import Case, Table
+from longalign.runs import RunFolder, atomic_write_text
 from longalign.worlds import DEFAULT, World, owner, owner_of_texts
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-Values = dict[str, list[Any]]  # name of a metric → a value a picture
+PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
-    """Settings of `longalign evaluate`.
+class Shard:
+    """Which blocks a process draws and measures: block number ≡ index (mod count)."""
 
-    Attributes:
-        metrics: names of `METRICS` with commas between; None: the default ones whose needs are met.
-        reference: of fid and cmmd: a folder, or ``stickers``; None: ``stickers`` where the prompts are about them.
-        model: preference model of denscore.
-        features: extractor of fid, cmmd and diversity; None: for sticker pictures the plain embedded CLIP, which no
-            reward has been trained on, else ``model``.
-        show: of how many prompts the page shows the pictures.
-        samples: bootstrap draws.
-        device, dtype: as in `longalign.runtime`.
-    """
+    index: int = 0
+    count: int = 1
 
-    metrics: str | None = None
-    reference: str | None = None
-    model: str = DEFAULT
-    features: str | None = None
-    show: int = 8
-    samples: int = 2000
-    device: str = "auto"
-    dtype: str = "auto"
+    def of(self, blocks: int) -> list[int]:
+        """Its blocks.
+
+        Args:
+            blocks: how many there are.
+        """
+        return list(range(self.index, blocks, self.count))
 
 
 @dataclass(frozen=True)
@@ -58,165 +60,388 @@ class Evaluation:
     """The result of `EvaluationJob.run`.
 
     Attributes:
-        runs: the measured sets, in the order in which they were named.
-        table: the runs by metrics.
-        drawn: the numbers that have intervals, to be drawn; None if none has.
-        reading: how much of the prompts each metric could read.
-        cases: pictures of the prompts that all runs share.
-        facts: extractor, model, reference, pictures that were left out.
-        remark: what to mind in comparisons, where the runs do not have the same prompts.
+        runs: the measured sets, in order.
+        comparisons: with the baseline.
+        baseline: its label.
+        measuring, passes: what was found of each picture, see `Measuring.lines`.
+        dropped: metrics that could not be computed → the reason.
+        facts: extractor, models, reference, pictures that were left out.
+        notes: sentences below the table.
+        sweep, points: what was varied, and each model at each value in the order of ``runs``; None and empty without.
     """
 
     runs: Sequence[MeasuredSet]
-    table: Table
-    drawn: Table | None
-    reading: Table
-    cases: Sequence[Case]
+    comparisons: Sequence[Comparison]
+    baseline: str
+    measuring: Measuring
+    passes: Sequence[Pass]
+    dropped: Mapping[str, str]
     facts: Mapping[str, str]
-    remark: str = ""
+    notes: Sequence[str]
+    world: World | None = None
+    sweep: Sweep | None = None
+    points: Sequence[Point] = ()
+    judged: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> list[MetricColumn]:
+        """The columns of all metrics."""
+        return [column for metric in self.runs[0].metrics for column in metric.columns]
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``--json``."""
-        read = {str(row[0]): f"{row[1]}: {row[2]}" for row in self.reading.rows}
-        remark = {"remark": self.remark} if self.remark else {}
-        return {**self.facts, **remark, "runs": [run.to_json() for run in self.runs], "read": read}
+        prompts = [p.text for m in self.runs for p in m.pictures]
+        read = {m.name: f"{m.reads}: {m.share_read(prompts)}" for m in self.runs[0].metrics}
+        found: dict[str, Any] = {
+            **self.facts,
+            "baseline": self.baseline,
+            "runs": [run.to_json() for run in self.runs],
+            "comparisons": [c.to_json() for c in self.comparisons],
+            "read": read,
+        }
+        if self.dropped:
+            found["not computed"] = dict(self.dropped)
+        if self.judged:
+            found["judge"] = dict(self.judged)
+        return found
 
 
 class EvaluationJob:
-    """Reads the runs and loads the models, so that wrong input is found before the long work of `run` begins.
+    """Reads the input, so that what is wrong with it is found before the long work of `run` begins.
 
     Args:
-        runs: as in `read_sets`.
+        names: folders, models or a recipe, see `longalign.evaluation.contenders` and `read_job`.
         config: settings; None: the defaults.
 
+    Attributes:
+        contenders: what is compared.
+        config: the settings, with those of a recipe.
+        rows: the prompts of models.
+        points: the models at all values of the sweep.
+        world: that the prompts describe; None: none.
+        metrics: names.
+
     Raises:
-        LongalignError: an unknown metric, a run without pictures, something that a metric needs is missing.
+        LongalignError: an unknown metric or option; a run without pictures; models without prompts; something that a
+            metric needs is missing.
     """
 
-    def __init__(self, runs: Sequence[str], config: EvaluateConfig | None = None) -> None:
-        self.config = config = config or EvaluateConfig()
+    def __init__(self, names: Sequence[str], config: EvaluateConfig | None = None) -> None:
+        self.contenders, self.config = read_job(names, config or EvaluateConfig())
+        check_options(self.config)
+        config = self.config
         wanted = None if config.metrics is None else parse_metrics(config.metrics)
-        self.sets = read_sets(runs)
-        self.world = world_of(self.sets)
-        self.metrics = wanted or default_metrics(self.world, config.reference)
-        if self.world is None and (asking := _needing("world", self.metrics)):
+        models = [c for c in self.contenders if c.draws]
+        if models and config.prompts is None:
             raise LongalignError(
-                f"{', '.join(asking)}: judges sticker pictures only, and these prompts speak of others"
+                f"{models[0].label}: a model needs prompts to draw: --prompts FILE, or --prompts stickers:100"
+                if Path(models[0].name).exists() or owner(models[0].name) is not None
+                else f"{models[0].name}: no such run folder; a model of the hub needs --prompts"
             )
+        self.rows: list[PromptRow] = (
+            [] if config.prompts is None else read_prompt_rows(config.prompts, config.limit)
+        )
+        self.sweep = None if config.sweep is None else parse_sweep(config.sweep)
+        if self.sweep is not None and not models:
+            raise LongalignError("a sweep draws: name a model and --prompts, not only folders of pictures")
+        seeds = [config.seed + k for k in range(config.num)]
+        tokenizer = load_tokenizer() if self.sweep is not None and self.sweep.kind == "length" else None
+        self.points = points_of(models, self.sweep, self.rows, seeds, tokenizer)
+        check_slugs([p.contender for p in self.points])
+        folders = [f"{c.label}={c.name}" for c in self.contenders if not c.draws]
+        self.sets = read_sets(folders, self.rows)
+        self.world = world_of([p for s in self.sets for p in s.prompts] or [r.prompt for r in self.rows])
+        self.metrics = wanted or default_metrics(self.world, config.reference)
+        self.dropped: dict[str, str] = {}
+        self._drop_impossible(wanted is not None and config.metrics != "all")
         self.reference = self._reference()
-        self.model: PreferenceModel | None = None
-        if _needing("preference", self.metrics):
-            self.model = PreferenceModel.from_pretrained(
-                config.model, device=config.device, dtype=config.dtype
-            )
-        self.features = self._features()
-
-    @property
-    def steps(self) -> int:
-        """The sum of all numbers with which `run` calls back."""
-        return evaluation_steps(self.sets, self.reference)
+        self.features: Features | None = None
+        self.tools = Tools(
+            self.reference.label if self.reference else None, None, self.world, config.device, config.dtype
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings with their defaults filled in, for `config.yaml`."""
-        used = {"metrics": self.metrics, "features": self.features and self.features.name}
-        return {**asdict(self.config), **used, "reference": self.reference and self.reference.label}
+        told = asdict(self.config)
+        told["metrics"] = self.metrics
+        told["reference"] = self.reference and self.reference.label
+        told["runs"] = {c.label: {"name": c.name, **dict(c.settings)} for c in self.contenders}
+        return told
 
-    def run(self, on_step: Advance = lambda pictures: None) -> Evaluation:
-        """Measures all runs.
+    def plans(self, shard: Shard | None = None) -> list[tuple[Point, Plan]]:
+        """What each model draws.
 
         Args:
-            on_step: called with the number of pictures that were measured since the last call.
+            shard: part of this process.
+        """
+        found = []
+        for point in self.points:
+            plan = Plan(point.rows, point.seeds, self.config.batch_size)
+            mine = (shard or Shard()).of(plan.blocks)
+            found.append((point, Plan(point.rows, point.seeds, self.config.batch_size, mine)))
+        return found
+
+    def pictures_to_draw(self, shard: Shard | None = None) -> int:
+        """The sum of the numbers with which `draw` calls back.
+
+        Args:
+            shard: part of this process.
+        """
+        return sum(len(plan.jobs(b)) for _, plan in self.plans(shard) for b in plan.mine or ())
+
+    def draw(
+        self, run: RunFolder, shard: Shard | None = None, on_step: Callable[[int], None] = lambda n: None
+    ) -> None:
+        """Draws the pictures of all models that are not in the run folder yet.
+
+        Args:
+            run: the run folder.
+            shard: part of this process.
+            on_step: called with the number of pictures that were finished.
 
         Raises:
-            LongalignError: a run of which no picture can be read.
+            LongalignError: a model cannot be loaded, or gives NaN.
         """
-        measured = measure_sets(
-            self.sets,
-            self.metrics,
-            reference=self.reference,
-            model=self.model,
-            features=self.features,
-            judge=self.world,
-            samples=self.config.samples,
-            device=self.config.device,
-            dtype=self.config.dtype,
-            on_step=on_step,
+        for point, plan in self.plans(shard):
+            draw(point.contender, plan, run, on_step)
+
+    def all_sets(self, run: RunFolder | None) -> list[PictureSet]:
+        """All sets of pictures: those of models first, in the order of the runs.
+
+        Args:
+            run: the run folder with the pictures of models; None: there are no models.
+        """
+        of_models = []
+        for point, plan in self.plans():
+            assert run is not None
+            of_models.append(drawn_set(point.contender, plan, run.path))
+        return [*of_models, *self.sets]
+
+    def pictures_to_measure(self, sets: Sequence[PictureSet], shard: Shard | None = None) -> int:
+        """The sum of the numbers with which `measure` calls back, for each pass.
+
+        Args:
+            sets: of `all_sets`.
+            shard: part of this process.
+        """
+        blocks = Blocks(sets, self.config.batch_size)
+        reference = len(self.reference) if self.reference is not None else 0
+        return sum(map(blocks.pictures, (shard or Shard()).of(len(blocks)))) + reference
+
+    def measure(
+        self,
+        sets: Sequence[PictureSet],
+        parts: Parts | None = None,
+        shard: Shard | None = None,
+        on_step: Advance = lambda pictures: None,
+    ) -> tuple[Measuring, list[Pass], list[Metric]]:
+        """Measures the blocks that are not finished.
+
+        Args:
+            sets: of `all_sets`.
+            parts: finished blocks; None: they are kept in memory.
+            shard: part of this process.
+            on_step: called with the number of pictures that were measured since the last call.
+
+        Returns:
+            what was found, its passes, and the metrics that could be computed.
+        """
+        parts = parts or MemoryParts()
+        self.features = self._features()
+        if self.features is not None:
+            self.tools = Tools(
+                self.tools.reference, self.features, self.world, self.config.device, self.config.dtype
+            )
+        blocks = Blocks(sets, self.config.batch_size)
+        measuring = Measuring(
+            blocks,
+            self.tools,
+            parts,
+            {row.id: row.record for row in self.rows},
+            self.reference,
+            (shard or Shard()).of(len(blocks)),
+            on_step,
         )
-        facts, notes = self._facts(measured)
+        passes = self._passes(parts)
+        if self.reference is not None and self.features is not None:
+            measuring.measure_reference()
+        loaded: dict[str, Metric] = {}
+        for of_pass in passes:
+            metrics = []
+            for name in of_pass.metrics:
+                if name not in self.metrics:
+                    continue
+                try:
+                    metrics.append(METRICS[name](self.tools, metric_options(name, self.config, self.tools)))
+                except LongalignError as error:
+                    self.dropped[name] = str(error).removeprefix(f"{name}: ")
+            self.dropped.update(measuring.run(of_pass, metrics))
+            loaded.update({m.name: m for m in metrics})
+        kept = [loaded[name] for name in self.metrics if name in loaded and name not in self.dropped]
+        if not kept:
+            first = next(iter(self.dropped.items()), ("", ""))
+            raise LongalignError(f"no metric can be computed; {first[0]}: {first[1]}")
+        return measuring, passes, kept
+
+    def result(self, measuring: Measuring, passes: Sequence[Pass], metrics: Sequence[Metric]) -> Evaluation:
+        """Tables and comparisons of what `measure` found.
+
+        Args:
+            measuring, passes, metrics: of `measure`.
+
+        Raises:
+            LongalignError: a run of which no picture can be read; an unknown baseline.
+        """
+        measured = measuring.measured(passes, metrics, self.config.samples)
+        labels = [m.label for m in measured]
+        baseline = self.config.baseline or labels[0]
+        if baseline not in labels and self.sweep is None:
+            raise LongalignError(
+                f"--baseline {baseline!r}: there is no such run; there are {', '.join(labels)}"
+            )
+        columns = [column for metric in metrics for column in metric.columns]
+        comparisons = self._compare(measured, columns, baseline)
+        facts, notes = self._facts(measured, metrics)
         return Evaluation(
-            runs=measured,
-            table=main_table(measured, notes),
-            drawn=plot_table(measured),
-            reading=reading_table(measured),
-            cases=side_by_side(
-                measured,
-                self.config.show,
-                judge=self.world if "oracle" in self.metrics else None,
-                reference=self.reference,
-            ),
-            facts=facts,
-            remark=prompts_in_common(measured),
+            measured,
+            comparisons,
+            baseline,
+            measuring,
+            passes,
+            self.dropped,
+            facts,
+            notes,
+            self.world,
+            self.sweep,
+            self.points,
         )
+
+    def run(self, run: RunFolder | None = None, on_step: Advance = lambda pictures: None) -> Evaluation:
+        """Draws, measures and compares, in one process.
+
+        Args:
+            run: the run folder; None: nothing is written, which folders of pictures alone allow.
+            on_step: called with the number of pictures that were drawn or measured since the last call.
+
+        Raises:
+            LongalignError: as `draw`, `measure` and `result`; models without a run folder.
+        """
+        if run is None and self.points:
+            raise LongalignError("models draw into a run folder: give one")
+        if run is not None:
+            self.draw(run, on_step=on_step)
+        sets = self.all_sets(run)
+        parts = None if run is None else FolderParts(run.path / "parts")
+        return self.result(*self.measure(sets, parts, on_step=on_step))
+
+    def _compare(
+        self, measured: Sequence[MeasuredSet], columns: Sequence[MetricColumn], baseline: str
+    ) -> list[Comparison]:
+        """With the baseline; in a sweep at each value with the baseline's picture of the same value."""
+        if len(measured) < 2:
+            return []
+        if self.sweep is None:
+            return compare(measured, columns, baseline, samples=self.config.samples)
+        base = self.config.baseline or self.points[0].base
+        found: list[Comparison] = []
+        for value in self.sweep.values:
+            at = [m for p, m in zip(self.points, measured, strict=False) if p.value == value]
+            label = self.sweep.label(base, value)
+            if len(at) > 1 and label in [m.label for m in at]:
+                found += compare(at, columns, label, samples=self.config.samples)
+        return found
+
+    def _passes(self, parts: Parts) -> list[Pass]:
+        """Which metrics are computed together. A folder keeps its plan: other passes would give other last bits."""
+        file = parts.folder / PLAN if isinstance(parts, FolderParts) else None
+        passes: list[Pass] = []
+        if file is not None and file.is_file():
+            passes = [Pass(**told) for told in json.loads(file.read_text(encoding="utf-8"))]
+        planned = {name for of_pass in passes for name in of_pass.metrics}
+        new = [name for name in self.metrics if name not in planned]
+        wants = self.features is not None and not any(p.with_features for p in passes)
+        if new or wants:
+            passes += plan_passes(
+                new,
+                {name: self._weights(name) for name in new},
+                first=len(passes),
+                with_features=wants,
+                device=self.config.device,
+            )
+            if file is not None:
+                told = json.dumps([asdict(p) for p in passes], indent=1) + "\n"
+                atomic_write_text(file, told)
+        return passes
+
+    def _weights(self, name: str) -> Sequence[str]:
+        return METRICS[name].weights(self.tools, metric_options(name, self.config, self.tools))
+
+    def _drop_impossible(self, named: bool) -> None:
+        """Leaves out the metrics whose needs are not met; of those that a user named, with the reason."""
+        missing: dict[str, str] = {}
+        if self.world is None:
+            missing["world"] = "judges sticker pictures only, and these prompts speak of others"
+        if self.config.reference is None and self.world is None:
+            missing["reference"] = "needs --reference FOLDER: pictures to compare with"
+        for name in list(self.metrics):
+            reasons = [missing[need] for need in METRICS[name].needs if need in missing]
+            if reasons:
+                self.metrics.remove(name)
+                self.dropped[name] = reasons[0]
+        if not self.metrics:
+            name, reason = next(iter(self.dropped.items()))
+            raise LongalignError(f"{name}: {reason}")
 
     def _reference(self) -> PictureSet | None:
         if not _needing("reference", self.metrics):
             return None
-        if self.config.reference is None and self.world is None:
-            asking = " and ".join(_needing("reference", self.metrics))
-            raise LongalignError(f"{asking} need --reference FOLDER: pictures to compare with")
-        prompts = [prompt for of_run in self.sets for prompt in of_run.prompts]
-        return read_reference(self.config.reference or (self.world.name if self.world else ""), prompts)
+        prompts = [p for s in self.sets for p in s.prompts] or [r.prompt for p in self.points for r in p.rows]
+        return read_reference(
+            self.config.reference or (self.world.name if self.world else ""), list(dict.fromkeys(prompts))
+        )
 
     def _features(self) -> Features | None:
         config = self.config
-        if not _needing("features", self.metrics):
-            return None
+        if self.features is not None or not _needing("features", self.metrics):
+            return self.features
         plain = self.world.plain_features if self.world is not None else None
-        name = config.features or plain or config.model
+        name = config.features or plain or config.model or DEFAULT
         if not config.features and self.world is None and owner(name) is not None:
-            raise LongalignError(
-                "the embedded models know sticker pictures alone: name an extractor with --features"
-            )
-        return Features.from_pretrained(name, device=config.device, dtype=config.dtype)
+            reason = "the embedded models know sticker pictures alone: name an extractor with --features"
+            self._without_features(reason)
+            return None
+        try:
+            return Features.from_pretrained(name, device=config.device, dtype=config.dtype)
+        except LongalignError as error:
+            self._without_features(str(error))
+            return None
 
-    def _facts(self, measured: Sequence[MeasuredSet]) -> tuple[dict[str, str], list[str]]:
+    def _without_features(self, reason: str) -> None:
+        for name in _needing("features", self.metrics):
+            self.metrics.remove(name)
+            self.dropped[name] = reason
+        if not self.metrics:
+            raise LongalignError(reason)
+
+    def _facts(
+        self, measured: Sequence[MeasuredSet], metrics: Sequence[Metric]
+    ) -> tuple[dict[str, str], list[str]]:
         """For the page's list of facts; and sentences below the table."""
         facts: dict[str, str] = {}
         notes = []
         if self.features is not None:
             facts["features"] = self.features.what
             notes.append(f"Features: {self.features.what}.")
-        if self.model is not None:
-            facts["Denscore by"] = self.config.model
-            if self.model.decomposition is None:
-                notes.append(
-                    f"{self.config.model} has no stored V, so there is no Denscore-O (`longalign decompose`)."
-                )
+        facts.update({f"{m.name} by": m.what for m in metrics if m.what})
         if self.reference is not None:
             facts["reference"] = f"{self.reference.label}, {len(self.reference):,} pictures"
             notes.append(f"Reference: {facts['reference']}; distances of small sets are too large.")
         if failed := [f"{m.label}: {f.name}: {f.reason}" for m in measured for f in m.failed]:
-            facts["left out"] = f"{len(failed)} pictures, such as {failed[0]}"
+            facts["left out"] = f"{len(failed):,} pictures, such as {failed[0]}"
+        if missing := [f"{m.label}: {len(m.missing):,}" for m in measured if m.missing]:
+            facts["prompts without a picture"] = ", ".join(missing)
         return facts, notes
-
-
-def parse_metrics(text: str) -> list[str]:
-    """``"oracle,looks"`` → its names, each once.
-
-    Args:
-        text: names with commas between.
-
-    Raises:
-        LongalignError: an unknown name (the message names the nearest one), or no name.
-    """
-    names = [part.strip().lower() for part in text.split(",") if part.strip()]
-    for name in names:
-        if name not in METRICS:
-            raise LongalignError(unknown("metric", name, METRICS))
-    if not names:
-        raise LongalignError(f"no metric given: choose from {', '.join(METRICS)}")
-    return list(dict.fromkeys(names))
 
 
 def default_metrics(world: World | None, reference: str | None) -> list[str]:
@@ -236,16 +461,16 @@ def _needing(need: Need, names: Iterable[str]) -> list[str]:
     return [name for name in names if need in METRICS[name].needs]
 
 
-def world_of(sets: Sequence[PictureSet]) -> World | None:
-    """The world that at least half of the prompts' sentences speak of; None if there is none."""
+def world_of(prompts: Sequence[str], most: int = 200) -> World | None:
+    """The world that at least half of the prompts' sentences speak of; None if there is none.
+
+    Args:
+        prompts: of an evaluation.
+        most: how many of them are read.
+    """
     segmenter = Segmenter()
-    prompts = dict.fromkeys(prompt for of_run in sets for prompt in of_run.prompts)
-    return owner_of_texts([s.text for prompt in prompts for s in segmenter(prompt)])
-
-
-def evaluation_steps(sets: Sequence[PictureSet], reference: PictureSet | None) -> int:
-    """How many pictures `measure_sets` decodes: each one once."""
-    return sum(map(len, sets)) + (len(reference) if reference is not None else 0)
+    different = list(dict.fromkeys(prompts))[:most]
+    return owner_of_texts([s.text for prompt in different for s in segmenter(prompt)])
 
 
 def measure_sets(
@@ -262,7 +487,7 @@ def measure_sets(
     dtype: str = "auto",
     on_step: Advance = lambda pictures: None,
 ) -> list[MeasuredSet]:
-    """Measures every set by every metric. Each picture is decoded once; some numbers of each are kept.
+    """Measures sets that are there already, in memory. `EvaluationJob` does so for a run folder.
 
     Intervals cover 95 %. Shares of sentences have those of `longalign.report.clustered_wilson`; means have bootstrap
     intervals that draw prompts with all their pictures. Pictures of one prompt are not independent.
@@ -283,65 +508,28 @@ def measure_sets(
         LongalignError: something that a metric needs is missing; a set without a readable picture, or with too few.
     """
     if judge is None and _needing("world", metrics):
-        judge = world_of(sets)
-    tools = Tools(reference.label if reference else None, features, model, judge, device, dtype)
+        judge = world_of([prompt for s in sets for prompt in s.prompts])
+    tools = Tools(reference.label if reference else None, features, judge, device, dtype)
+    if model is not None:
+        tools.add_preference(DEFAULT, model)
     chosen: list[Metric] = [METRICS[name](tools) for name in metrics]
-    goal: Values = {}
-    if reference is not None:
-        comparing = [metric for metric in chosen if "reference" in metric.needs]
-        pictures, failed, goal = _measure(reference, comparing, tools, on_step)
-        if failed:
-            raise LongalignError(f"{reference.label}: {failed[0].name}: {failed[0].reason}")
-    measured = []
-    for of_run in sets:
-        pictures, failed, values = _measure(of_run, chosen, tools, on_step)
-        failed = [*of_run.failed, *failed]
-        if not pictures:
-            raise LongalignError(f"{of_run.label}: none of its pictures can be read; {failed[0].reason}")
-        found = MeasuredSet(of_run.label, pictures, chosen, failed, values)
-        bootstrap = PromptBootstrap([p.text for p in pictures], samples, seed)
-        for metric in chosen:
-            for key, number in metric.cells(values[metric.name], bootstrap, goal.get(metric.name)).items():
-                found.values[key], found.cells[key] = number
-        measured.append(found)
-    return measured
+    of_pass = Pass("pass-0", list(metrics), features is not None and bool(_needing("features", metrics)))
+    measuring = Measuring(
+        Blocks(sets, PROMPTS_AT_ONCE), tools, MemoryParts(), reference=reference, on_step=on_step
+    )
+    if reference is not None and features is not None:
+        measuring.measure_reference()
+    if failed := measuring.run(of_pass, chosen):
+        name, reason = next(iter(failed.items()))
+        raise LongalignError(f"{name}: {reason}")
+    return measuring.measured([of_pass], chosen, samples, seed)
 
 
-def _measure(
-    pictures: PictureSet, metrics: Sequence[Metric], tools: Tools, on_step: Advance
-) -> tuple[list[CaptionedPicture], list[Failure], Values]:
-    """The readable pictures, the failures, and the values of each metric."""
-    readable: list[CaptionedPicture] = []
-    failed: list[Failure] = []
-    values: Values = {metric.name: [] for metric in metrics}
-    for group, batch in _batches(pictures.pictures, failed, tools, on_step):
-        for metric in metrics:
-            of_batch = metric.measure(batch)
-            if len(of_batch) != len(batch):
-                raise LongalignError(
-                    f"metric {metric.name!r} gave {len(of_batch)} values for {len(batch)} pictures: it must give one a "
-                    "picture"
-                )
-            values[metric.name] += of_batch
-        readable += group
-        on_step(len(batch))
-    return readable, failed, values
+def of_contender(contender: Contender) -> str:
+    """A model in words, for the page.
 
-
-def _batches(
-    pictures: Iterable[CaptionedPicture], failed: list[Failure], tools: Tools, on_step: Advance
-) -> Iterator[tuple[list[CaptionedPicture], PictureBatch]]:
-    """Batches of decoded pictures; those that cannot be read are added to ``failed``."""
-
-    def decoded(picture: CaptionedPicture) -> Image | None:
-        try:
-            return picture.picture()
-        except LongalignError as error:
-            failed.append(Failure(picture.name, str(error)))
-            on_step(1)
-            return None
-
-    stream = ((picture, image) for picture in pictures if (image := decoded(picture)) is not None)
-    while group := list(islice(stream, IMAGES_AT_ONCE)):
-        rows, images = [p for p, _ in group], [image for _, image in group]
-        yield rows, PictureBatch(images, [p.text for p in rows], tools)
+    Args:
+        contender: a model or a folder.
+    """
+    told = ", ".join(f"{key} {value}" for key, value in contender.settings.items())
+    return f"{contender.name}{f' ({told})' if told else ''}"

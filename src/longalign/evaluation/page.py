@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
 
-from longalign.evaluation.pictures import MeasuredSet, PictureSet
+from longalign.encoding.segments import Segmenter
+from longalign.evaluation.evaluate import Evaluation
+from longalign.evaluation.measuring import Item
+from longalign.evaluation.sets import MeasuredSet
 from longalign.metrics.fid import TOO_FEW
-from longalign.metrics.metric import MetricColumn
-from longalign.metrics.oracle import sentences_by_prompt
+from longalign.metrics.metric import SENTENCES, MetricColumn
 from longalign.metrics.prompt_bootstrap import MISSING
-from longalign.report import CLUSTERED, Case, Estimate, Panel, Table, counted
-from longalign.report.sentences import sentence_rows
-from longalign.worlds import World
+from longalign.report import CLUSTERED, Estimate, PageCase, PagePanel, SentenceRow, Table, counted
+from longalign.runs import atomic_path
+from longalign.worlds import Mark
 
 
 def columns_of(measured: Sequence[MeasuredSet]) -> list[MetricColumn]:
@@ -63,7 +69,7 @@ def plot_table(measured: Sequence[MeasuredSet]) -> Table | None:
 
 def prompts_in_common(measured: Sequence[MeasuredSet]) -> str:
     """A sentence for runs that do not all have the same prompts; empty where they do."""
-    of_runs = [{p.text for p in m.pictures} for m in measured]
+    of_runs = [set(m.keys) for m in measured]
     shared, largest = len(set.intersection(*of_runs)), max(map(len, of_runs))
     if all(prompts == of_runs[0] for prompts in of_runs):
         return ""
@@ -75,37 +81,106 @@ def prompts_in_common(measured: Sequence[MeasuredSet]) -> str:
 def reading_table(measured: Sequence[MeasuredSet]) -> Table:
     """How much of the prompts each metric could read, of all sets together."""
     prompts = [picture.text for m in measured for picture in m.pictures]
-    rows: list[list[str | Estimate]] = []
-    for metric in measured[0].metrics:
-        values = [value for m in measured for value in m.per_picture[metric.name]]
-        rows.append([metric.name, metric.reads, metric.share_read(prompts, values)])
+    rows: list[list[str | Estimate]] = [
+        [metric.name, metric.reads, metric.share_read(prompts)] for metric in measured[0].metrics
+    ]
     return Table("What each metric could read of the prompts", ["metric", "reads", "share"], rows)
 
 
-def side_by_side(
-    measured: Sequence[MeasuredSet], most: int, *, judge: World | None, reference: PictureSet | None = None
-) -> list[Case]:
-    """A case for each of the first prompts that all sets share, with each set's first picture of it.
+def failures_table(
+    measured: Sequence[MeasuredSet], dropped: Mapping[str, str], most: int = 100
+) -> Table | None:
+    """What could not be measured: metrics, pictures, prompts without a picture. None if there is nothing.
 
     Args:
         measured: the sets.
-        most: how many prompts at most.
-        judge: marks the sentences; None leaves them unmarked.
-        reference: its picture of the same prompt, if it has one, comes first.
+        dropped: metrics that could not be computed → the reason.
+        most: rows.
     """
-    columns = {m.label: {p.text: p for p in reversed(m.pictures)} for m in measured}
-    shared = [
-        prompt
-        for prompt in dict.fromkeys(p.text for p in measured[0].pictures)
-        if all(prompt in of_run for of_run in columns.values())
-    ][:most]
-    if reference is not None and reference.label not in columns:
-        columns = {reference.label: {p.text: p for p in reference.pictures}, **columns}
-    sentences = sentences_by_prompt(shared) if judge is not None and shared else {}
-    cases = []
-    for k, prompt in enumerate(shared, 1):
-        images = {label: of_run[prompt].picture() for label, of_run in columns.items() if prompt in of_run}
-        panels = [Panel(label, image, note=columns[label][prompt].name) for label, image in images.items()]
-        rows = sentence_rows(sentences[prompt], images, judge.name) if judge is not None else ()
-        cases.append(Case(f"Prompt {k}", prompt, panels, rows))
-    return cases
+    rows: list[list[str | Estimate]] = [[f"metric {name}", "—", reason] for name, reason in dropped.items()]
+    for m in measured:
+        rows += [[m.label, failure.name, failure.reason] for failure in m.failed]
+        rows += [[m.label, key, "the prompt has no picture"] for key in m.missing]
+    if not rows:
+        return None
+    left = f"{len(rows) - most:,} more are in results.jsonl. " if len(rows) > most else ""
+    return Table("Not measured", ["", "what", "why"], rows[:most], note=left)
+
+
+def page_cases(found: Evaluation, folder: Path) -> Iterator[PageCase]:
+    """Each prompt with the pictures of all runs and what was found of them.
+
+    Args:
+        found: the evaluation.
+        folder: the run folder, in which pictures without a file are put.
+    """
+    columns = {column.key: column for column in found.columns}
+    scored = sentence_scores(found)
+    labels = [m.label for m in found.runs]
+    number = 0
+    for key, group in groupby(found.measuring.lines(found.passes), lambda pair: pair[0].key):
+        number += 1
+        panels: list[PagePanel] = []
+        numbers: dict[str, dict[str, str | float]] = {}
+        rows: dict[str, _Row] = {}
+        prompt = ""
+        for item, line in group:
+            if item.place:
+                continue  # the first picture of each run is shown
+            label = labels[item.of]
+            prompt = prompt if len(prompt) >= len(item.picture.text) else item.picture.text
+            file = item.picture.image if isinstance(item.picture.image, Path) else _kept(folder, item)
+            panels.append(PagePanel(label, file, flagged=line.get("failed", "")))
+            numbers[label] = {
+                columns[k].name: format(v, columns[k].format)
+                for of_metric in line.values()
+                if isinstance(of_metric, dict)
+                for k, v in of_metric.items()
+                if k in columns and isinstance(v, (int, float))
+            }
+            _add_sentences(rows, label, item.picture.text, line, scored)
+        shown = [SentenceRow(text, row.beyond, row.marks, row.scores) for text, row in rows.items()]
+        yield PageCase(number, key if key != prompt else "", prompt, panels, shown, numbers)
+
+
+@dataclass
+class _Row:
+    beyond: bool = False
+    marks: dict[str, Mark] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+def sentence_scores(found: Evaluation) -> str:
+    """The metric whose numbers stand beside the sentences: the first one of these that was computed."""
+    names = [m.name for m in found.runs[0].metrics]
+    return next((name for name in ("verdict", "vqascore", "denscore_o", "denscore") if name in names), "")
+
+
+def _add_sentences(
+    rows: dict[str, _Row], label: str, prompt: str, line: Mapping[str, Any], scored: str
+) -> None:
+    """Adds one picture's marks and scores to the rows of its prompt's sentences."""
+    texts = [s.text for s in _segmenter(prompt)]
+    oracle = line.get("oracle", {})
+    marks = oracle.get("marks", [])
+    beyond = oracle.get("beyond", [])
+    values = line.get(scored, {}).get(SENTENCES, [])
+    for k, text in enumerate(texts):
+        row = rows.setdefault(text, _Row())
+        if len(marks) == len(texts):
+            row.marks[label] = marks[k]
+            row.beyond = row.beyond or bool(beyond[k])
+        if len(values) == len(texts) and values[k] is not None:
+            row.scores[label] = values[k]
+
+
+def _kept(folder: Path, item: Item) -> Path:
+    """The file of a picture that came from a table or an archive."""
+    file = folder / "pictures" / f"set-{item.of}" / f"{item.key[:40]}-{item.place}.png"
+    if not file.is_file():
+        with atomic_path(file) as temporary:
+            item.picture.picture().save(temporary, format="PNG")
+    return file
+
+
+_segmenter = Segmenter()

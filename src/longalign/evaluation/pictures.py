@@ -3,90 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from longalign.data.entries import CaptionedPicture, Failure
+from longalign.data.prompt_rows import PromptRow
 from longalign.data.sources import (
     METADATA,
     open_source,
 )
 from longalign.errors import LongalignError
-from longalign.metrics.metric import Metric
-from longalign.metrics.prompt_bootstrap import TableCell
+from longalign.evaluation.matched import by_file_name, with_ids
+from longalign.evaluation.sets import PictureSet
 from longalign.picture_formats import is_picture
-from longalign.report import Estimate
 from longalign.worlds import WORLDS, world
 
 REFERENCE = "reference"  # name of the column with the right pictures
 _RECORD = "report.jsonl"
 
 
-@dataclass(frozen=True)
-class PictureSet:
-    """The pictures that one model, or one setting of it, made.
-
-    Attributes:
-        label: its name in tables.
-        pictures: each with the prompt that it was made for as its ``text``.
-        failed: rows that have no picture or no prompt, with the reason.
-    """
-
-    label: str
-    pictures: Sequence[CaptionedPicture]
-    failed: Sequence[Failure] = ()
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    @property
-    def prompts(self) -> list[str]:
-        """Each prompt once, in order."""
-        return list(dict.fromkeys(p.text for p in self.pictures))
-
-
-@dataclass
-class MeasuredSet:
-    """A set of pictures with its numbers.
-
-    Attributes:
-        label: as of the `PictureSet`.
-        pictures: those that could be read.
-        metrics: by which the set was measured.
-        failed: pictures that could not be read, with the reason.
-        per_picture: name of a metric → its values, one a picture.
-        values: key of a column → its number, NaN where there is none.
-        cells: key of a column → the number as the table shows it, with its interval if it has one.
-    """
-
-    label: str
-    pictures: Sequence[CaptionedPicture]
-    metrics: Sequence[Metric]
-    failed: Sequence[Failure]
-    per_picture: Mapping[str, Sequence[Any]]
-    values: dict[str, float] = field(default_factory=dict)
-    cells: dict[str, TableCell] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers; those that are means over pictures with their intervals."""
-        result: dict[str, Any] = {
-            "run": self.label,
-            "pictures": len(self.pictures),
-            "prompts": len({p.text for p in self.pictures}),
-            "failed": [{"picture": f.name, "reason": f.reason} for f in self.failed],
-        }
-        for key, value in self.values.items():
-            cell = self.cells[key]
-            whole = {"value": value}
-            if isinstance(cell, Estimate) and cell.bounded:
-                whole |= {"low": cell.low, "high": cell.high, "n": cell.n}
-            result[key] = whole
-        return result
-
-
-def read_sets(names: Sequence[str]) -> list[PictureSet]:
+def read_sets(names: Sequence[str], rows: Sequence[PromptRow] = ()) -> list[PictureSet]:
     """Reads the sets of pictures of several folders.
 
     A run folder of `longalign generate` holds one set. A run folder of `longalign demo` holds one set for each column
@@ -94,6 +31,7 @@ def read_sets(names: Sequence[str]) -> list[PictureSet]:
 
     Args:
         names: of the folders, each ``FOLDER`` or ``LABEL=FOLDER``.
+        rows: prompts of a file, for folders of pictures that have none of their own.
 
     Raises:
         LongalignError: no such folder, no pictures in it, two sets with one label.
@@ -101,7 +39,7 @@ def read_sets(names: Sequence[str]) -> list[PictureSet]:
     found: dict[str, PictureSet] = {}
     for name in names:
         label, path = labelled(name)
-        for pictures in _read(label, path):
+        for pictures in _read(label, path, rows):
             if pictures.label in found:
                 raise LongalignError(f"two runs are called {pictures.label!r}: give labels, NAME=FOLDER")
             found[pictures.label] = pictures
@@ -128,7 +66,7 @@ def labelled(name: str) -> tuple[str, Path]:
     return label or path.resolve().name, path
 
 
-def _read(label: str, path: Path) -> list[PictureSet]:
+def _read(label: str, path: Path, rows: Sequence[PromptRow] = ()) -> list[PictureSet]:
     if (path / _RECORD).is_file():
         return _of_run(label, path)
     if (path / "config.yaml").is_file() and not any((path / name).is_file() for name in METADATA):
@@ -136,7 +74,18 @@ def _read(label: str, path: Path) -> list[PictureSet]:
             f"{path}: this run drew no pictures, or is not done. Draw some with `longalign generate --model "
             f"{path}/model`. The curves of a training run are shown by `longalign curves`"
         )
-    return [_of_entries(label, path, open_source(path))]
+    if rows and path.is_dir() and not _has_prompts(path):
+        files = sorted(f for f in path.rglob("*") if is_picture(f))
+        if files:
+            return [by_file_name(label, files, rows, path)]
+    return [with_ids(_of_entries(label, path, open_source(path)), rows)]
+
+
+def _has_prompts(path: Path) -> bool:
+    """Do the pictures of a folder have prompts of their own?"""
+    if any((path / name).is_file() for name in METADATA):
+        return True
+    return any(next(path.glob(p), None) for p in ("*.txt", "*.tar", "*.parquet", "*.arrow"))
 
 
 def _of_run(label: str, path: Path) -> list[PictureSet]:

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+import numpy as np
 
 from longalign.metrics.distances import cmmd
 from longalign.metrics.fid import shown_distance
-from longalign.metrics.metric import Metric, MetricColumn, Number, PictureBatch
+from longalign.metrics.metric import MetricColumn, Number, SetMetric
 from longalign.metrics.prompt_bootstrap import PromptBootstrap
 
 
-class Cmmd(Metric):
+class Cmmd(SetMetric):
     """CMMD from the reference set. It is no mean over pictures, so it has no interval."""
 
     name = "cmmd"
     columns = (MetricColumn("cmmd", "CMMD", ".4g", "lower"),)
     needs = frozenset(("reference", "features"))
-    level = "set"
     by_default = True
 
-    def measure(self, batch: PictureBatch) -> Sequence[Tensor]:
-        """(D,) features of each picture."""
-        return list(batch.features)
-
-    def cells(
-        self, values: Sequence[Any], bootstrap: PromptBootstrap, reference: Sequence[Any] | None
+    def from_features(
+        self, x: np.ndarray, y: np.ndarray | None, bootstrap: PromptBootstrap
     ) -> dict[str, Number]:
-        assert reference is not None
-        return {self.name: shown_distance(cmmd(torch.stack(list(values)), torch.stack(list(reference))))}
+        assert y is not None
+        return {self.name: shown_distance(cmmd(np.asarray(x), np.asarray(y)))}

@@ -6,7 +6,7 @@ They are functions of features, (N, D), of any extractor (`longalign.metrics.fea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -198,6 +198,16 @@ def diversity_draws(x: Array, counts: np.ndarray) -> np.ndarray:
     pairs = weights.sum(1) ** 2 - squares
     cosines = (weights @ u).square().sum(1) - squares
     return torch.where(pairs > 0, 1 - cosines / pairs, math.nan).numpy()
+
+
+def rows_of(features: np.ndarray) -> Iterator[np.ndarray]:
+    """Some thousand rows at a time of features that may lie on the disk.
+
+    Args:
+        features: (N, D).
+    """
+    for start in range(0, len(features), _ROWS_AT_ONCE):
+        yield np.asarray(features[start : start + _ROWS_AT_ONCE])
 
 
 def checked(features: Array) -> Tensor:

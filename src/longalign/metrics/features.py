@@ -34,11 +34,13 @@ class Features:
         name: as it was asked for.
         what: what it is, in words, as it goes into every result.
         encode: (B, 3, H, W) pixels in [0, 1] → (B, D).
+        model: the preference model whose C_X the features are; None for other extractors.
     """
 
     name: str
     what: str
     encode: Callable[[Tensor], Tensor]
+    model: PreferenceModel | None = None
 
     def image(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) pixels in [0, 1], of any size → (B, D) in at least float32, without gradient."""
@@ -74,6 +76,7 @@ class Features:
                 name,
                 f"{name}: unit C_X of a CLIP, {model.width} numbers, {_px(model.preprocess)}",
                 model.image,
+                model,
             )
         if kind not in _VISION:
             raise LongalignError(

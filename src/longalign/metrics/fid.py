@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from longalign.metrics.distances import fid
-from longalign.metrics.metric import MISSING, Metric, MetricColumn, Number, PictureBatch
+from longalign.metrics.distances import Moments, fid, rows_of
+from longalign.metrics.metric import MISSING, MetricColumn, Number, SetMetric
 from longalign.metrics.prompt_bootstrap import PromptBootstrap
 
 # Behind a FID of N pictures with D features where N ≤ D: the covariance, of rank N − 1, is then mostly missing.
@@ -18,27 +15,21 @@ TOO_FEW = "(meaningless)"
 ROUNDING = 1e-6  # the distance of a set from itself is below this
 
 
-class Fid(Metric):
+class Fid(SetMetric):
     """Fréchet distance from the reference set. It is no mean over pictures, so it has no interval."""
 
     name = "fid"
     columns = (MetricColumn("fid", "FID", ".4g", "lower"),)
     needs = frozenset(("reference", "features"))
-    level = "set"
     by_default = True
 
-    def measure(self, batch: PictureBatch) -> Sequence[Tensor]:
-        """(D,) features of each picture."""
-        return list(batch.features)
-
-    def cells(
-        self, values: Sequence[Any], bootstrap: PromptBootstrap, reference: Sequence[Any] | None
+    def from_features(
+        self, x: np.ndarray, y: np.ndarray | None, bootstrap: PromptBootstrap
     ) -> dict[str, Number]:
-        assert reference is not None
-        if len(values) < 2:
+        assert y is not None
+        if min(len(x), len(y)) < 2:
             return {self.name: Number(math.nan, MISSING)}
-        x, y = torch.stack(list(values)), torch.stack(list(reference))  # (N, D), (M, D)
-        found = shown_distance(fid(x, y))
+        found = shown_distance(fid(Moments.fit(rows_of(x)), Moments.fit(rows_of(y))))
         if min(len(x), len(y)) <= x.shape[1]:
             found = found._replace(cell=f"{found.cell} {TOO_FEW}")
         return {self.name: found}

@@ -26,6 +26,10 @@ class EmbeddingMemory:
         self.model = model
         self._known: dict[str, Tensor] = {}
 
+    def forget(self) -> None:
+        """Forget all texts."""
+        self._known.clear()
+
     def images(self, prepared: Sequence[Tensor]) -> Tensor:
         """B pictures (1, 3, S, S) that `PreferenceModel.preprocess` has prepared → (B, D)."""
         with inference(self.model.clip):

@@ -74,3 +74,22 @@ def find_recipe(name: str | Path) -> Path:
     beside = [str(file) for file in sorted(path.parent.glob("*.yaml"))]
     advice = unknown("recipe", str(name), [*beside, *recipe_names()]).partition("; ")[2]
     raise LongalignError(f"{name}: no such recipe; {advice}")
+
+
+def evaluation_names() -> list[str]:
+    """The names of the shipped recipes of evaluations, for `longalign evaluate NAME`."""
+    return sorted(file.stem for file in (FOLDER / "evaluate").glob("*.yaml"))
+
+
+def evaluation_file(name: str) -> Path:
+    """The file of a shipped recipe of an evaluation.
+
+    Args:
+        name: one of `evaluation_names`.
+
+    Raises:
+        LongalignError: there is no recipe of this name; the message lists all and names the nearest.
+    """
+    if name not in evaluation_names():
+        raise LongalignError(unknown("recipe of an evaluation", name, evaluation_names()))
+    return FOLDER / "evaluate" / f"{name}.yaml"

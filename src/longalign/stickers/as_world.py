@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from longalign import stickers
@@ -20,6 +21,7 @@ class StickerWorld(World):
     name = "stickers"
     models = tuple(stickers.MODELS)
     plain_features = "stickers/clip"
+    metric_models = MappingProxyType({"clipscore": "stickers/clip", "pickscore": "stickers/pickscore"})
 
     def model_folder(self, model: str) -> Path:
         return stickers.folder(stickers.MODELS.get(model, model.removeprefix("stickers-")))
@@ -76,6 +78,14 @@ class StickerWorld(World):
         from longalign.stickers.looks import looks_of
 
         return looks_of(image)
+
+    def counts(self, image: Image, prompt: str) -> Mapping[str, float] | None:
+        from longalign.stickers.described import described_scene
+        from longalign.stickers.objects import object_counts
+        from longalign.stickers.oracle import read
+
+        scene = described_scene(prompt)
+        return None if scene is None else object_counts(read(image), scene)
 
     def reference(self, prompts: Sequence[str]) -> Mapping[str, Image]:
         from longalign.stickers.described import described_scene

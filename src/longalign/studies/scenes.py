@@ -20,6 +20,7 @@ from longalign.report.sentences import Sentences, sentences_of, window_of
 from longalign.runs import RunFolder, atomic_write_text, json_line
 from longalign.stickers.captions import Fact, caption, parse_all, text_of
 from longalign.stickers.looks import looks_of
+from longalign.stickers.objects import object_counts
 from longalign.stickers.oracle import Reading, read
 from longalign.stickers.world import Scene, render, scene
 from longalign.studies.accuracy import shuffled
@@ -31,7 +32,7 @@ from longalign.studies.scenes_folder import (
     open_study,
     read_rows,
 )
-from longalign.studies.scenes_objects import CHANCE_COUNTS, object_counts
+from longalign.studies.scenes_objects import CHANCE_COUNTS
 
 LETTERS: dict[Mark, str] = {"true": "t", "false": "f", "unclear": "u", "unjudged": "-"}
 AT_ONCE = 50  # scenes between two savings
