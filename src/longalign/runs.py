@@ -276,7 +276,7 @@ class RunFolder:
         path = Path(path)
         if not path.is_dir() or not any(path.iterdir()):
             return cls(path, config)
-        if not _is_run(path):
+        if not is_run(path):
             raise LongalignError(f"{path} already holds files. Choose another folder.")
         earlier = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) or {}
         now = yaml.safe_load(yaml.safe_dump(_plain(config, keep_nan=True), allow_unicode=True))
@@ -305,7 +305,7 @@ class RunFolder:
             raise LongalignError(
                 f"{self.path} already holds files. Choose another folder, or --overwrite (in Python: overwrite=True)."
             )
-        if not _is_run(self.path):
+        if not is_run(self.path):
             raise LongalignError(
                 f"{self.path} is no run folder, so its files are left alone. Choose another."
             )
@@ -317,7 +317,7 @@ class RunFolder:
                 entry.unlink(missing_ok=True)
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
     try:
         with open(folder / "config.yaml", encoding="utf-8", errors="replace") as file:
             return file.readline() == _MARK

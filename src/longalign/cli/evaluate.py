@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from longalign.cli.measuring import finish
 from longalign.cli.options import BootstrapSamples, Device, Dtype, Json, Out, Overwrite
-from longalign.cli.terminal import check_out, progress, show_tables
+from longalign.cli.terminal import command_line, print_json, progress, show_tables
+from longalign.errors import LongalignError
 
 
 def evaluate(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Folders: of `longalign generate` or `demo`, or of pictures with a metadata.jsonl. NAME=FOLDER "
-            "labels one."
+            help="Folders of pictures (of `longalign generate`, `demo`, or with a metadata.jsonl), models (stickers, a "
+            "diffusers folder, a hub name), each as NAME, LABEL=NAME or LABEL=NAME,key=value,…; or a recipe "
+            "(stickers-table2, FILE.yaml)."
         ),
     ],
     metrics: Annotated[
         str | None,
         typer.Option(
-            help="fid, cmmd, denscore, oracle, diversity, looks, with commas between; else all that are possible."
+            help="Names with commas between, or 'all'; else the default ones that are possible. "
+            "`longalign doctor` lists them."
         ),
     ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="What models draw: a text file, JSONL, CSV, parquet, DPG-Bench's folder, GenEval's metadata, or "
+            "stickers:1000 (held-out captions). For folders: pictures are matched by prompt or by name."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
     reference: Annotated[
         str | None,
         typer.Option(
-            help="For fid and cmmd: a folder of pictures, or 'stickers': clean renderings of the scenes that the "
-            "prompts describe (the default where they do)."
+            help="For fid, kid, cmmd, precision, lpips: a folder of pictures, or 'stickers': clean renderings of the "
+            "scenes that the prompts describe (the default where they do)."
         ),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="Preference model of denscore: stickers, a CLIPModel folder, a hub name.")
-    ] = "stickers",
+        str | None,
+        typer.Option(help="Preference model of denscore: stickers, a CLIPModel folder, a hub name."),
+    ] = None,
     features: Annotated[
         str | None,
         typer.Option(
@@ -42,7 +55,38 @@ def evaluate(
             "Else stickers/clip for sticker pictures, and --model for others."
         ),
     ] = None,
-    show: Annotated[int, typer.Option(min=0, help="Prompts whose pictures the page shows.")] = 8,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="METRIC.KEY=VALUE: an option of a metric. KEY=VALUE: a setting of all models (steps=20).",
+        ),
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(help="Draw at several values: length=15,60,120,240,500, guidance=…, steps=… or seed=…."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="The run that the others are compared with; else the first.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture of each prompt.")] = 0,
+    num: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Prompts that are drawn and measured together.")
+    ] = 16,
+    show: Annotated[
+        int | None, typer.Option(min=0, help="Prompts whose pictures the page shows; else all.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: do the I-th of N parts, on this machine, and stop (I from 1).")
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="The arguments are run folders of shards: join them in --out.")
+    ] = False,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="Say how long it will take and how much memory; do nothing else."),
+    ] = False,
     samples: BootstrapSamples = 2000,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -50,39 +94,135 @@ def evaluate(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate the pictures of one or several runs by independent metrics, in one table and on one page.
+    """Evaluate pictures and models on long prompts, by independent metrics, in one table and on one page.
 
-    A model that was trained on a reward scores high by that reward. Compare oracle, looks, diversity and the
+    Models draw the same prompts from the same seeds. The same command with the same --out goes on where it was
+    stopped. A model that was trained on a reward scores high by that reward: compare oracle, looks, diversity and the
     distances, which no training used. Examples:
 
         longalign evaluate runs/demo-2026-01-01-001
 
+        longalign evaluate stickers stickers,lora=stickers/sft --prompts stickers:100 --out runs/compared
+
         longalign evaluate base=runs/a tuned=runs/b --metrics fid,cmmd,denscore --reference photos --features
         openai/clip-vit-large-patch14-336 --model path/to/denscore
-    """
-    from longalign.evaluation.evaluate import EvaluateConfig, EvaluationJob
 
-    check_out(out, overwrite)
-    config = EvaluateConfig(metrics, reference, model, features, show, samples, device, dtype)
-    job = EvaluationJob(runs, config)
-    with progress("measuring", job.steps) as advance:
-        found = job.run(advance)
-    if not as_json:
-        show_tables([found.table, found.reading])
-        if found.remark:
-            print(found.remark)
-    finish(
-        "evaluate",
-        {"runs": runs, **job.settings},
-        [*([found.drawn] if found.drawn is not None else []), found.table, found.reading],
-        found.to_json(),
-        title="Runs by independent metrics",
-        intro="The same metrics of every run, and pictures of the first prompts that all runs share."
-        + (f"\n\n{found.remark}" if found.remark else ""),
-        facts=found.facts,
-        cases=found.cases,
-        out=out,
-        overwrite=overwrite,
-        as_json=as_json,
-        shown=slice(0),
+        longalign evaluate stickers-table2 --out runs/table2
+    """
+    from longalign.evaluation.evaluate import EvaluationJob, Shard
+    from longalign.evaluation.settings import EvaluateConfig, split_settings
+
+    if merge:
+        from longalign.evaluation.merging import merge_shards
+
+        if out is None:
+            raise LongalignError("--merge needs --out FOLDER for the whole")
+        names, config = merge_shards([Path(r) for r in runs], out)
+        return _evaluate(EvaluationJob(names, config), out, False, None, as_json)
+    options, drawing = split_settings(settings or [])
+    config = EvaluateConfig(
+        metrics,
+        reference,
+        model,
+        features,
+        show,
+        samples,
+        device,
+        dtype,
+        prompts,
+        limit,
+        seed,
+        num,
+        batch_size,
+        sweep,
+        options,
+        drawing,
+        baseline,
     )
+    job = EvaluationJob(runs, config)
+    if estimate:
+        from longalign.evaluation.estimate import estimated
+
+        return _tell(estimated(job), as_json)
+    part = None if shard is None else _shard(shard)
+    _evaluate(job, out, overwrite, part and Shard(*part), as_json)
+
+
+def _evaluate(job: Any, out: Path | None, overwrite: bool, shard: Any, as_json: bool) -> None:
+    """Draws, measures, writes and prints."""
+    from longalign.evaluation.evaluate import Shard
+    from longalign.evaluation.parts import FolderParts
+    from longalign.evaluation.processes import of_this_process, wait_for_all
+    from longalign.evaluation.report import write_evaluation
+
+    mine = of_this_process(shard or Shard())
+    run = open_folder(out, job.settings, overwrite)
+    if run is None:
+        raise LongalignError("several processes or shards need one --out FOLDER")
+    if amount := job.pictures_to_draw(mine):
+        with progress("drawing", amount) as advance:
+            job.draw(run, mine, advance)
+    wait_for_all()
+    sets = job.all_sets(run)
+    parts = FolderParts(run.path / "parts")
+    with progress("measuring", job.pictures_to_measure(sets, mine)) as advance:
+        measuring, passes, kept = job.measure(sets, parts, mine, advance)
+    wait_for_all()
+    if shard is not None and shard.count > 1:
+        print(
+            f"shard {shard.index + 1}/{shard.count} is done: {run.path}. When all are, join them by\n"
+            f"  longalign evaluate SHARD… --merge --out FOLDER\n"
+            "or, where they share one --out, by the same command without --shard"
+        )
+        return
+    if mine.index:
+        return  # the first process writes
+    found = job.result(measuring, passes, kept)
+    cases = len(measuring.blocks.keys)
+    with progress("writing pages", cases) as advance:
+        tables = write_evaluation(
+            found, run, command_line=command_line(), show=job.config.show, on_case=lambda case: advance(1)
+        )
+    for name, reason in found.dropped.items():
+        print(f"longalign: {name} was not computed: {reason}", file=sys.stderr)
+    if as_json:
+        print_json({"folder": run.path, "report": run.report, **found.to_json()})
+        return
+    show_tables([t for t in tables if not t.plot], str(run.report))
+    for name, value in found.facts.items():
+        print(f"{name}: {value}")
+    print(f"report: {run.report}")
+
+
+def open_folder(out: Path | None, settings: dict[str, Any], overwrite: bool) -> Any:
+    """The run folder: a new one, or the one that the same evaluation began."""
+    from longalign.evaluation.processes import processes
+    from longalign.runs import RunFolder
+
+    told = {"command": "evaluate", **settings}
+    if out is None:
+        return RunFolder.new("evaluate", told) if processes() == 1 else None
+    if overwrite and out.is_dir() and any(out.iterdir()):
+        return RunFolder(out, told, overwrite=True)
+    return RunFolder.resume(
+        out, told, free=("metrics", "options", "drawing", "show", "samples", "baseline", "device")
+    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """``2/8`` → (1, 8)."""
+    index, slash, count = text.partition("/")
+    try:
+        i, n = int(index), int(count)
+    except ValueError:
+        i, n = 0, 0
+    if not slash or not 1 <= i <= n:
+        raise LongalignError(f"--shard {text!r} should be I/N with I from 1 to N, such as 2/8")
+    return i - 1, n
+
+
+def _tell(rows: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(rows.to_json())
+        return
+    show_tables([rows.table()])

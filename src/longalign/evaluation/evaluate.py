@@ -84,6 +84,11 @@ class Evaluation:
     judged: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def names(self) -> list[str]:
+        """Labels of the runs."""
+        return [m.label for m in self.runs]
+
+    @property
     def columns(self) -> list[MetricColumn]:
         """The columns of all metrics."""
         return [column for metric in self.runs[0].metrics for column in metric.columns]
@@ -164,8 +169,7 @@ class EvaluationJob:
     def settings(self) -> dict[str, Any]:
         """The settings with their defaults filled in, for `config.yaml`."""
         told = asdict(self.config)
-        told["metrics"] = self.metrics
-        told["reference"] = self.reference and self.reference.label
+        told["metrics"] = list(self.metrics)
         told["runs"] = {c.label: {"name": c.name, **dict(c.settings)} for c in self.contenders}
         return told
 

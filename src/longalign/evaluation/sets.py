@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,16 @@ class PictureSet:
     def keys(self) -> Sequence[str]:
         """For each picture what pictures of the same prompt in other sets have in common: its id, else its text."""
         return self.ids or [p.text for p in self.pictures]
+
+    def only(self, keys: Collection[str]) -> PictureSet:
+        """The pictures of some prompts.
+
+        Args:
+            keys: of the prompts.
+        """
+        chosen = [i for i, key in enumerate(self.keys) if key in keys]
+        ids = [self.ids[i] for i in chosen] if self.ids else ()
+        return replace(self, pictures=[self.pictures[i] for i in chosen], ids=ids)
 
     @property
     def prompts(self) -> list[str]:
