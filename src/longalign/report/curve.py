@@ -15,19 +15,24 @@ from markupsafe import Markup
 from longalign.report.data import Curve, Estimate, Line, signed
 from longalign.report.plot import Axis, axis_for
 
+COLOURS = 8  # of lines with intervals; half of them for other lines
+MOST_DOTS = 20  # a line with intervals and more points has none
 MOST_POINTS = 600  # more than a screen has room for; neighbours are averaged
 
 
 def line_plot(curve: Curve) -> Markup:
     """`curve` as inline SVG with a legend; `style.css` (class ``curve``) gives it its size and its colours.
 
-    Lines differ by their dashes as well as by their colours.
+    Lines differ by their dashes as well as by their colours. Intervals are bands behind all lines; of these lines, each
+    point has a dot, where there are not too many. The colours beyond the fourth and the bands are in `comparison.css`.
     """
     points = [(x, y) for line in curve.lines for x, y in zip(line.x, line.y, strict=True) if _finite(x, y)]
     if not points:
         return Markup('<p class="note">{}</p>').format("Nothing finite was measured.")
     horizontal = _axis([x for x, _ in points])
-    vertical = _axis([y for _, y in points])
+    ends = [end for line in curve.lines for end in (*line.low, *line.high) if _finite(end)]
+    vertical = _axis([y for _, y in points] + ends)
+    colours = COLOURS if any(len(line.low) for line in curve.lines) else COLOURS // 2
     said = f"{curve.caption} over {curve.x_label}: " + "; ".join(map(_summary, curve.lines))
     if curve.mark is not None:
         said += f"; {curve.mark[1]} at {curve.mark[0]:g}"
@@ -35,12 +40,13 @@ def line_plot(curve: Curve) -> Markup:
         [
             *_grid(horizontal, vertical),
             _marked(curve, horizontal),
-            *(_drawn(line, k, horizontal, vertical) for line, k in _numbered(curve)),
+            *(_band(line, k % colours, horizontal, vertical) for line, k in _numbered(curve)),
+            *(_drawn(line, k % colours, horizontal, vertical) for line, k in _numbered(curve)),
         ]
     )
     legend = Markup("").join(
         Markup('<li><svg aria-hidden="true" focusable="false"><line class="{}" x1="0" x2="100%" y1="50%" y2="50%"/>'
-               "</svg>{}</li>").format(_classes(line, k), line.name)
+               "</svg>{}</li>").format(_classes(line, k % colours), line.name)
         for line, k in _numbered(curve)
     )  # fmt: skip
     return Markup(
@@ -80,26 +86,67 @@ def _needs_legend(curve: Curve) -> bool:
 
 
 def _classes(line: Line, number: int) -> str:
-    return f"line c{number % 4}" + (" faint" if line.faint else "")
+    return f"line c{number}" + (" faint" if line.faint else "")
 
 
 def _drawn(line: Line, number: int, horizontal: Axis, vertical: Axis) -> Markup:
     """Runs of finite points as polylines; a point alone as a thick stroke of no length, which round ends make a dot."""
-    runs: list[list[str]] = [[]]
-    for x, y in _thinned(line):
-        if _finite(x, y):
-            runs[-1].append(f"{10 * horizontal.at(x):.1f},{1000 - 10 * vertical.at(y):.1f}")
-        elif runs[-1]:
-            runs.append([])
+    runs = [
+        [_at(horizontal.at(x), vertical.at(y)) for x, y in run] for run in _runs(_thinned(line.x, line.y))
+    ]
     drawn = Markup("").join(
         Markup('<polyline class="{}" points="{}"/>').format(
             _classes(line, number) + ("" if len(run) > 1 else " point"),
             " ".join(run if len(run) > 1 else run * 2),
         )
         for run in runs
-        if run
     )
+    if len(line.low) and len(line.x) <= MOST_DOTS:
+        drawn += Markup("").join(
+            Markup('<polyline class="{} node" points="{} {}"/>').format(_classes(line, number), point, point)
+            for run in runs
+            for point in run
+        )
+    return _canvas(drawn)
+
+
+def _band(line: Line, number: int, horizontal: Axis, vertical: Axis) -> Markup:
+    """The intervals of a line: an area for each run of them, and an upright stroke for one that stands alone."""
+    if not len(line.low):
+        return Markup("")
+    drawn = Markup("")
+    for run in _runs(_thinned(line.x, line.low, line.high)):
+        below = [_at(horizontal.at(x), vertical.at(low)) for x, low, _ in run]
+        above = [_at(horizontal.at(x), vertical.at(high)) for x, _, high in run]
+        form = Markup(
+            '<polyline class="{}" points="{}"/>' if len(run) == 1 else '<polygon class="{}" points="{}"/>'
+        )
+        drawn += form.format(
+            f"{_classes(line, number)} whisker" if len(run) == 1 else f"band c{number}",
+            " ".join([*below, *reversed(above)]),
+        )
+    return _canvas(drawn)
+
+
+def _canvas(drawn: Markup) -> Markup:
+    """The box that is stretched over the plot."""
     return Markup('<svg viewBox="0 0 1000 1000" preserveAspectRatio="none">{}</svg>').format(drawn)
+
+
+def _at(x_percent: float, y_percent: float) -> str:
+    """A point of the box, whose y runs downwards."""
+    return f"{10 * x_percent:.1f},{1000 - 10 * y_percent:.1f}"
+
+
+def _runs(points: Sequence[tuple[float, ...]]) -> list[list[tuple[float, ...]]]:
+    """Neighbouring points that are finite."""
+    runs: list[list[tuple[float, ...]]] = [[]]
+    for point in points:
+        if _finite(*point):
+            runs[-1].append(point)
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
 
 
 def _grid(horizontal: Axis, vertical: Axis) -> list[Markup]:
@@ -131,15 +178,13 @@ def _marked(curve: Curve, horizontal: Axis) -> Markup:
     ).format(at, anchor, text)
 
 
-def _thinned(line: Line) -> list[tuple[float, float]]:
-    """At most `MOST_POINTS` points: means of neighbours where there are more."""
-    points = list(zip(line.x, line.y, strict=True))
+def _thinned(*values: Sequence[float]) -> list[tuple[float, ...]]:
+    """At most `MOST_POINTS` points of these coordinates: means of neighbours where there are more."""
+    points = list(zip(*values, strict=True))
     size = math.ceil(len(points) / MOST_POINTS)
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return (
-        [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
-        if size > 1
-        else points
+        [tuple(sum(part) / len(g) for part in zip(*g, strict=True)) for g in groups] if size > 1 else points
     )
 
 

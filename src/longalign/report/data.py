@@ -8,14 +8,18 @@ and tables.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from longalign.worlds import Mark as Mark
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Better = Literal["higher", "lower", ""]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,85 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class PagePanel:
+    """One picture of a `PageCase`. It stays in its file.
+
+    Attributes:
+        column: name of the column that it stands in.
+        file: the picture; a relative path starts at the current folder. Where it is missing or broken the page says so.
+        note: a remark below it.
+        flagged: what is wrong with the picture in a word or two (``blank``); empty: nothing.
+        aside: it is no picture of the prompt (such as a map of differences), so its sentences have no marks.
+    """
+
+    column: str
+    file: Path
+    note: str = ""
+    flagged: str = ""
+    aside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PageCase:
+    """One prompt of many, as `longalign.report.write_pages` shows it.
+
+    Attributes:
+        number: which prompt it is. No two cases share one.
+        id: its name in the data; empty where it has none.
+        prompt: the whole text.
+        panels: the pictures.
+        sentences: the rows of the table of sentences.
+        numbers: column → name → number of that column's picture; texts are printed as they are.
+        note: what was cut, or another remark.
+    """
+
+    number: int
+    id: str
+    prompt: str
+    panels: Sequence[PagePanel]
+    sentences: Sequence[SentenceRow] = ()
+    numbers: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """``Prompt 17``."""
+        return f"Prompt {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class SortedList:
+    """A list of prompts in an order that is worth reading, worst first; see `longalign.report.worst_first`.
+
+    Attributes:
+        name: in the names of its files, ``by-NAME-0001.html``: letters, digits and hyphens.
+        title: what it is sorted by, in words.
+        order: numbers of cases.
+        values: column → number of a case → its number.
+        of: the column that the list is about.
+        against: the column that is taken from it; then the difference is printed, too. None: there is none.
+        format: format specification of the numbers.
+        note: a remark below the title.
+    """
+
+    name: str
+    title: str
+    order: Sequence[int]
+    values: Mapping[str, Mapping[int, float]]
+    of: str
+    against: str | None = None
+    format: str = ".1%"
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[A-Za-z0-9-]+", self.name):
+            raise ValueError(f"list {self.name!r}: a name has letters, digits and hyphens only")
+        for column in (self.of, self.against):
+            if column is not None and column not in self.values:
+                raise ValueError(f"list {self.name!r}: column {column!r} is none of {list(self.values)}")
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A table of texts and estimates.
 
@@ -145,6 +228,10 @@ class Table:
         baseline: the column that the others are to be held against (chance); drawn hollow, with a line
             through the group.
         note: how the numbers were got, printed below.
+        better: which values of a column are better, one for each column, ``""`` where neither. The best estimate of
+            such a column is bold. Empty: no column has a best one.
+        unranked: names of rows that are never the best (reference, chance).
+        turned: print columns as rows. A table of more columns than rows is easier to read so. Not with `plot`.
     """
 
     caption: str
@@ -153,11 +240,20 @@ class Table:
     plot: bool = False
     baseline: str | None = None
     note: str = ""
+    better: Sequence[Better] = ()
+    unranked: Sequence[str] = ()
+    turned: bool = False
 
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(f"table {self.caption!r}: {len(self.columns)} columns, a row of {len(row)}")
+        if self.better and len(self.better) != len(self.columns):
+            raise ValueError(
+                f"table {self.caption!r}: {len(self.columns)} columns, {len(self.better)} better"
+            )
+        if self.turned and self.plot:
+            raise ValueError(f"table {self.caption!r}: a plot cannot be turned")
         if self.baseline is not None and self.baseline not in self.columns[1:]:
             raise ValueError(
                 f"table {self.caption!r}: baseline {self.baseline!r} is none of {self.columns[1:]}"
@@ -170,8 +266,11 @@ class Line:
 
     Attributes:
         name: in the legend.
+        x, y: the points.
         faint: True draws it in the background.
-        colour: number of its colour and dashes, 0 to 3; None: its place among the lines.
+        colour: number of its colour and dashes, 0 to 3 (to 7 in a curve of lines with intervals); None: its place
+            among the lines.
+        low, high: ends of the interval at each point, drawn as a band; NaN where there is none. Both or neither.
     """
 
     name: str
@@ -179,10 +278,16 @@ class Line:
     y: Sequence[float]
     faint: bool = False
     colour: int | None = None
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
             raise ValueError(f"line {self.name!r}: {len(self.x)} x for {len(self.y)} y")
+        if not len(self.low) == len(self.high) or len(self.low) not in (0, len(self.y)):
+            raise ValueError(
+                f"line {self.name!r}: {len(self.y)} y, {len(self.low)} low and {len(self.high)} high ends"
+            )
 
 
 @dataclass(frozen=True, slots=True)

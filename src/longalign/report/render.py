@@ -21,8 +21,19 @@ from markupsafe import Markup
 from PIL import Image
 
 from longalign.report.curve import line_plot
-from longalign.report.data import Case, Estimate, Panel, Report, SentenceRow, counted, signed
+from longalign.report.data import (
+    Case,
+    Estimate,
+    PageCase,
+    PagePanel,
+    Panel,
+    Report,
+    SentenceRow,
+    counted,
+    signed,
+)
 from longalign.report.plot import plot_groups
+from longalign.report.ranking import grid
 from longalign.runs import atomic_write_text, json_line
 from longalign.versions import VERSION
 
@@ -76,10 +87,11 @@ def environment() -> Environment:
     )
     jinja.filters.update(
         all_same=_all_same,
-        any_differs=lambda cases: any(_differs(case) for case in cases),
+        any_differs=lambda cases: any(differs(case) for case in cases),
         data_uri=data_uri,
         extent=_extent,
-        kinds=_kinds,
+        grid=grid,
+        kinds=legend_kinds,
         layout=layout,
         line_plot=line_plot,
         mark_kind=_mark_kind,
@@ -90,7 +102,7 @@ def environment() -> Environment:
         says_more=_says_more,
         tally=_tally,
     )
-    jinja.tests.update(estimate=lambda cell: isinstance(cell, Estimate), judged=judged)
+    jinja.tests.update(estimate=lambda cell: isinstance(cell, Estimate), judged=judged, comparing=_compares)
     jinja.globals.update(version=VERSION, largest_px=LARGEST_PX)
     return jinja
 
@@ -120,12 +132,19 @@ def layout(case: Case) -> str:
     return f"{place} n{min(n, 5)}" + (" small" if small else "")
 
 
-def judged(case: Case) -> bool:
+def judged(case: Case | PageCase) -> bool:
     """Does any sentence have a verdict or a score?"""
     return any(row.scores or any(mark != "unjudged" for mark in row.marks.values()) for row in case.sentences)
 
 
-def _kinds(cases: Sequence[Case]) -> set[str]:
+def _compares(report: Report) -> bool:
+    """Has it a table with best cells, or a line with intervals? Then it needs `comparison.css`."""
+    return any(table.better or table.turned for table in report.tables) or any(
+        len(line.low) for curve in report.curves for line in curve.lines
+    )
+
+
+def legend_kinds(cases: Sequence[Case | PageCase]) -> set[str]:
     """What a legend has to explain: the marks that are drawn, and ``"beyond"``."""
     found: set[str] = set()
     for case in filter(judged, cases):
@@ -147,13 +166,13 @@ def _mark_kind(row: SentenceRow, column: str) -> str:
     return mark
 
 
-def _all_same(rows: Sequence[SentenceRow], panels: Sequence[Panel]) -> bool:
+def _all_same(rows: Sequence[SentenceRow], panels: Sequence[Panel | PagePanel]) -> bool:
     """Has each of these sentences the same mark in every picture?"""
     columns = [panel.column for panel in panels if not panel.aside]
     return all(len({row.marks.get(column, "unjudged") for column in columns}) == 1 for row in rows)
 
 
-def _differs(case: Case) -> bool:
+def differs(case: Case | PageCase) -> bool:
     """Is there a sentence whose mark differs between the pictures, and one whose mark does not?"""
     same = {_all_same([row], case.panels) for row in case.sentences}
     return judged(case) and same == {True, False}
@@ -221,7 +240,15 @@ def _records(report: Report) -> Iterator[dict[str, Any]]:
             {
                 "caption": curve.caption,
                 "x_label": curve.x_label,
-                "lines": [{"name": line.name, "x": line.x, "y": line.y} for line in curve.lines],
+                "lines": [
+                    {
+                        "name": line.name,
+                        "x": line.x,
+                        "y": line.y,
+                        **({"low": line.low, "high": line.high} if len(line.low) else {}),
+                    }
+                    for line in curve.lines
+                ],
             }
             for curve in report.curves
         ],
