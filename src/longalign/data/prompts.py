@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from longalign.errors import LongalignError
 from longalign.picture_info import prompt_of, read_info
 from longalign.published import how_to_get
 
+PROMPT_KEYS = ("prompt", "text", "caption")  # where a JSON object has its prompt
 _JSON_NAMES = (".jsonl", ".ndjson", ".json")
 _LIKE_JSON = re.compile(
     r"""\s*\{\s*(["'])[^"']*\1\s*:"""
@@ -100,15 +101,30 @@ def caption_of(picture: Path) -> str:
 
 def parse_prompts(data: bytes, name: str) -> list[str]:
     """The prompts in the bytes of a text or JSONL file; `name` is for messages."""
+    return [line if row is None else prompt_in(row, where)[1] for where, line, row in parse_lines(data, name)]
+
+
+def parse_lines(data: bytes, name: str) -> list[tuple[str, str, dict[str, Any] | None]]:
+    """The lines of a text or JSONL file that are not blank: place for messages, text, JSON object in it or None.
+
+    Args:
+        data: the bytes of the file.
+        name: of the file, for messages.
+
+    Raises:
+        LongalignError: the file is binary or empty, or a line is meant as an object and is none.
+    """
     text = decode_text(data, name)
     if "\0" in text:
         raise LongalignError(f"{name}: is a binary file; give one prompt a line, or JSONL")
     # Not splitlines(): it also cuts at characters such as U+2028, which may stand inside a prompt.
-    lines = [(i, line.strip("\r")) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = [
+        (f"{name}, line {i}", line.strip("\r")) for i, line in enumerate(text.split("\n"), 1) if line.strip()
+    ]
     if not lines:
         raise LongalignError(f"{name}: is empty; give one prompt a line, or JSONL")
     json_lines = is_jsonl(name, lines[0][1])
-    return [_prompt_of(line, f"{name}, line {i}", json_lines) for i, line in lines]
+    return [(where, line, json_object(line, where, json_lines)) for where, line in lines]
 
 
 def is_jsonl(name: str, first: str) -> bool:
@@ -149,11 +165,18 @@ def json_object(line: str, where: str, json_lines: bool) -> dict[str, Any] | Non
     return row
 
 
-def _prompt_of(line: str, where: str, json_lines: bool) -> str:
-    row = json_object(line, where, json_lines)
-    if row is None:
-        return line
-    for key in ("prompt", "text", "caption"):
+def prompt_in(row: Mapping[str, Any], where: str, keys: Iterable[str] = PROMPT_KEYS) -> tuple[str, str]:
+    """The first of the keys that holds text in a row of named values, and that text.
+
+    Args:
+        row: name → value.
+        where: its place, for messages.
+        keys: names to look for, in this order.
+
+    Raises:
+        LongalignError: none of them holds text.
+    """
+    for key in keys:
         if isinstance(row.get(key), str):
-            return row[key]
+            return key, row[key]
     raise LongalignError(f'{where}: no "prompt" in this JSON object (it has: {", ".join(row) or "nothing"})')
