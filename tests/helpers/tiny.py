@@ -107,7 +107,7 @@ def save_t5_branch(branch: T5Branch, folder: Path) -> None:
     branch.adapter.save_pretrained(folder / "adapter")
 
 
-def _vae(channels: int) -> AutoencoderKL:
+def tiny_vae(channels: int) -> AutoencoderKL:
     torch.manual_seed(5)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
@@ -139,7 +139,7 @@ def _unet(cross_attention_dim: int, **changes: object) -> UNet2DConditionModel:
 def tiny_sd15() -> StableDiffusionPipeline:
     """CLIP of width 32."""
     pipe = StableDiffusionPipeline(
-        vae=_vae(4),
+        vae=tiny_vae(4),
         text_encoder=text_encoder(),
         tokenizer=clip_tokenizer(),
         unet=_unet(WIDTH),
@@ -156,7 +156,7 @@ def tiny_sdxl(force_zeros_for_empty_prompt: bool = True) -> StableDiffusionXLPip
     """CLIPs of widths 32 and 40, pooled vectors of 24."""
     projection, time_width = 24, 8
     pipe = StableDiffusionXLPipeline(
-        vae=_vae(4),
+        vae=tiny_vae(4),
         text_encoder=text_encoder(),
         tokenizer=clip_tokenizer(),
         text_encoder_2=text_encoder(40, projection, seed=1),
@@ -195,7 +195,7 @@ def tiny_sd3(with_t5: bool = True) -> StableDiffusion3Pipeline:
     pipe = StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=_vae(4),
+        vae=tiny_vae(4),
         text_encoder=text_encoder(projection=WIDTH),
         tokenizer=clip_tokenizer(),
         text_encoder_2=text_encoder(40, 24, seed=1),

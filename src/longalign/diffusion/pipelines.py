@@ -73,12 +73,14 @@ def _read_settings(path: Path) -> ModelSettings:
 
 
 def open_pipeline(
-    name: str | os.PathLike[str] = DEFAULT, *, device: str = "auto", dtype: str = "auto"
+    name: str | os.PathLike[str] = DEFAULT, *, device: str = "auto", dtype: str = "auto", kind: Any = None
 ) -> Any:
     """A diffusers pipeline without LoRAs, on its device, quiet, with weights from safetensors only.
 
     Args:
         name: an embedded model such as ``stickers``, a folder, or a hub name.
+        device, dtype: as in `longalign.runtime`.
+        kind: the class whose `from_pretrained` opens it; None: the pipeline that the model names.
 
     Raises:
         LongalignError: the folder is no pipeline or lacks a part (the message names it), or the hub has no such model.
@@ -89,11 +91,11 @@ def open_pipeline(
     where = resolve_model(name)
     local = check_folder(where)
     device = pick_device(device)
-    kind = pick_dtype(dtype, device)
+    precision = pick_dtype(dtype, device)
     try:
         with quiet():
-            pipe = DiffusionPipeline.from_pretrained(
-                where, torch_dtype=kind, use_safetensors=True, local_files_only=local
+            pipe = (kind or DiffusionPipeline).from_pretrained(
+                where, torch_dtype=precision, use_safetensors=True, local_files_only=local
             )
     except BROKEN_FILES as error:
         raise LongalignError(f"model {name!r} cannot be loaded: {reason_of(error)}") from error
