@@ -94,12 +94,14 @@ class World:
         seed: int = 0,
         objects: tuple[tuple[int, int], ...] = ((1, 9),),
         referring: float = 0.0,
+        retold: int = 1,
     ) -> Any:
         """Captioned pictures, a `longalign.data.entries.Source` that also has `text(index)` and `picture(index)`.
 
         Args:
             objects: least and most objects of a picture; of several such ranges pictures take one after the other.
             referring: share of captions with sentences that refer to the one before.
+            retold: how often a caption says everything, each time in other words.
 
         Raises:
             LongalignError: the world has none.

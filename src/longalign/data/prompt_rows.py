@@ -35,7 +35,7 @@ _LISTS = ("evaluation_metadata.jsonl", "prompts.jsonl", *METADATA)
 _LIST_FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 _TABLES = (".parquet", ".arrow")
 _PLACES = 5  # digits of the name of a prompt that has none, as GenEval names the folders of its pictures
-_OPTIONS = ("split", "seed", "objects", "referring")
+_OPTIONS = ("split", "seed", "objects", "referring", "retold")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 Place = str  # of a row, for messages: file and line
@@ -66,7 +66,8 @@ def read_prompt_rows(name: str | os.PathLike[str], limit: int | None = None) -> 
         name: a text file (a prompt a line); ``.jsonl``, ``.json`` (a list, or an object by names), ``.csv``, ``.tsv``,
             ``.parquet`` or ``.arrow`` with a row a prompt; a folder of ``.txt`` files with a prompt each (DPG-Bench),
             or one that holds such a list; or a world and a number, such as ``stickers:1000`` or
-            ``stickers:1000:objects=7-9:seed=1`` (options `split`, `seed`, `objects` and `referring`).
+            ``stickers:1000:objects=7-9:seed=1`` (options `split`, `seed`, `objects`,
+            `referring`, and `retold`: how often each prompt says everything, each time in other words).
         limit: read so many prompts, the first ones; None for all.
 
     Returns:
@@ -253,9 +254,11 @@ def _of_world(head: str, options: Sequence[str], told: str, limit: int | None) -
     split = given.get("split", "test")
     seed = _number(given.get("seed", "0"), "seed", told, int)
     referring = _number(given.get("referring", "0"), "referring", told, float)
+    retold = _number(given.get("retold", "1"), "retold", told, int)
     objects = tuple(_range(part, told) for part in given.get("objects", "1-9").split(","))
     try:
-        pictures = world(head).pictures(count, split, seed, objects, referring)
+        further = {"retold": retold} if retold > 1 else {}
+        pictures = world(head).pictures(count, split, seed, objects, referring, **further)
         texts = [pictures.text(index) for index in range(min(count, limit or count))]
     except LongalignError:
         raise

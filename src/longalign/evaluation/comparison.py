@@ -161,9 +161,9 @@ def comparison_tables(comparisons: Sequence[Comparison], runs: Sequence[str]) ->
 
     n = max(c.difference.n for c in comparisons)
     note = (
-        f"Paired over the prompts that both runs have (up to {n:,}): means of differences with 95 % bootstrap intervals. "
-        f"These are {len(comparisons)} comparisons: with so many, some intervals miss 0 by chance. The sentences above "
-        "keep to intervals that hold for all of them together (Bonferroni)."
+        f"Paired over the prompts that both runs have (up to {n:,}): means of differences with 95 % bootstrap "
+        f"intervals. These are {len(comparisons)} comparisons: with so many, some intervals miss 0 by chance. The "
+        "sentences above keep to intervals that hold for all of them together (Bonferroni)."
     )
     rates = (
         f"Share of the prompts for which a run is better than {baseline}, ties counted as one half, with 95 % Wilson "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from longalign.backbones import find_backbone
 from longalign.data.entries import CaptionedPicture
 from longalign.data.prompt_rows import PromptRow
 from longalign.diffusion.any_pipeline import check_call, draw_any, open_any
+from longalign.encoding.conditioning import TruncationWarning
 from longalign.errors import LongalignError
 from longalign.evaluation.contenders import FIELDS, Contender
 from longalign.evaluation.sets import PictureSet
@@ -160,7 +162,9 @@ def draw(contender: Contender, plan: Plan, run: RunFolder, on_step: OnStep = lam
         if not all(file.is_file() for file in files):
             artist = artist or artist_of(contender)
             prompts = [plan.rows[number].prompt for number, _ in jobs]
-            images = artist.draw(prompts, [seed for _, seed in jobs], lambda pictures: None)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", TruncationWarning)  # the page says what each run can read
+                images = artist.draw(prompts, [seed for _, seed in jobs], lambda pictures: None)
             for file, image, prompt, (_, seed) in zip(files, images, prompts, jobs, strict=True):
                 if not file.is_file():
                     run.save_picture(file, image, png_text(artist.info(prompt, image, seed)))

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,9 @@ def estimated(job: EvaluationJob) -> Forecast:
             first = point.rows[: plan.prompts_at_once]
             block = Plan(first, point.seeds, plan.prompts_at_once)
             runs = [RunFolder(Path(folder) / f"{len(steps)}-{k}") for k in range(2)]
-            slow = timed(
-                lambda b=block, p=point, r=runs: draw(p.contender, Plan(b.rows[:1], b.seeds[:1], 1), r[0])
-            )
-            fast = timed(lambda b=block, p=point, r=runs: draw(p.contender, b, r[1]))
+            one = Plan(first[:1], point.seeds[:1], 1)
+            slow = timed(partial(draw, point.contender, one, runs[0]))
+            fast = timed(partial(draw, point.contender, block, runs[1]))
             drawn = len(first) * len(point.seeds)
             loading = min(slow, fast)
             steps.append(

@@ -379,7 +379,8 @@ class EvaluationJob:
         return passes
 
     def _weights(self, name: str) -> Sequence[str]:
-        return METRICS[name].weights(self.tools, metric_options(name, self.config, self.tools))
+        options = metric_options(name, self.config, self.tools)
+        return list(METRICS[name].weights(self.tools, options))
 
     def _drop_impossible(self, named: bool) -> None:
         """Leaves out the metrics whose needs are not met; of those that a user named, with the reason."""

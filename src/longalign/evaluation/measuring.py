@@ -275,14 +275,10 @@ class Measuring:
                 else:
                     kept[item.of].append(item)
                     rows[item.of].append(merged)
-            for of, of_set in enumerate(rows):
+            for of, mine in enumerate(rows):
                 for metric in metrics:
-                    values[of][metric.name].append(
-                        {
-                            "": np.zeros(len(of_set)),
-                            **numbers_in([row.get(metric.name, {}) for row in of_set]),
-                        }
-                    )
+                    found_in = numbers_in([row.get(metric.name, {}) for row in mine])
+                    values[of][metric.name].append({"": np.zeros(len(mine)), **found_in})
         y = self.reference_features()
         result = []
         for of, of_set in enumerate(sets):
@@ -365,6 +361,6 @@ def _decode(picture: CaptionedPicture) -> Image | str:
     except LongalignError as error:
         return str(error)
     # Safety checkers replace a picture by a black one. A black pixel or two besides is no safety checker's.
-    if all(high == 0 for _, high in image.getextrema()):
+    if not np.asarray(image).any():
         return "is black all over: a safety checker replaced it, or the model gave NaN"
     return image

@@ -63,12 +63,12 @@ def _plain(config: EvaluateConfig) -> dict[str, Any]:
 
 def _as_told(label: str, entry: Mapping[str, Any]) -> str:
     """A run as it may stand on a command line."""
-    settings = []
-    for key, value in entry.items():
-        if key == "name":
-            continue
-        for one in value if isinstance(value, (list, tuple)) else [value]:
-            settings.append(f",{'lora' if key == 'loras' else key}={one}")
+    settings = [
+        f",{'lora' if key == 'loras' else key}={one}"
+        for key, value in entry.items()
+        if key != "name"
+        for one in (value if isinstance(value, (list, tuple)) else [value])
+    ]
     return f"{label}={entry['name']}{''.join(settings)}"
 
 

@@ -117,9 +117,7 @@ class FolderParts(Parts):
     def scratch(self, name: str, shape: tuple[int, int]) -> np.ndarray:
         folder = self.folder / "features"
         folder.mkdir(parents=True, exist_ok=True)
-        return np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape
-        )
+        return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape)
 
     def _file(self, name: str, block: int) -> Path:
         return self.folder / name / f"{block:06d}.jsonl"

@@ -1,4 +1,4 @@
-"""Sweeps: the same models at several prompt lengths (LongAlign, Table 6), guidance scales, numbers of steps or seeds."""
+"""Sweeps: the same models at several prompt lengths (LongAlign, Table 6), guidance scales, steps or seeds."""
 
 from __future__ import annotations
 
@@ -145,11 +145,21 @@ def cut_rows(rows: Sequence[PromptRow], tokens: int, tokenizer: Any) -> list[Pro
     for row in rows:
         end = 0
         for segment in segmenter(row.prompt):
-            if end and len(tokenizer(row.prompt[: segment.end], add_special_tokens=False).input_ids) > tokens:
+            if end and count_tokens(tokenizer, row.prompt[: segment.end]) > tokens:
                 break
             end = segment.end
         found.append(PromptRow(row.id, row.prompt[:end].strip(), row.record))
     return found
+
+
+def count_tokens(tokenizer: Any, text: str) -> int:
+    """How many tokens a text has, without start and end token.
+
+    Args:
+        tokenizer: of CLIP.
+        text: of any length.
+    """
+    return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
 def sweep_curves(
@@ -182,8 +192,8 @@ def sweep_curves(
                     base,
                     [float(v) for v, _ in mine if v is not None],
                     [m.values[column.key] for _, m in mine],
-                    low=[c.low for c in cells if isinstance(c, Estimate)] if bounded else None,
-                    high=[c.high for c in cells if isinstance(c, Estimate)] if bounded else None,
+                    low=[c.low for c in cells if isinstance(c, Estimate)] if bounded else (),
+                    high=[c.high for c in cells if isinstance(c, Estimate)] if bounded else (),
                 )
             )
         if any(line.x for line in lines):

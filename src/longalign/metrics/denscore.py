@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from longalign.metrics.metric import SENTENCES, Metric, MetricColumn, PictureBatch, Tools
 from longalign.preference.memory import EmbeddingMemory
@@ -26,7 +26,7 @@ class Denscore(Metric):
     """Mean score of a picture against all sentences of its prompt, and of each sentence on its own."""
 
     name = "denscore"
-    columns = (MetricColumn("denscore", "Denscore", ".2f", "higher"),)
+    columns: ClassVar[tuple[MetricColumn, ...]] = (MetricColumn("denscore", "Denscore", ".2f", "higher"),)
     level = "sentence"
     by_default = True
     Options = DenscoreOptions

@@ -61,8 +61,8 @@ class Oracle(Metric):
         for column in self.columns:
             tries = numbers["judged_beyond" if column.key == "true_beyond" else "judged"]
             hits = np.nan_to_num(numbers[column.key]) * tries
-            per_prompt = [bootstrap.per_prompt(x).round().astype(np.int64) for x in (hits, tries)]
-            estimate = clustered_wilson(*per_prompt)
+            true, judged = (bootstrap.per_prompt(x).round().astype(np.int64) for x in (hits, tries))
+            estimate = clustered_wilson(true, judged)
             found[column.key] = Number(estimate.value, estimate)
         return found
 

@@ -52,10 +52,11 @@ class StickerWorld(World):
         seed: int = 0,
         objects: tuple[tuple[int, int], ...] = ((1, 9),),
         referring: float = 0.0,
+        retold: int = 1,
     ) -> Any:
         from longalign.stickers.scene_source import StickerScenes
 
-        return StickerScenes(count, split, seed, objects, referring)
+        return StickerScenes(count, split, seed, objects, referring, retold)
 
     def pairs(self, count: int, split: str = "train", seed: int = 0) -> Any:
         from longalign.stickers.raters import RaterPairs

@@ -19,6 +19,7 @@ class StickerScenes(Source):
         split, seed: which series of scenes; those of different splits never meet.
         objects: least and most stickers of a scene; of several such ranges scenes take one after the other.
         referring: share of captions with sentences that refer to the one before ("It stands on a red disc.").
+        retold: how often a caption says everything, each time in other words: for texts longer than a scene has facts.
     """
 
     square = True
@@ -30,9 +31,10 @@ class StickerScenes(Source):
         seed: int = 0,
         objects: tuple[Objects, ...] = ((1, 9),),
         referring: float = 0.0,
+        retold: int = 1,
     ) -> None:
         self.count, self.split, self.seed = count, split, seed
-        self.objects, self.referring = objects, referring
+        self.objects, self.referring, self.retold = objects, referring, retold
 
     def __len__(self) -> int:
         return self.count
@@ -48,7 +50,8 @@ class StickerScenes(Source):
         """Its caption; nothing is drawn for it."""
         rng = np.random.default_rng([self.seed, index])
         refers = bool(rng.random() < self.referring)
-        return text_of(caption(self._scene(index), rng, referring=refers))
+        told = [caption(self._scene(index), rng, referring=refers) for _ in range(self.retold)]
+        return " ".join(map(text_of, told))
 
     def _scene(self, index: int) -> Scene:
         if not 0 <= index < self.count:
