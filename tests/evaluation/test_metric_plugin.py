@@ -72,4 +72,4 @@ def test_an_installed_metric_is_not_computed_unasked(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     [found] = json.loads(done.stdout)["runs"]
     assert "sharpness" not in found
-    assert {"fid", "cmmd", "overall", "true", "diversity", "looks"} <= found.keys()
+    assert {"fid", "cmmd", "denscore", "true", "diversity", "looks"} <= found.keys()

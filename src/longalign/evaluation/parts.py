@@ -136,7 +136,7 @@ def numbers_in(lines: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         key
         for line in lines
         for key, value in line.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
     )
     return {key: np.array([_number(line.get(key)) for line in lines], np.float64) for key in keys}
 
