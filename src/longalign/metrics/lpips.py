@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 _EPS = 1e-10
+_PIXELS_AT_ONCE = 1 << 20  # VGG's first layer then takes 256 MiB
 
 
 class _Conv(NamedTuple):
@@ -87,7 +88,7 @@ class PerceptualDistance(nn.Module):
         heads: file in the layout of the package lpips; keys ``linN.model.1.weight``.
 
     Raises:
-        LongalignError: no such net; a file is missing, damaged, or of another net.
+        LongalignError: a file is missing, damaged, or of another net.
     """
 
     shift: Tensor
@@ -95,8 +96,6 @@ class PerceptualDistance(nn.Module):
 
     def __init__(self, net: str, backbone: str | os.PathLike[str], heads: str | os.PathLike[str]) -> None:
         super().__init__()
-        if net not in _NETS:
-            raise LongalignError(f"lpips: net {net!r} is unknown; one of {', '.join(_NETS)}")
         plan = _NETS[net]
         self.taps, self.least_px = plan.taps, plan.least_px
         weights = {k: v for k, v in read_state(backbone).items() if k.startswith("features.")}
@@ -169,7 +168,7 @@ class Lpips(Metric):
         options: an `LpipsOptions`; None: the defaults.
 
     Raises:
-        LongalignError: there is no reference set; the backbone or the heads are missing or of another net.
+        LongalignError: there is no reference set, no such net; backbone or heads are missing or of another net.
     """
 
     name = "lpips"
@@ -180,6 +179,8 @@ class Lpips(Metric):
     def __init__(self, tools: Tools, options: Any = None) -> None:
         super().__init__(tools, options)
         net = self.options.net
+        if net not in _NETS:
+            raise LongalignError(f"lpips: net {net!r} is unknown; one of {', '.join(_NETS)}")
         if self.options.backbone is None:
             files = " or ".join(f"{plan.torchvision} (lpips.net={name})" for name, plan in _NETS.items())
             raise LongalignError(
@@ -214,12 +215,15 @@ class Lpips(Metric):
                     f"lpips: a reference picture of {size[0]} × {size[1]} px is too small: {self.options.net} needs "
                     f"{self.model.least_px} px on each side"
                 )
-            x = torch.stack([to_pixels(_scaled(batch.images[i], size)) for i in rows])
-            y = torch.stack([to_pixels(reference) for i in rows if (reference := batch.references[i])])
-            with inference(self.model):
-                distances = self.model(x.to(self.device), y.to(self.device)).tolist()
-            for i, distance in zip(rows, distances, strict=True):
-                found[i] = distance
+            at_once = max(1, _PIXELS_AT_ONCE // (size[0] * size[1]))
+            for start in range(0, len(rows), at_once):
+                part = rows[start : start + at_once]
+                x = torch.stack([to_pixels(_scaled(batch.images[i], size)) for i in part])
+                y = torch.stack([to_pixels(reference) for i in part if (reference := batch.references[i])])
+                with inference(self.model):
+                    distances = self.model(x.to(self.device), y.to(self.device)).tolist()
+                for i, distance in zip(part, distances, strict=True):
+                    found[i] = distance
         return found
 
 
