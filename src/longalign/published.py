@@ -17,7 +17,7 @@ _PLACES: dict[str, str] = {
     r"models/sd15": f"it is {_SD15}",
     r"models/denscore": "it is the published Denscore, a CLIPModel folder; fit its V once by `longalign decompose "
     "PROMPTS --model FOLDER --beside`",
-    r"HPS_v2_compressed\.pt": "it is HPSv2's published open_clip checkpoint",
+    r"HPS_v2(\.1)?_compressed\.pt": "it is HPSv2's published open_clip checkpoint",
     r"softrepa-(sd15|sdxl|sd3)": "it is a folder with SoftREPA's released dc_tokens.pth and, where there is one, "
     "dc_t_tokens.pth",
     r"s28750_lora_vis\.pt|sd15-reward-3750\.pt": "it is a LoRA of LongAlign's release (longSD)",

@@ -58,3 +58,50 @@ def tiny_clip(seed: int = 0, hidden_act: str = "quick_gelu", **text: Any) -> CLI
 
 def tiny_model(seed: int = 0) -> PreferenceModel:
     return PreferenceModel(tiny_clip(seed), tokenizer(), Preprocess(IMAGE_PX))
+
+
+def tiny_clip_h() -> CLIPModel:
+    """`tiny_clip` with 16 heads in each tower, as ViT-H-14 has."""
+    clip = tiny_clip(hidden_act="gelu")
+    config = clip.config
+    config.text_config.num_attention_heads = config.vision_config.num_attention_heads = 16
+    again = CLIPModel(config).eval()
+    again.load_state_dict(clip.state_dict())
+    return again
+
+
+def open_clip_layout(clip: CLIPModel) -> dict[str, torch.Tensor]:
+    """The same weights under open_clip's names: fused q, k, v, and projections that multiply from the right."""
+    ours = clip.state_dict()
+    state = {
+        "positional_embedding": ours["text_model.embeddings.position_embedding.weight"],
+        "text_projection": ours["text_projection.weight"].T.clone(),
+        "logit_scale": ours["logit_scale"],
+        "token_embedding.weight": ours["text_model.embeddings.token_embedding.weight"],
+        "visual.class_embedding": ours["vision_model.embeddings.class_embedding"],
+        "visual.positional_embedding": ours["vision_model.embeddings.position_embedding.weight"],
+        "visual.proj": ours["visual_projection.weight"].T.clone(),
+        "visual.conv1.weight": ours["vision_model.embeddings.patch_embedding.weight"],
+    }
+    norms = {
+        "ln_final": "text_model.final_layer_norm",
+        "visual.ln_pre": "vision_model.pre_layrnorm",
+        "visual.ln_post": "vision_model.post_layernorm",
+    }
+    for their_tower, tower in (("", "text_model"), ("visual.", "vision_model")):
+        for i in range(2):
+            theirs, layer = f"{their_tower}transformer.resblocks.{i}", f"{tower}.encoder.layers.{i}"
+            norms |= {
+                f"{theirs}.ln_1": f"{layer}.layer_norm1",
+                f"{theirs}.ln_2": f"{layer}.layer_norm2",
+                f"{theirs}.mlp.c_fc": f"{layer}.mlp.fc1",
+                f"{theirs}.mlp.c_proj": f"{layer}.mlp.fc2",
+                f"{theirs}.attn.out_proj": f"{layer}.self_attn.out_proj",
+            }
+            for kind in ("weight", "bias"):
+                state[f"{theirs}.attn.in_proj_{kind}"] = torch.cat(
+                    [ours[f"{layer}.self_attn.{x}_proj.{kind}"] for x in "qkv"]
+                )
+    for theirs, name in norms.items():
+        state |= {f"{theirs}.{kind}": ours[f"{name}.{kind}"] for kind in ("weight", "bias")}
+    return state

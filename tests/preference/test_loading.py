@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_clip import IMAGE_PX, WIDTH, tiny_clip, tiny_model, tokenizer
+from tiny_clip import IMAGE_PX, WIDTH, open_clip_layout, tiny_clip, tiny_clip_h, tiny_model, tokenizer
 from transformers import CLIPModel, CLIPTextModel
 
 from longalign.errors import LongalignError
@@ -32,43 +32,6 @@ PIXELS = torch.rand(2, 3, 40, 36, generator=torch.Generator().manual_seed(0))
 def saved(tmp_path: Path) -> Path:
     tiny_model().save_pretrained(tmp_path / "model")
     return tmp_path / "model"
-
-
-def open_clip_layout(clip: CLIPModel) -> dict[str, torch.Tensor]:
-    """The same weights under open_clip's names: fused q, k, v, and projections that multiply from the right."""
-    ours = clip.state_dict()
-    state = {
-        "positional_embedding": ours["text_model.embeddings.position_embedding.weight"],
-        "text_projection": ours["text_projection.weight"].T.clone(),
-        "logit_scale": ours["logit_scale"],
-        "token_embedding.weight": ours["text_model.embeddings.token_embedding.weight"],
-        "visual.class_embedding": ours["vision_model.embeddings.class_embedding"],
-        "visual.positional_embedding": ours["vision_model.embeddings.position_embedding.weight"],
-        "visual.proj": ours["visual_projection.weight"].T.clone(),
-        "visual.conv1.weight": ours["vision_model.embeddings.patch_embedding.weight"],
-    }
-    norms = {
-        "ln_final": "text_model.final_layer_norm",
-        "visual.ln_pre": "vision_model.pre_layrnorm",
-        "visual.ln_post": "vision_model.post_layernorm",
-    }
-    for their_tower, tower in (("", "text_model"), ("visual.", "vision_model")):
-        for i in range(2):
-            theirs, layer = f"{their_tower}transformer.resblocks.{i}", f"{tower}.encoder.layers.{i}"
-            norms |= {
-                f"{theirs}.ln_1": f"{layer}.layer_norm1",
-                f"{theirs}.ln_2": f"{layer}.layer_norm2",
-                f"{theirs}.mlp.c_fc": f"{layer}.mlp.fc1",
-                f"{theirs}.mlp.c_proj": f"{layer}.mlp.fc2",
-                f"{theirs}.attn.out_proj": f"{layer}.self_attn.out_proj",
-            }
-            for kind in ("weight", "bias"):
-                state[f"{theirs}.attn.in_proj_{kind}"] = torch.cat(
-                    [ours[f"{layer}.self_attn.{x}_proj.{kind}"] for x in "qkv"]
-                )
-    for theirs, name in norms.items():
-        state |= {f"{theirs}.{kind}": ours[f"{name}.{kind}"] for kind in ("weight", "bias")}
-    return state
 
 
 def embeddings(model: PreferenceModel) -> tuple[torch.Tensor, torch.Tensor]:
@@ -177,7 +140,7 @@ def test_open_clip_names_are_mapped(wrap: Any) -> None:
 
 def test_open_clip_checkpoint_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """With 16 heads a tower, as ViT-H-14 has; preprocessing is HPSv2.1's."""
-    clip = _with_16_heads()
+    clip = tiny_clip_h()
     torch.save({"epoch": 1, "state_dict": open_clip_layout(clip)}, tmp_path / "HPS.pt")
     tokenizer().save_pretrained(tmp_path / "words")
     found = PreferenceModel.from_pretrained(tmp_path / "HPS.pt", device="cpu", tokenizer=tmp_path / "words")
@@ -244,12 +207,3 @@ def test_the_embedded_clip_tells_scenes_apart() -> None:
     assert (scores.argmax(0) == torch.arange(24)).float().mean() >= 0.75
     assert math.isclose(load_file(stickers_folder() / "clip" / "model.safetensors")["logit_scale"].item(),
                         model.clip.logit_scale.item(), rel_tol=1e-3)  # fmt: skip
-
-
-def _with_16_heads() -> CLIPModel:
-    clip = tiny_clip(hidden_act="gelu")
-    config = clip.config
-    config.text_config.num_attention_heads = config.vision_config.num_attention_heads = 16
-    again = CLIPModel(config).eval()
-    again.load_state_dict(clip.state_dict())
-    return again

@@ -4,6 +4,9 @@
 |---|---|
 | `metric.py` | base class of metrics, the batch of pictures that they are given |
 | `fid.py`, `cmmd.py`, `denscore.py`, `oracle.py`, … | one metric each |
+| `clipscore.py`, `pickscore.py`, `hpsv2.py` | cosines with the first tokens; `first_tokens.py` is their base |
+| `imagereward.py`, `aesthetic.py`, `lpips.py` | metrics by published weights; `weight_files.py` reads their heads |
+| `kid.py`, `precision.py` | metrics of whole sets, with their formulas |
 | `distances.py` | FID, CMMD and diversity as functions of features |
 | `features.py` | feature extractors by name: any preference model, a CLIP image tower, DINOv2 |
 | `embedding.py` | embeddings of many pictures and captions by preference models |
@@ -26,6 +29,14 @@ METRICS = Table(
         "diversity": "longalign.metrics.diversity:Diversity",
         "counting": "longalign.metrics.counting:Counting",
         "looks": "longalign.metrics.looks:Looks",
+        "clipscore": "longalign.metrics.clipscore:ClipScore",
+        "pickscore": "longalign.metrics.pickscore:PickScore",
+        "hpsv2": "longalign.metrics.hpsv2:HpsV2",
+        "imagereward": "longalign.metrics.imagereward:ImageReward",
+        "aesthetic": "longalign.metrics.aesthetic:Aesthetic",
+        "lpips": "longalign.metrics.lpips:Lpips",
+        "kid": "longalign.metrics.kid:Kid",
+        "precision": "longalign.metrics.precision:Precision",
     },
 )
 

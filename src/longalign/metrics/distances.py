@@ -62,7 +62,7 @@ class Moments:
         Raises:
             LongalignError: they have different widths.
         """
-        _same_width(self.width, other.width)
+        check_same_width(self.width, other.width)
         count = self.count + other.count
         delta = other.mean - self.mean
         spread = torch.outer(delta, delta) * (self.count * other.count / count)
@@ -104,7 +104,7 @@ def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -
     """
     means = [_finite(torch.as_tensor(m).detach().to("cpu", torch.float64)) for m in (mean_a, mean_b)]
     covs = [_finite(torch.as_tensor(c).detach().to("cpu", torch.float64)) for c in (cov_a, cov_b)]
-    _same_width(len(means[0]), len(means[1]))
+    check_same_width(len(means[0]), len(means[1]))
     for mean, cov in zip(means, covs, strict=True):
         if cov.shape != (len(mean), len(mean)):
             raise LongalignError(f"a covariance of {tuple(cov.shape)} for a mean of width {len(mean)}")
@@ -147,7 +147,7 @@ def cmmd(x: Array, y: Array, sigma: float = 10.0, scale: float = 1000.0) -> floa
         LongalignError: no picture on a side, different widths, numbers that are not finite, features that are zero.
     """
     a, b = unit(x), unit(y)
-    _same_width(a.shape[1], b.shape[1])
+    check_same_width(a.shape[1], b.shape[1])
     if not (len(a) and len(b)):
         raise LongalignError("CMMD needs at least one picture on each side; there is none")
     if not sigma > 0:
@@ -241,7 +241,15 @@ def _finite(x: Tensor) -> Tensor:
     return x
 
 
-def _same_width(a: int, b: int) -> None:
+def check_same_width(a: int, b: int) -> None:
+    """Refuse features of two extractors.
+
+    Args:
+        a, b: widths of the features of two sets.
+
+    Raises:
+        LongalignError: they differ.
+    """
     if a != b:
         raise LongalignError(
             f"features of width {a} and of width {b}: both sets must go through one extractor"
