@@ -89,3 +89,47 @@ def test_on_the_page_they_come_first_and_hostile_names_stay_text(tmp_path: Path)
 def test_a_line_has_as_many_x_as_y() -> None:
     with pytest.raises(ValueError, match="2 x for 1 y"):
         Line("a", [0, 1], [0])
+
+
+def test_intervals_are_bands_behind_the_lines(tmp_path: Path) -> None:
+    """y from 0 to 4 (the ends of the intervals count): at x = 0 the interval is 1–3, at x = 10 it is 0–4. The area runs
+    along the lower ends and back along the upper ones. Every point has a dot.
+    """
+    line = Line("a", [0, 10], [2.0, 2.0], low=[1.0, 0.0], high=[3.0, 4.0])
+    found = Elements(line_plot(Curve("c", "x", [line])))
+    assert [a["points"] for a in found.all("polygon", "band c0")] == [
+        "0.0,750.0 1000.0,1000.0 1000.0,0.0 0.0,250.0"
+    ]
+    assert [a["class"] for a in found.all("polyline")] == ["line c0", "line c0 node", "line c0 node"]
+    html = write_report(Report("R", curves=[Curve("c", "x", [line])]), tmp_path / "r.html").read_text("utf-8")
+    assert ".band {" in html
+    plain = Report("R", curves=[Curve("c", "x", [Line("a", [0], [1])])])
+    assert ".band {" not in write_report(plain, tmp_path / "r.html").read_text("utf-8")
+
+
+def test_an_interval_alone_is_a_stroke_and_a_missing_one_a_gap() -> None:
+    """Of three points the middle one has no interval: two strokes upright, and one line through all three points."""
+    line = Line("a", [0, 1, 2], [2, 2, 2], low=[1, math.nan, 0], high=[3, math.nan, 4])
+    found = Elements(line_plot(Curve("c", "x", [line])))
+    assert [a["points"] for a in found.all("polyline", "whisker")] == [
+        "0.0,750.0 0.0,250.0",
+        "1000.0,1000.0 1000.0,0.0",
+    ]
+    assert found.all("polygon") == []
+    assert len((found.all("polyline", "line c0")[2]["points"] or "").split()) == 3
+
+
+def test_lines_with_intervals_have_eight_colours() -> None:
+    """Others have four, as ever."""
+    lines = [Line(str(k), [0, 1], [k, k], low=[k, k], high=[k, k]) for k in range(9)]
+    classes = [a["class"] for a in Elements(line_plot(Curve("c", "x", lines))).all("polygon")]
+    assert classes == [f"band c{k % 8}" for k in range(9)]
+    bare = [Line(str(k), [0, 1], [k, k]) for k in range(5)]
+    assert Elements(line_plot(Curve("c", "x", bare))).all("polyline")[4]["class"] == "line c0"
+
+
+def test_a_line_has_an_interval_for_each_point() -> None:
+    with pytest.raises(ValueError, match="2 y, 1 low and 1 high"):
+        Line("a", [0, 1], [0, 1], low=[0], high=[1])
+    with pytest.raises(ValueError, match="2 y, 2 low and 0 high"):
+        Line("a", [0, 1], [0, 1], low=[0, 0])

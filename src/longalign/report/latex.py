@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from longalign.report.data import Estimate, Table
@@ -16,7 +17,7 @@ _ESCAPED = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     **{c: f"\\{c}" for c in "&%$#_{}"},
     # what tables of this package print beyond ASCII; letters of other scripts pass as they are
     "\N{MINUS SIGN}": "$-$",
@@ -51,7 +52,7 @@ def table_latex(table: Table, intervals: Intervals = "subscript", label: str = "
 
     Args:
         table: the table.
-        intervals: how intervals are written: as a ``subscript`` (``97.6$_{96.0-97.1}$``), as a ``range`` in small print
+        intervals: how intervals are written: as a ``subscript`` (``97.6\textsubscript{96.0--97.1}``), as a ``range`` in small print
             behind the number, as ``plus-minus`` half of their width, or ``none``.
         label: for ``\ref``; empty: none.
     """
@@ -83,7 +84,7 @@ def escaped(text: str) -> str:
     Args:
         text: any text.
     """
-    return "".join(_ESCAPED.get(c, c) for c in " ".join(text.splitlines()))
+    return "".join(_ESCAPED.get(c, c) for c in " ".join(text.splitlines()) if c == "\t" or ord(c) >= 32)
 
 
 def _row(cells: list[str]) -> str:
@@ -97,11 +98,11 @@ def _cell(cell: str | Estimate, intervals: Intervals, best: bool) -> str:
     if not isinstance(cell, Estimate) or not cell.bounded or intervals == "none":
         return number
     if intervals == "plus-minus":
-        half = Estimate((cell.high - cell.low) / 2, 0, 0, cell.n, cell.format.removeprefix("+"))
-        return rf"{number} $\pm$ {escaped(str(half))}"
+        half = Estimate((cell.high - cell.low) / 2, math.nan, math.nan, cell.n, cell.format)
+        return rf"{number} $\pm$ {escaped(str(half).removeprefix('+').removesuffix(' points'))}"
     span = escaped(cell.interval)
     return (
-        rf"{number}$_{{\text{{{span}}}}}$"
+        rf"{number}\textsubscript{{{span}}}"
         if intervals == "subscript"
         else rf"{number} {{\scriptsize {span}}}"
     )

@@ -34,6 +34,7 @@ FIRST_WORDS = 90  # characters of a prompt in a list
 MOST_PROBLEMS = 40  # kinds of problems that are told apart
 _PROBLEMS_SHOWN = 12  # prompts of a problem
 _WORKERS = 8
+_INDENT = re.compile(r"\n\s+")
 _OURS = re.compile(r"(cases|by-[A-Za-z0-9-]+)-\d{4,}\.html")
 
 
@@ -119,6 +120,10 @@ def write_pages(
         if _OURS.fullmatch(file.name) and file.name not in book.written:
             with suppress(OSError):
                 file.unlink()
+    places = list(wanted)
+    shown.sort(
+        key=lambda pair: places.index(pair[0].case.number) if wanted else 0
+    )  # in the order of the lists
     return _write_first(book, [way for way in ways if way], shown)
 
 
@@ -195,7 +200,8 @@ class _Book:
     def html(self, card: _Card, base: str, link: str, why: str = "") -> Markup:
         """One case. Links to pictures begin with `base`, the link to the case itself with `link`."""
         parts: Any = environment().get_template("page_parts.html.j2").module
-        return Markup(parts.show(card, base, link, self.report.window_tokens, why))
+        html = parts.show(card, base, link, self.report.window_tokens, why)
+        return Markup(_INDENT.sub("\n", html))  # a sixth of the bytes; browsers collapse it anyway
 
     def link(self, number: int) -> str:
         """From a page to the place of a case."""
@@ -317,16 +323,16 @@ def _cells(chosen: SortedList, number: int) -> list[str]:
 
 
 def _write_first(book: _Book, ways: Sequence[Mapping[str, str]], shown: Sequence[tuple[_Card, str]]) -> Path:
-    report, cards, kinds = book.report, [], set()
-    size = 0
+    report, size = book.report, 0
+    cards: list[Markup] = []
+    kinds: set[str] = set()
     for card, why in shown:
-        html = book.html(
-            card, "", f"pages/{_page_name(book.cases[card.case.number].page)}", why and f"First in: {why}"
-        )
-        size += len(html.encode("utf-8", errors="replace"))
+        page = _page_name(book.cases[card.case.number].page)
+        example = book.html(card, "", f"pages/{page}", why and f"First in: {why}")
+        size += len(example.encode("utf-8", errors="replace"))
         if size > MOST_EXAMPLE_BYTES:
             break
-        cards.append(html)
+        cards.append(example)
         kinds |= legend_kinds([card.case])
     pages = [(title, f"pages/{_page_name(k)}") for k, title in enumerate(book.pages, 1)]
     links = _thinned(pages)
@@ -383,7 +389,10 @@ def _by(values: Mapping[str, Mapping[int, float]], of: str, against: str | None,
     return own if against is None else own - values[against].get(number, math.nan)
 
 
-def _number(value: str | float, format: str = ".4g") -> str:
+def _number(value: str | float, format: str = "") -> str:
+    """A number as it is printed; without a format as many digits as tell numbers of its size apart."""
     if isinstance(value, str):
         return value
+    size = abs(value)
+    format = format or (".1f" if size >= 100 else ".2f" if size >= 1 else ".3f")
     return str(Estimate(float(value), math.nan, math.nan, 1, format)).removesuffix(" points")
