@@ -79,8 +79,8 @@ def encode(
         LongalignError: the input is wrong, or the prompts have different padded lengths and cannot be one tensor
             (`encode_groups` accepts them, and so does ``pad_together=True``).
     """
-    read = Options.of(encode, _suiting(pipe_or_parts, options))
-    jobs = _jobs(pipe_or_parts, prompts, negative_prompt, read, together=pad_together)
+    read = Options.of(encode, suiting(pipe_or_parts, options))
+    jobs = jobs_for(pipe_or_parts, prompts, negative_prompt, read, together=pad_together)
     groups = [(job, shape, members) for job in jobs for shape, members in job.groups().items()]
     if len(groups) > 1 and not pad_together:
         sizes = ", ".join(f"prompt {job.places[m[0]] + 1}: {sum(shape)} tokens" for job, shape, m in groups)
@@ -115,8 +115,8 @@ def encode_groups(
     Raises:
         LongalignError: as in `encode`.
     """
-    jobs = _jobs(
-        pipe_or_parts, prompts, negative_prompt, Options.of(encode_groups, _suiting(pipe_or_parts, options))
+    jobs = jobs_for(
+        pipe_or_parts, prompts, negative_prompt, Options.of(encode_groups, suiting(pipe_or_parts, options))
     )
     found: list[tuple[list[int], Conditioning]] = []
     for job in jobs:
@@ -148,7 +148,7 @@ def fits(
     return _fits(TextParts.of(pipe_or_parts), texts)
 
 
-def _suiting(pipe_or_parts: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def suiting(pipe_or_parts: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options, with what the pipeline's weights were trained with in place of `auto`."""
     if options.get("strategy", "auto") != "auto":
         return dict(options)
@@ -187,7 +187,7 @@ class _Texts(NamedTuple):
         return Job(parts, [self.prompts[i] for i in places], chosen(self.negative), options, places)
 
 
-def _jobs(
+def jobs_for(
     pipe_or_parts: Any,
     prompts: str | Sequence[str],
     negative_prompt: str | Sequence[str] | None,

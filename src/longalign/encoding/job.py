@@ -210,7 +210,7 @@ class Job:
         ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
             readings = [self.readings[texts[i]] for i in indices]
             embeds, pooled = encoded.join(readings, shape)
-            rows = [self._segment_of(reading, shape) for reading in readings]
+            rows = [self.segments_in(reading, shape) for reading in readings]
             return embeds, pooled, torch.tensor(rows, device=embeds.device)
 
         embeds, pooled, segment_of = half(positive, self.texts)
@@ -232,7 +232,8 @@ class Job:
             family=self.parts.family,
         )
 
-    def _segment_of(self, reading: Reading, shape: Shape) -> list[int]:
+    def segments_in(self, reading: Reading, shape: Shape) -> list[int]:
+        """The segment of each position in the row of a text, for `Conditioning.segment_of`."""
         starts = ascending(reading.source.pieces)
         clip_length, t5_length = shape
         row: list[int] = []

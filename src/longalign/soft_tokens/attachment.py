@@ -70,7 +70,7 @@ class Attachment:
         if module.device.type != "meta":
             tokens.to(module.device)
         self._handles: list[Any] = [
-            module.register_forward_pre_hook(self._before(_named(module)), with_kwargs=True),
+            module.register_forward_pre_hook(self._before(arguments_of(module)), with_kwargs=True),
             module.register_forward_hook(self._after, with_kwargs=True),
         ]
         if places.joint:
@@ -80,7 +80,7 @@ class Attachment:
                 for block in backbone.token_blocks(module, stage):
                     self._hook_unet_block(block, stage in config.stages)
         setattr(module, _PLACE, self)
-        _forget_compiled()
+        forget_compiled()
 
     def detach(self) -> None:
         """Remove the tokens from the model."""
@@ -89,7 +89,7 @@ class Attachment:
                 handle.remove()
             self._handles = []
             delattr(self.module, _PLACE)
-            _forget_compiled()
+            forget_compiled()
             self.tokens.detach()
 
     def __enter__(self) -> Attachment:
@@ -134,7 +134,7 @@ class Attachment:
         return (f, *output[1:]) if isinstance(output, tuple) else type(output)(sample=f)
 
     def _hook_unet_block(self, block: nn.Module, chosen: bool) -> None:
-        named = _named(block)
+        named = arguments_of(block)
 
         def insert(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Hooked:
             values = named(args, kwargs)
@@ -161,7 +161,7 @@ class Attachment:
     def _hook_transformer(self, blocks: Sequence[Any], layers: int) -> None:
         for k, block in enumerate(blocks):
             if k < layers:
-                prepend, remove = self._around_block(k, _named(block))
+                prepend, remove = self._around_block(k, arguments_of(block))
                 self._handles += [
                     block.register_forward_pre_hook(prepend, with_kwargs=True),
                     block.register_forward_hook(remove, with_kwargs=True),
@@ -213,7 +213,7 @@ def branch(module: Any, rows: Rows) -> AbstractContextManager[None]:
     return nullcontext() if tokens is None else tokens.branch(rows)
 
 
-def _named(module: nn.Module) -> Callable[..., Arguments]:
+def arguments_of(module: nn.Module) -> Callable[..., Arguments]:
     """Arguments of a module's forward pass by name, whether they are given by name or by place."""
     names = list(inspect.signature(type(module).forward).parameters)[1:]
     return lambda args, kwargs: {**dict(zip(names, args, strict=False)), **kwargs}
@@ -237,7 +237,7 @@ def _copied(values: Arguments) -> Arguments:
     return {k: v.copy() if isinstance(v, (list, dict)) else v for k, v in values.items()}
 
 
-def _forget_compiled() -> None:
+def forget_compiled() -> None:
     """Drops compiled code: torch.compile does not check hooks, so old code would run with the wrong ones."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
