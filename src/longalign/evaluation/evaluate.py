@@ -153,6 +153,9 @@ class EvaluationJob:
         tokenizer = load_tokenizer() if self.sweep is not None and self.sweep.kind == "length" else None
         self.points = points_of(models, self.sweep, self.rows, seeds, tokenizer)
         check_slugs([p.contender for p in self.points])
+        for point in self.points:
+            if owner(point.contender.name) is not None:
+                point.contender.config()  # a wrong setting is found now
         folders = [f"{c.label}={c.name}" for c in self.contenders if not c.draws]
         self.sets = read_sets(folders, self.rows)
         self.world = world_of([p for s in self.sets for p in s.prompts] or [r.prompt for r in self.rows])
@@ -402,9 +405,14 @@ class EvaluationJob:
         if not _needing("reference", self.metrics):
             return None
         prompts = [p for s in self.sets for p in s.prompts] or [r.prompt for p in self.points for r in p.rows]
-        return read_reference(
-            self.config.reference or (self.world.name if self.world else ""), list(dict.fromkeys(prompts))
-        )
+        name = self.config.reference or (self.world.name if self.world else "")
+        try:
+            return read_reference(name, list(dict.fromkeys(prompts)))
+        except LongalignError as error:
+            if self.config.reference is not None:
+                raise
+            self._without("reference", str(error))
+            return None
 
     def _features(self) -> Features | None:
         config = self.config
@@ -414,16 +422,17 @@ class EvaluationJob:
         name = config.features or plain or config.model or DEFAULT
         if not config.features and self.world is None and owner(name) is not None:
             reason = "the embedded models know sticker pictures alone: name an extractor with --features"
-            self._without_features(reason)
+            self._without("features", reason)
             return None
         try:
             return Features.from_pretrained(name, device=config.device, dtype=config.dtype)
         except LongalignError as error:
-            self._without_features(str(error))
+            self._without("features", str(error))
             return None
 
-    def _without_features(self, reason: str) -> None:
-        for name in _needing("features", self.metrics):
+    def _without(self, need: Need, reason: str) -> None:
+        """Leaves out the metrics that need what is not there."""
+        for name in _needing(need, self.metrics):
             self.metrics.remove(name)
             self.dropped[name] = reason
         if not self.metrics:

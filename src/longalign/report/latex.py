@@ -52,8 +52,8 @@ def table_latex(table: Table, intervals: Intervals = "subscript", label: str = "
 
     Args:
         table: the table.
-        intervals: how intervals are written: as a ``subscript`` (``97.6\textsubscript{96.0--97.1}``), as a ``range`` in small print
-            behind the number, as ``plus-minus`` half of their width, or ``none``.
+        intervals: how intervals are written: as a ``subscript`` (``97.6\textsubscript{96.0--97.1}``), as a ``range`` in
+            small print behind the number, as ``plus-minus`` half of their width, or ``none``.
         label: for ``\ref``; empty: none.
     """
     shown = grid(table)
