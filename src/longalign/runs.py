@@ -318,6 +318,11 @@ class RunFolder:
 
 
 def is_run(folder: Path) -> bool:
+    """Did a run write this folder?
+
+    Args:
+        folder: may not exist.
+    """
     try:
         with open(folder / "config.yaml", encoding="utf-8", errors="replace") as file:
             return file.readline() == _MARK

@@ -120,11 +120,11 @@ class Measuring:
         return range(len(self.blocks)) if self.mine is None else self.mine
 
     @cached_property
-    def _of_prompt(self) -> dict[str, CaptionedPicture]:
-        """Prompt → its reference picture."""
-        return (
-            {} if self.reference is None else {p.text: p for p in reversed(self.reference.pictures) if p.text}
-        )
+    def _of_prompt(self) -> dict[str, int]:
+        """Prompt → number of its reference picture."""
+        if self.reference is None:
+            return {}
+        return {key: k for k, key in reversed(list(enumerate(self.reference.keys)))}
 
     def run(self, of: Pass, metrics: Sequence[Metric]) -> dict[str, str]:
         """Measures the blocks that are not finished.
@@ -226,10 +226,11 @@ class Measuring:
         return lines, batch.features.float().cpu().numpy() if of.with_features else None
 
     def _references(self, prompts: Sequence[str]) -> list[Image | None]:
+        assert self.reference is not None
         wanted = [self._of_prompt.get(prompt) for prompt in prompts]
-        different = {p.name: p for p in wanted if p is not None}
-        images = dict(zip(different, _decoded(list(different.values())), strict=True))
-        found = [images[p.name] if p is not None else None for p in wanted]
+        different = list(dict.fromkeys(k for k in wanted if k is not None))
+        images = dict(zip(different, _decoded([self.reference.pictures[k] for k in different]), strict=True))
+        found = [None if k is None else images[k] for k in wanted]
         return [None if isinstance(image, str) else image for image in found]
 
     def lines(self, passes: Sequence[Pass]) -> Iterator[tuple[Item, Line]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longalign.data.entries import CaptionedPicture, Failure
 from longalign.data.prompt_rows import PromptRow
@@ -18,6 +18,9 @@ from longalign.evaluation.matched import by_file_name, with_ids
 from longalign.evaluation.sets import PictureSet
 from longalign.picture_formats import is_picture
 from longalign.worlds import WORLDS, world
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 REFERENCE = "reference"  # name of the column with the right pictures
 _RECORD = "report.jsonl"
@@ -44,6 +47,28 @@ def read_sets(names: Sequence[str], rows: Sequence[PromptRow] = ()) -> list[Pict
                 raise LongalignError(f"two runs are called {pictures.label!r}: give labels, NAME=FOLDER")
             found[pictures.label] = pictures
     return list(found.values())
+
+
+class Renderings(Sequence[CaptionedPicture]):
+    """Reference pictures that a world draws when they are asked for.
+
+    Args:
+        images: prompt → picture.
+        names: prompt → name of its picture.
+    """
+
+    def __init__(self, images: Mapping[str, Image], names: Mapping[str, str]) -> None:
+        self._images, self._names = images, names
+        self._prompts = list(images)
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        prompt = self._prompts[place]
+        return CaptionedPicture(self._images[prompt], prompt, self._names[prompt])
 
 
 def labelled(name: str) -> tuple[str, Path]:
@@ -146,10 +171,8 @@ def read_reference(name: str, prompts: Sequence[str]) -> PictureSet:
     if name in WORLDS:
         right = world(name).reference(prompts)
         numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-        pictures = [
-            CaptionedPicture(image, prompt, f"scene {numbers[prompt]}") for prompt, image in right.items()
-        ]
-        found = PictureSet("clean renderings", pictures)
+        names = {prompt: f"scene {numbers[prompt]}" for prompt in right}
+        found = PictureSet("clean renderings", Renderings(right, names), ids=list(right))
     else:
         label, path = labelled(name)
         files = sorted(f for f in path.rglob("*") if is_picture(f)) if path.is_dir() else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,26 @@ from longalign.worlds import Mark, World
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+
+    from longalign.stickers.world import Scene
+
+
+class _Rendered(Mapping[str, "Image"]):
+    """Prompt → its scene, drawn when it is asked for."""
+
+    def __init__(self, scenes: Mapping[str, Scene]) -> None:
+        self._scenes = scenes
+
+    def __getitem__(self, prompt: str) -> Image:
+        from longalign.stickers.world import render
+
+        return render(self._scenes[prompt])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scenes)
+
+    def __len__(self) -> int:
+        return len(self._scenes)
 
 
 class StickerWorld(World):
@@ -90,10 +110,9 @@ class StickerWorld(World):
 
     def reference(self, prompts: Sequence[str]) -> Mapping[str, Image]:
         from longalign.stickers.described import described_scene
-        from longalign.stickers.world import render
 
         scenes = {prompt: described_scene(prompt) for prompt in dict.fromkeys(prompts)}
-        return {prompt: render(scene) for prompt, scene in scenes.items() if scene}
+        return _Rendered({prompt: scene for prompt, scene in scenes.items() if scene})
 
     def false_caption(self, sentences: Sequence[str], rng: np.random.Generator) -> list[str] | None:
         from longalign.stickers.described import lied
