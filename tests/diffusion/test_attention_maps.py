@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from longalign.soft_tokens import SoftTokenConfig, SoftTokens
 PROMPT = "A red cat sits on the house. A dog is near the red tree."
 # CLIP's tokens of the first sentence: <sot> a red cat sits on the house . → the second one's <sot> is at 8 or 9.
 PIPELINES = [tiny_sd15, tiny_sdxl, tiny_sd3]
+made = cache(lambda make: make())  # no test changes a pipeline
 
 
 def sampled(pipe: Any, conditioning: Any, **more: Any) -> torch.Tensor:
@@ -37,7 +39,7 @@ def sampled(pipe: Any, conditioning: Any, **more: Any) -> torch.Tensor:
 def test_the_model_is_unchanged_and_maps_are_shares(make: Callable[[], Any]) -> None:
     """Pictures with maps on, and after, are those from before, to the bit. Over all tokens a UNet's maps sum to 1; in
     SD3 the picture looks at itself, too. Two prompts, two steps, guidance: the maps are of the conditional half."""
-    pipe = make()
+    pipe = made(make)
     conditioning = encode(pipe, [PROMPT, "A dog."], strategy="clip-cat", length=24)
     expected = sampled(pipe, conditioning)
     module = denoising_module(pipe)
@@ -65,7 +67,7 @@ def test_the_model_is_unchanged_and_maps_are_shares(make: Callable[[], Any]) -> 
 @pytest.mark.parametrize("make", [tiny_sd15, tiny_sd3])
 def test_equals_the_softmax_by_hand(make: Callable[[], Any]) -> None:
     """Of one layer in the second step: diffusers' own scores, from what the layer was given."""
-    pipe = make()
+    pipe = made(make)
     conditioning = encode(pipe, PROMPT, strategy="clip-cat", length=24)
     joint = make is tiny_sd3
     module = denoising_module(pipe)
@@ -94,7 +96,7 @@ def test_equals_the_softmax_by_hand(make: Callable[[], Any]) -> None:
 def test_soft_tokens_are_not_counted() -> None:
     """Four tokens stand behind the first of the UNet's text. Of what is left to the other tokens, each has the share
     that it has without soft tokens in the first step, since the first layer is given the same picture."""
-    pipe = tiny_sd15()
+    pipe = made(tiny_sd15)
     conditioning = encode(pipe, PROMPT, strategy="clip-cat", length=24)
     config = SoftTokenConfig.of(pipe.unet, stages=("down",))
     with attention_maps(pipe, range(24), layers={0}, steps={0}) as without:
@@ -113,7 +115,7 @@ def test_columns_of_words() -> None:
     """`a red cat sits on the house .` has 8 tokens behind <sot>: red is 2, cat 3, house 7. Encoded by segments without
     end tokens, the second sentence's <sot> is at 9 and `a dog is near the red tree .` stands at 10…17: red at 15.
     In one window of 77 there is no second <sot>, so that red is at 14."""
-    pipe = tiny_sd15()
+    pipe = made(tiny_sd15)
     for strategy, expected in (
         ("clip-cat", [[2], [15]]),
         ("plain", [[2], [14]]),
@@ -135,19 +137,19 @@ def test_columns_of_words() -> None:
 def test_columns_of_words_for_t5() -> None:
     """SD3's row: CLIP's part, padded to 24 here, then T5's. T5 has no start token: `a` is at 24 + 0, `red` at 24 + 1,
     and `cat` is one token of the tiny tokenizer, too."""
-    pipe = tiny_sd3()
+    pipe = made(tiny_sd3)
     options = {"strategy": "clip-cat", "length": 24}
     conditioning = encode(pipe, "a red cat", **options)
     assert word_columns(pipe, conditioning, "a red cat", "red", **options) == [[2, 25]]
     branch = t5_branch()
     options = {"strategy": "t5-mlp", "t5": branch, "length": 24}
-    pipe = tiny_sd15()
+    pipe = made(tiny_sd15)
     conditioning = encode(pipe, "a red cat", **options)
     assert word_columns(pipe, conditioning, "a red cat", "cat", **options) == [[2]]
 
 
 def test_words_that_are_not_there() -> None:
-    pipe = tiny_sd15()
+    pipe = made(tiny_sd15)
     conditioning = encode(pipe, PROMPT, strategy="clip-cat")
     with pytest.raises(LongalignError, match="does not have the word 'huose'; did you mean 'house'"):
         word_columns(pipe, conditioning, PROMPT, "huose", strategy="clip-cat")
@@ -165,7 +167,7 @@ def test_words_that_are_not_there() -> None:
 
 
 def test_bad_choices_say_what_there_is() -> None:
-    pipe = tiny_sd15()
+    pipe = made(tiny_sd15)
     conditioning = encode(pipe, PROMPT, strategy="clip-cat", length=24)
     for columns, more, says in (
         ([], {}, "no token columns"),

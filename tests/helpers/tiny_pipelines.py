@@ -26,11 +26,16 @@ from diffusers import (
 from tiny import WIDTH, clip_tokenizer, t5_encoder, t5_tokenizer, text_encoder, tiny_vae
 from transformers import (
     CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
     Gemma2Config,
     Gemma2Model,
 )
+
+from longalign.stickers import folder
 
 
 def tiny_pixart() -> PixArtAlphaPipeline:
@@ -142,8 +147,23 @@ def tiny_sana() -> SanaPipeline:
 
 
 def tiny_kandinsky_prior() -> KandinskyV22PriorPipeline:
-    """A text → the embedding of a picture."""
+    """A text → the embedding of a picture. Its tokenizer is the sticker world's, which is written and read quickly."""
     torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(folder() / "tokenizer")
+    text_model = CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=WIDTH,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            projection_dim=WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            initializer_factor=3.0,  # so that texts differ
+        )
+    ).eval()
     prior = PriorTransformer(num_attention_heads=2, attention_head_dim=8, embedding_dim=WIDTH, num_layers=1)
     prior.clip_std.data.fill_(1.0)  # from nothing every prompt would have one embedding
     image_encoder = CLIPVisionModelWithProjection(
@@ -160,8 +180,8 @@ def tiny_kandinsky_prior() -> KandinskyV22PriorPipeline:
     return KandinskyV22PriorPipeline(
         prior=prior,
         image_encoder=image_encoder,
-        text_encoder=text_encoder(projection=WIDTH),
-        tokenizer=clip_tokenizer(),
+        text_encoder=text_model,
+        tokenizer=tokenizer,
         scheduler=UnCLIPScheduler(
             variance_type="fixed_small_log",
             prediction_type="sample",

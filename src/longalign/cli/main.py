@@ -21,6 +21,7 @@ from longalign.cli.caption import caption
 from longalign.cli.curves import curves
 from longalign.cli.decompose import decompose
 from longalign.cli.demo import demo
+from longalign.cli.doctor import doctor
 from longalign.cli.edit import edit
 from longalign.cli.evaluate import evaluate
 from longalign.cli.export import export
@@ -92,6 +93,7 @@ GROUPS: Mapping[str, Commands] = {
         "export": export,
     },
     "Data": {"cache": cache, "caption": caption},
+    "This machine": {"doctor": doctor},
     "Sticker world": {
         "stickers": group(
             STICKERS,
