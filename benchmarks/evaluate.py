@@ -126,7 +126,9 @@ def single(model: PreferenceModel, image: Image.Image, prompt: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--models", type=int, default=3)
     parser.add_argument("--turns", type=int, default=3)
@@ -148,7 +150,9 @@ def main() -> None:
             ratios.append(took[1] / took[0])
             seconds.append(took)
     worst = max(abs(numbers[0][key] - v) / max(1e-3, abs(v)) for key, v in numbers[1].items())
-    print(f"{args.prompts} prompts × {args.models} models, {len(METRICS)} metrics, {torch.get_num_threads()} threads")
+    print(
+        f"{args.prompts} prompts × {args.models} models, {len(METRICS)} metrics, {torch.get_num_threads()} threads"
+    )
     for side, name in enumerate(("ours", "one by one")):
         print(f"  {name:10}  {statistics.median(t[side] for t in seconds):7.1f} s")
     low, middle, high = min(ratios), statistics.median(ratios), max(ratios)

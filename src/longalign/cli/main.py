@@ -40,6 +40,7 @@ from longalign.cli.stickers.pack import pack
 from longalign.cli.stickers.render import render
 from longalign.cli.stickers.study import study
 from longalign.cli.stickers.train import train as train_stickers
+from longalign.cli.stickers.trust import trust
 from longalign.cli.train import train
 from longalign.errors import LongalignError
 from longalign.versions import VERSION
@@ -53,6 +54,7 @@ STICKERS: Commands = {
     "edits": edits,
     "identify": identify,
     "localise": localise,
+    "trust": trust,
     "train": train_stickers,
     "pack": pack,
 }

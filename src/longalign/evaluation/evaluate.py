@@ -117,6 +117,7 @@ class EvaluationJob:
     Args:
         names: folders, models or a recipe, see `longalign.evaluation.contenders` and `read_job`.
         config: settings; None: the defaults.
+        sets: further sets of pictures.
 
     Attributes:
         contenders: what is compared.
@@ -131,7 +132,12 @@ class EvaluationJob:
             metric needs is missing.
     """
 
-    def __init__(self, names: Sequence[str], config: EvaluateConfig | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        config: EvaluateConfig | None = None,
+        sets: Sequence[PictureSet] = (),
+    ) -> None:
         self.contenders, self.config = read_job(names, config or EvaluateConfig())
         check_options(self.config)
         config = self.config
@@ -157,7 +163,7 @@ class EvaluationJob:
             if owner(point.contender.name) is not None:
                 point.contender.config()  # a wrong setting is found now
         folders = [f"{c.label}={c.name}" for c in self.contenders if not c.draws]
-        self.sets = read_sets(folders, self.rows)
+        self.sets = [*sets, *read_sets(folders, self.rows)]
         self.world = world_of([p for s in self.sets for p in s.prompts] or [r.prompt for r in self.rows])
         self.metrics = wanted or default_metrics(self.world, config.reference)
         self.dropped: dict[str, str] = {}
