@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,6 +78,10 @@ def evaluate(
     show: Annotated[
         int | None, typer.Option(min=0, help="Prompts whose pictures the page shows; else all.")
     ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(help="Words with commas between: attention.html shows where models look for them (Fig. 12)."),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(help="I/N: do the I-th of N parts, on this machine, and stop (I from 1).")
     ] = None,
@@ -145,10 +150,13 @@ def evaluate(
 
         return _tell(estimated(job), as_json)
     part = None if shard is None else _shard(shard)
-    _evaluate(job, out, overwrite, part and Shard(*part), as_json)
+    words = [word.strip() for word in (attention or "").split(",") if word.strip()]
+    _evaluate(job, out, overwrite, part and Shard(*part), as_json, words)
 
 
-def _evaluate(job: Any, out: Path | None, overwrite: bool, shard: Any, as_json: bool) -> None:
+def _evaluate(
+    job: Any, out: Path | None, overwrite: bool, shard: Any, as_json: bool, words: Sequence[str] = ()
+) -> None:
     """Draws, measures, writes and prints."""
     from longalign.evaluation.evaluate import Shard
     from longalign.evaluation.parts import FolderParts
@@ -183,14 +191,20 @@ def _evaluate(job: Any, out: Path | None, overwrite: bool, shard: Any, as_json: 
         tables = write_evaluation(
             found, run, command_line=command_line(), show=job.config.show, on_case=lambda case: advance(1)
         )
+    if words:
+        from longalign.evaluation.attention import write_attention
+
+        write_attention(job.plans(), words, run, command_line=command_line())
     for name, reason in found.dropped.items():
         print(f"longalign: {name} was not computed: {reason}", file=sys.stderr)
     if as_json:
         print_json({"folder": run.path, "report": run.report, **found.to_json()})
         return
-    show_tables([t for t in tables if not t.plot], str(run.report))
+    show_tables(tables, str(run.report))
     for name, value in found.facts.items():
         print(f"{name}: {value}")
+    if words:
+        print(f"attention: {run.path / 'attention.html'}")
     print(f"report: {run.report}")
 
 
