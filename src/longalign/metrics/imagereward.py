@@ -230,7 +230,7 @@ class ImageReward(Metric):
     @property
     def what(self) -> str:
         """Names the file."""
-        return f"imagereward by {self.options.model}"
+        return str(self.options.model)
 
     def share_read(self, prompts: Sequence[str]) -> str:
         """The share of the prompts' tokens that fit the window.

@@ -193,7 +193,7 @@ class Lpips(Metric):
     @property
     def what(self) -> str:
         """Names net, backbone and heads."""
-        return f"lpips {self.options.net} by {self.options.backbone}, heads {Path(self.heads_file).name}"
+        return f"{self.options.net} of {self.options.backbone}, heads {Path(self.heads_file).name}"
 
     def measure(self, batch: PictureBatch) -> Sequence[float]:
         """One distance a picture; NaN without a reference.
