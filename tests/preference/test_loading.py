@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_clip import IMAGE_PX, WIDTH, open_clip_layout, tiny_clip, tiny_clip_h, tiny_model, tokenizer
-from transformers import CLIPModel, CLIPTextModel
+from transformers import CLIPTextModel
 
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel, Preprocess
