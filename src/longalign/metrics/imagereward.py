@@ -254,8 +254,13 @@ class ImageReward(Metric):
         Raises:
             LongalignError: a reward is not finite.
         """
+        # Padded to the window, so that no reward depends on the other prompts of a batch.
         words = self.tokenizer(
-            list(batch.prompts), padding=True, truncation=True, max_length=WINDOW_TOKENS, return_tensors="pt"
+            list(batch.prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=WINDOW_TOKENS,
+            return_tensors="pt",
         )
         prepared = torch.cat([self.preprocess.picture(image) for image in batch.images])
         with inference(self.model):

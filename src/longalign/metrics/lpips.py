@@ -190,6 +190,16 @@ class Lpips(Metric):
         self.device = pick_device(tools.device)
         self.model = PerceptualDistance(net, self.options.backbone, self.heads_file).to(self.device)
 
+    @classmethod
+    def weights(cls, tools: Tools, options: Any) -> Sequence[str]:
+        """The backbone; the heads are small."""
+        return () if options.backbone is None else (options.backbone,)
+
+    @property
+    def reads(self) -> str:
+        """No prompt."""
+        return "the picture and the reference picture"
+
     @property
     def what(self) -> str:
         """Names net, backbone and heads."""
