@@ -19,8 +19,9 @@ from longalign.errors import LongalignError
 from longalign.metrics import METRICS, precision
 from longalign.metrics.distances import Moments, cmmd, fid
 from longalign.metrics.features import Features
+from longalign.metrics.fid import Fid
 from longalign.metrics.kid import Kid, KidOptions, kid
-from longalign.metrics.metric import Tools
+from longalign.metrics.metric import Number, Tools
 from longalign.metrics.precision import Precision, PrecisionOptions, precision_recall
 from longalign.metrics.prompt_bootstrap import PromptBootstrap
 
@@ -218,8 +219,11 @@ def test_precision_and_recall_are_the_plain_definition_and_torch_fidelitys(
 
 
 def test_precision_of_features_without_variance() -> None:
-    """Equal pictures have balls of radius 0, which hold equal pictures and no others."""
-    one = torch.full((5, 3), 0.1)
+    """Equal pictures have balls of radius 0, which hold equal pictures and no others.
+
+    |a|² + |b|² − 2 a·b is not quite 0 for equal features, and differs from place to place.
+    """
+    one = features(1, 300, 1).float().expand(40, -1)
     assert precision_recall(one, one) == (1, 1)
     assert precision_recall(one, one + 1e-3) == (0, 0)
 
@@ -241,6 +245,17 @@ def test_the_metrics_give_cells() -> None:
     assert math.isnan(few.value) and few.cell == "— (more than 5 pictures needed)"
     assert math.isnan(Kid(tools(4)).from_features(x[:1], y, draws)["kid"].value)
     assert METRICS["kid"] is Kid and METRICS["precision"] is Precision
+
+
+def test_fid_says_what_it_is_worth() -> None:
+    """Too few pictures for the width: meaningless. No variance: 0, which is true. One picture: no covariance."""
+    draws = PromptBootstrap([str(i) for i in range(10)])
+    x, y = features(10, 16, 1).float().numpy(), features(40, 16, 2).float().numpy()
+    metric = Fid(tools(16))
+    assert metric.from_features(x, y, draws)["fid"].cell == f"{fid(x, y):.4g} (meaningless)"
+    one = np.ones((40, 16), np.float32)
+    assert metric.from_features(one, one, draws)["fid"] == Number(0, "0")
+    assert math.isnan(metric.from_features(x[:1], y, draws)["fid"].value)
 
 
 def test_errors() -> None:

@@ -72,7 +72,7 @@ class Aesthetic(Metric):
     @property
     def what(self) -> str:
         """Names head and CLIP."""
-        return f"aesthetic by {self.options.head} on {self.options.model}"
+        return f"{self.options.head} on {self.options.model}"
 
     def measure(self, batch: PictureBatch) -> Sequence[float]:
         """One score a picture.

@@ -19,8 +19,7 @@ class ClipOptions:
     """Options of a metric by a CLIP.
 
     Attributes:
-        model: a `CLIPModel` folder, hub name, embedded name or open_clip checkpoint; None: the model of the prompts'
-            world, else the published one.
+        model: a `CLIPModel` folder, hub name, embedded name or open_clip checkpoint; None: the published one.
         tokenizer: a folder or hub name; None: the model's own, else the published one.
     """
 
@@ -66,8 +65,7 @@ class FirstTokens(Metric):
     @classmethod
     def weights(cls, tools: Tools, options: Any) -> Sequence[str]:
         """The model alone."""
-        of_world = {} if tools.world is None else tools.world.metric_models
-        name = options.model or of_world.get(cls.name, cls.published)
+        name = options.model or cls.published
         return () if name is None else (name,)
 
     @property
@@ -78,7 +76,7 @@ class FirstTokens(Metric):
     @property
     def what(self) -> str:
         """Names the model."""
-        return f"{self.name} by {self.model_name}"
+        return self.model_name
 
     def share_read(self, prompts: Sequence[str]) -> str:
         """The share of the prompts' tokens that fit the window.

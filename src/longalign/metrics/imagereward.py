@@ -230,7 +230,7 @@ class ImageReward(Metric):
     @property
     def what(self) -> str:
         """Names the file."""
-        return f"imagereward by {self.options.model}"
+        return str(self.options.model)
 
     def share_read(self, prompts: Sequence[str]) -> str:
         """The share of the prompts' tokens that fit the window.
@@ -254,8 +254,13 @@ class ImageReward(Metric):
         Raises:
             LongalignError: a reward is not finite.
         """
+        # Padded to the window, so that no reward depends on the other prompts of a batch.
         words = self.tokenizer(
-            list(batch.prompts), padding=True, truncation=True, max_length=WINDOW_TOKENS, return_tensors="pt"
+            list(batch.prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=WINDOW_TOKENS,
+            return_tensors="pt",
         )
         prepared = torch.cat([self.preprocess.picture(image) for image in batch.images])
         with inference(self.model):

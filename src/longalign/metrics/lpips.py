@@ -190,10 +190,20 @@ class Lpips(Metric):
         self.device = pick_device(tools.device)
         self.model = PerceptualDistance(net, self.options.backbone, self.heads_file).to(self.device)
 
+    @classmethod
+    def weights(cls, tools: Tools, options: Any) -> Sequence[str]:
+        """The backbone; the heads are small."""
+        return () if options.backbone is None else (options.backbone,)
+
+    @property
+    def reads(self) -> str:
+        """No prompt."""
+        return "the picture and the reference picture"
+
     @property
     def what(self) -> str:
         """Names net, backbone and heads."""
-        return f"lpips {self.options.net} by {self.options.backbone}, heads {Path(self.heads_file).name}"
+        return f"{self.options.net} of {self.options.backbone}, heads {Path(self.heads_file).name}"
 
     def measure(self, batch: PictureBatch) -> Sequence[float]:
         """One distance a picture; NaN without a reference.
