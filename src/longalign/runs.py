@@ -43,6 +43,8 @@ _OURS = (
     "worst.jsonl",
     "decomposition.safetensors",
     "images",
+    "pages",
+    "thumbnails",
     "checkpoints",
     "results.jsonl",
     "pictures",

@@ -206,6 +206,18 @@ def test_lists_begin_with_the_worst(many: Path) -> None:
     assert re.findall(r'<article[^>]* id="(case-\d+)"', first) == ["case-300", "case-1"]
 
 
+def test_worst_first_by_hand() -> None:
+    """Of 3, 1, 2 the worst is 1 where higher is better, and 3 where lower is. Against 1, 5, 2 the differences are
+    2, −4, 0. Equals are in the order of their numbers, and what is not finite is left out.
+    """
+    numbers = {"a": {1: 3.0, 2: 1.0, 3: 2.0, 4: math.inf}, "b": {1: 1.0, 2: 5.0, 3: 2.0}}
+    assert worst_first("x", "X", numbers, of="a").order == [2, 3, 1]
+    assert worst_first("x", "X", numbers, of="a", better="lower").order == [1, 3, 2]
+    assert worst_first("x", "X", numbers, of="a", against="b").order == [2, 3, 1]
+    assert worst_first("x", "X", numbers, of="a", against="b", better="lower").order == [1, 3, 2]
+    assert worst_first("x", "X", {"a": {9: 1.0, 8: 1.0, 7: 1.0}}, of="a").order == [7, 8, 9]
+
+
 def test_the_same_input_gives_the_same_bytes_and_thumbnails_are_kept(tmp_path: Path) -> None:
     """The second call makes no thumbnail. That of a picture that has changed since is made again, and a broken one."""
     files = [picture(tmp_path / f"{k}.png", k, 240) for k in range(2)]
