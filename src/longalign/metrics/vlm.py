@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,15 +136,4 @@ def filled(template: str, of_metric: str, **fields: str) -> str:
     for name in fields:
         if f"{{{name}}}" not in template:
             raise LongalignError(f"{of_metric}: the template {template!r} has no place {{{name}}}")
-    parts = {f"{{{name}}}": text for name, text in fields.items()}
-    pieces = [template]
-    for mark, text in parts.items():
-        pieces = [p for piece in pieces for p in _split(piece, mark, text, parts.values())]
-    return "".join(pieces)
-
-
-def _split(piece: str, mark: str, text: str, done: Any) -> list[str]:
-    if any(piece is other for other in done):  # a text that was put in already
-        return [piece]
-    cut = piece.split(mark)
-    return [part for k, between in enumerate(cut) for part in ((text, between) if k else (between,))]
+    return re.sub(r"\{(\w+)\}", lambda found: fields.get(found[1], found[0]), template)
