@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from longalign.data.captioned import SKIPPED_FILE, SkipLog
 from longalign.data.entries import CaptionedPicture, Failure
 from longalign.data.files import pictures_in
+from longalign.data.vision_language import VisionLanguageModel
 from longalign.errors import LongalignError
-from longalign.hub import BROKEN_FILES, find_on_hub, reason_of
 from longalign.picture_formats import picture_suffixes
-from longalign.worlds import owner
 
 INSTRUCTION = (
     "Describe this image in detail: every object with its colour, its place and what it does, then the background, the "
@@ -35,75 +33,32 @@ class CaptionReport:
     skipped: int
 
 
-class Captioner:
-    """Any transformers image-text-to-text model with a chat template.
+class Captioner(VisionLanguageModel):
+    """Captions by any transformers image-text-to-text model.
 
     Args:
         model, processor: as `AutoModelForImageTextToText` and `AutoProcessor` give them.
+        instruction: what to write.
+        max_new_tokens: at most so many tokens a caption.
+        name: of the model, for messages.
     """
 
+    purpose = "caption pictures"
+
     def __init__(
-        self, model: Any, processor: Any, instruction: str = INSTRUCTION, max_new_tokens: int = 384
+        self,
+        model: Any,
+        processor: Any,
+        instruction: str = INSTRUCTION,
+        max_new_tokens: int = 384,
+        name: str = "the model",
     ) -> None:
-        self.model, self.processor = model, processor
+        super().__init__(model, processor, name)
         self.instruction, self.max_new_tokens = instruction, max_new_tokens
-        if getattr(processor, "tokenizer", None) is not None:
-            processor.tokenizer.padding_side = "left"  # what is written follows the prompt
 
-    @classmethod
-    def from_pretrained(
-        cls, name: str, *, device: str = "auto", dtype: str = "auto", **options: Any
-    ) -> Captioner:
-        """
-        Raises:
-            LongalignError: no such model, or none that reads pictures.
-        """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
-        from longalign.runtime import pick_device, pick_dtype, quiet
-
-        if owner(name) is not None:
-            raise LongalignError(
-                f"model {name!r} writes no captions: name an image-text-to-text model of transformers, a folder or a "
-                "hub name such as llava-hf/llava-v1.6-mistral-7b-hf"
-            )
-        local = Path(name).is_dir() or find_on_hub(name, "config.json", "model")
-        device = pick_device(device)
-        try:
-            with quiet():
-                processor = AutoProcessor.from_pretrained(name, local_files_only=local)
-                model = AutoModelForImageTextToText.from_pretrained(
-                    name, dtype=pick_dtype(dtype, device), local_files_only=local
-                )
-        except BROKEN_FILES as error:
-            raise LongalignError(
-                f"model {name!r} cannot be loaded to caption pictures: {reason_of(error)}"
-            ) from error
-        return cls(model.to(device).eval(), processor, **options)
-
-    @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> list[str]:
         """A caption for each picture, by greedy decoding."""
-        talks = [
-            [
-                {
-                    "role": "user",
-                    "content": [{"type": "image", "image": i}, {"type": "text", "text": self.instruction}],
-                }
-            ]
-            for i in images
-        ]
-        inputs = self.processor.apply_chat_template(
-            talks,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            padding=True,
-        ).to(self.model.device, self.model.dtype)
-        ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
-        new = ids[:, inputs["input_ids"].shape[1] :]
-        return [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
+        return self.describe(images, self.instruction, self.max_new_tokens)
 
 
 def caption_pictures(

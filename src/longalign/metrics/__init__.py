@@ -6,6 +6,10 @@
 | `fid.py`, `cmmd.py`, `denscore.py`, `oracle.py`, … | one metric each |
 | `clipscore.py`, `pickscore.py`, `hpsv2.py` | cosines with the first tokens; `first_tokens.py` is their base |
 | `imagereward.py`, `aesthetic.py`, `lpips.py` | metrics by published weights; `weight_files.py` reads their heads |
+| `vqascore.py`, `tit.py`, `dpg.py` | metrics that ask a vision-language model; `vlm.py` is their base |
+| `text_embedder.py` | unit vectors of long texts, for `tit` |
+| `geneval.py` | things, colours and places by a detector (`detector.py`) and a CLIP |
+| `judge.py` | which of two pictures fits a prompt better; `judge_client.py` asks an endpoint |
 | `kid.py`, `precision.py` | metrics of whole sets, with their formulas |
 | `distances.py` | FID, CMMD and diversity as functions of features |
 | `features.py` | feature extractors by name: any preference model, a CLIP image tower, DINOv2 |
@@ -37,6 +41,10 @@ METRICS = Table(
         "lpips": "longalign.metrics.lpips:Lpips",
         "kid": "longalign.metrics.kid:Kid",
         "precision": "longalign.metrics.precision:Precision",
+        "vqascore": "longalign.metrics.vqascore:VqaScore",
+        "tit": "longalign.metrics.tit:Tit",
+        "dpg": "longalign.metrics.dpg:Dpg",
+        "geneval": "longalign.metrics.geneval:Geneval",
     },
 )
 

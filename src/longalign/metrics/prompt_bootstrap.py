@@ -54,14 +54,26 @@ class PromptBootstrap:
             values: (N,).
             format: format specification of the number.
         """
-        n = int(np.isfinite(values).sum())
+        return self.ratio(np.nan_to_num(values), np.isfinite(values), format)
+
+    def ratio(self, of: np.ndarray, to: np.ndarray, format: str, scale: float = 1.0) -> Number:
+        """Σ of / Σ to over all pictures, with its interval: the share of right answers among those asked, for example.
+
+        With a single prompt there is no interval.
+
+        Args:
+            of: (N,) numerators. NaN counts as 0.
+            to: (N,) denominators. NaN counts as 0.
+            format: format specification of the number.
+            scale: 100 for per cent.
+        """
+        n = int((np.nan_to_num(to) > 0).sum())
         if not n:
             return Number(math.nan, MISSING)
-        sums, counts = self.per_prompt(values), self.per_prompt(np.isfinite(values).astype(float))
-        value = float(sums.sum() / counts.sum())
+        sums, counts = self.per_prompt(of), self.per_prompt(to)
         with np.errstate(invalid="ignore", divide="ignore"):
             draws = [(w @ sums) / (w @ counts) for w in resample(self.count, self.samples, self.seed)]
-        return self.number(value, np.concatenate(draws), n, format)
+        return self.number(scale * float(sums.sum() / counts.sum()), scale * np.concatenate(draws), n, format)
 
     def number(self, value: float, draws: np.ndarray, n: int, format: str) -> Number:
         """A number with the interval of its bootstrap draws; a single prompt gives none.
