@@ -53,7 +53,11 @@ def bare(kind: type[Exception]) -> Exception:
         (PreferenceModel.from_pretrained, "sticker", "preference model 'sticker'; did you mean 'stickers'?"),
         (Features.from_pretrained, "nothing", "it is no folder here"),
         (Captioner.from_pretrained, "nomodel", "a name on the hub has the form OWNER/NAME"),
-        (Captioner.from_pretrained, "stickers", "'stickers' does not caption pictures: name an image-text-to-text"),
+        (
+            Captioner.from_pretrained,
+            "stickers",
+            "'stickers' does not caption pictures: name an image-text-to-text",
+        ),
     ],
 )
 def test_a_wrong_name_costs_no_look_at_the_hub(

@@ -51,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_models_draw_the_same_prompts_and_are_measured(whole: Path) -> None:
-    """6 prompts × 2 models: 12 lines in the order of prompts with their values, and 12 pictures with a prompt in each."""
+    """6 prompts × 2 models: 12 lines in the order of prompts with their values, and 12 pictures with a prompt."""
     rows = [json.loads(line) for line in (whole / "results.jsonl").read_text().splitlines()]
     assert [(r["id"], r["run"]) for r in rows[:4]] == [
         ("00000", "plain"),

@@ -80,7 +80,9 @@ def evaluate(
     ] = None,
     attention: Annotated[
         str | None,
-        typer.Option(help="Words with commas between: attention.html shows where models look for them (Fig. 12)."),
+        typer.Option(
+            help="Words with commas between: attention.html shows where models look for them (Fig. 12)."
+        ),
     ] = None,
     shard: Annotated[
         str | None, typer.Option(help="I/N: do the I-th of N parts, on this machine, and stop (I from 1).")

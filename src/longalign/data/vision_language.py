@@ -95,9 +95,7 @@ class VisionLanguageModel:
         further: dict[str, Any] = {"images": images} if any(images) else {}
         if self.has_chat_template:
             # A prompt that holds the mark of a picture would announce one that is not there.
-            turns = [
-                [{"role": "user", "content": [_content(part, mark) for part in talk]}] for talk in talks
-            ]
+            turns = [[{"role": "user", "content": [_content(part, mark) for part in talk]}] for talk in talks]
             texts = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
             start = getattr(getattr(self.processor, "tokenizer", None), "bos_token", None)
             if start and texts[0].startswith(start):
@@ -142,10 +140,16 @@ class VisionLanguageModel:
         """
         ids, before = self._generate(talks, max_new_tokens=max_new_tokens)
         # An encoder-decoder writes its answer alone.
-        new = ids if getattr(getattr(self.model, "config", None), "is_encoder_decoder", False) else ids[:, before:]
+        new = (
+            ids
+            if getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
+            else ids[:, before:]
+        )
         return [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
 
-    def describe(self, images: Sequence[Image.Image], instruction: str, max_new_tokens: int = 384) -> list[str]:
+    def describe(
+        self, images: Sequence[Image.Image], instruction: str, max_new_tokens: int = 384
+    ) -> list[str]:
         """A text about each picture.
 
         Args:
@@ -158,7 +162,11 @@ class VisionLanguageModel:
     # P(a | x, q) = softmax(logits at the first new position)[first token of a]
     @torch.no_grad()
     def probabilities(
-        self, images: Sequence[Image.Image], questions: Sequence[str], answers: Sequence[str], batch_size: int = 8
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str],
+        answers: Sequence[str],
+        batch_size: int = 8,
     ) -> Tensor:
         """How probable each answer is after each question about a picture (VQAScore, Lin et al. 2024).
 
@@ -189,12 +197,18 @@ class VisionLanguageModel:
             )
             logits = made.logits[0].float()  # (B, vocabulary)
             if not logits[:, tokens].isfinite().all():
-                raise LongalignError(f"{self.name}: a logit is not finite: try the model in float32 or bfloat16")
+                raise LongalignError(
+                    f"{self.name}: a logit is not finite: try the model in float32 or bfloat16"
+                )
             found[rows] = logits.softmax(-1)[:, tokens].cpu()
         return found
 
     def probability_of(
-        self, images: Sequence[Image.Image], questions: Sequence[str], answer: str = "Yes", batch_size: int = 8
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str],
+        answer: str = "Yes",
+        batch_size: int = 8,
     ) -> list[float]:
         """How probable one answer is after each question.
 

@@ -65,8 +65,8 @@ def write_attention(
     cases = [Case(f"“{word}”", prompt, of_case) for (word, prompt), of_case in panels.items()]
     report = Report(
         title="Where the models look for words",
-        intro="Cross-attention of the picture's positions to the tokens of a word, averaged over heads, layers and steps "
-        "(LongAlign, Fig. 12). Red is most.\n\n" + " ".join(dict.fromkeys(notes)),
+        intro="Cross-attention of the picture's positions to the tokens of a word, averaged over heads, layers and "
+        "steps (LongAlign, Fig. 12). Red is most.\n\n" + " ".join(dict.fromkeys(notes)),
         facts=provenance({}, command_line),
         cases=cases,
     )

@@ -213,8 +213,8 @@ class Trust:
             rows.append(row)
         note = (
             f"{len(every):,} pictures that models drew. Rank correlation with the oracle's share of true sentences "
-            "over all pictures and within each model; AUC of sentences as above. — : no number, or all pictures of a model "
-            "are equally right."
+            "over all pictures and within each model; AUC of sentences as above. — : no number, or all pictures of a "
+            "model are equally right."
         )
         return Table("On drawn pictures", ["", "all models", *self.drawn, "sentences (AUC)"], rows, note=note)
 
