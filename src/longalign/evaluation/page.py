@@ -51,6 +51,8 @@ def main_table(measured: Sequence[MeasuredSet], notes: Sequence[str]) -> Table:
         ["", "pictures", *(column.title for column in columns)],
         rows,
         note=note + " ".join(notes),
+        better=["", "", *(column.better for column in columns)],
+        turned=len(columns) > len(rows),
     )
 
 

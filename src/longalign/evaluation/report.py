@@ -85,9 +85,7 @@ def write_evaluation(
     said = sentences_of(found.comparisons, [*IMPORTANT])
     report = Report(
         title="Evaluation of " + ", ".join(found.names) if len(found.names) < 4 else "Evaluation",
-        intro="\n\n".join(
-            text for text in ("The same metrics of every run.", remark, " ".join(said)) if text
-        ),
+        intro="\n\n".join(text for text in ("The same metrics of every run.", remark, *said) if text),
         facts=provenance(dict(found.facts), command_line),
         tables=tables,
         curves=sweep_curves(found.sweep, found.points, found.runs, found.columns) if found.sweep else (),

@@ -127,7 +127,9 @@ def _question(row: Mapping[str, str], where: str) -> Question:
             "whole numbers (0: no parent)"
         ) from None
     category = row["tuple"].partition("(")[0].strip()
-    return Question(number, tuple(p for p in parents if p != 0), category, row["question_natural_language"].strip())
+    return Question(
+        number, tuple(p for p in parents if p != 0), category, row["question_natural_language"].strip()
+    )
 
 
 def _check_tree(questions: Sequence[Question], where: str) -> None:
@@ -273,7 +275,13 @@ class Dpg(VlmMetric):
         values = []
         for item in items:
             answers = [[next(yes) for _ in self._of(item)] for _ in range(self.options.pictures)]
-            values.append({"item": item, "answers": answers, **picture_value(self._of(item), answers, self.options.rules)})
+            values.append(
+                {
+                    "item": item,
+                    "answers": answers,
+                    **picture_value(self._of(item), answers, self.options.rules),
+                }
+            )
         return values
 
     def _of(self, item: str) -> Sequence[Question]:

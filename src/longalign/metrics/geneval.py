@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-_TEXTS = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
+_TEXTS = (
+    "a photo of a {colour} {name}",
+    "a photo of a {colour}-colored {name}",
+    "a photo of a {colour} object",
+)
 # GenEval's names of COCO's classes, and what detectors call them.
 _OTHER_NAMES = {
     "mouse": "computer mouse",
@@ -93,7 +97,12 @@ def relations(a: Box, b: Box, threshold: float = 0.1) -> set[str]:
     if np.all(np.abs(clear) < _NO_DISTANCE_PX):
         return set()
     x, y = clear / np.linalg.norm(offset)
-    found = {"left of": x < -_STRAIGHT, "right of": x > _STRAIGHT, "above": y < -_STRAIGHT, "below": y > _STRAIGHT}
+    found = {
+        "left of": x < -_STRAIGHT,
+        "right of": x > _STRAIGHT,
+        "above": y < -_STRAIGHT,
+        "below": y > _STRAIGHT,
+    }
     return {name for name, holds in found.items() if holds}
 
 
@@ -133,7 +142,9 @@ def faults(
                 target = groups[to]
                 if target is None:
                     fault = f"nothing that {name} could be {relation}"
-                elif not all(relation in relations(a.box, b.box, position_threshold) for a in mine for b in target):
+                elif not all(
+                    relation in relations(a.box, b.box, position_threshold) for a in mine for b in target
+                ):
                     fault = f"expected {name} {relation} {record['include'][to]['class']}"
             groups.append(None if fault else mine)
             wrong += [fault] if fault else []
@@ -182,7 +193,10 @@ class Geneval(Metric):
     name = "geneval"
     columns = (
         MetricColumn("geneval", "GenEval", ".1%", "higher"),
-        *(MetricColumn(f"geneval_{tag}", f"GenEval {tag.replace('_', ' ')}", ".1%", "higher") for tag in TAGS),
+        *(
+            MetricColumn(f"geneval_{tag}", f"GenEval {tag.replace('_', ' ')}", ".1%", "higher")
+            for tag in TAGS
+        ),
     )
     Options = GenevalOptions
 
@@ -226,7 +240,9 @@ class Geneval(Metric):
             records = batch.records[start : start + o.batch_size]
             for image, record, detections in zip(images, records, self.detector(images, lowest), strict=True):
                 tag = str(record["tag"])
-                found = things(detections, o.counting_threshold if tag == "counting" else o.threshold, o.most_objects)
+                found = things(
+                    detections, o.counting_threshold if tag == "counting" else o.threshold, o.most_objects
+                )
                 wrong = faults(record, found, self._colours_in(image), o.position_threshold)
                 right = float(not wrong)
                 seen = {name: [list(d.box) for d in of_class] for name, of_class in found.items()}
@@ -272,14 +288,21 @@ class Geneval(Metric):
             bootstrap: draws of prompts.
         """
         found = super().cells(numbers, bootstrap)
-        tasks = [numbers[f"geneval_{tag}"] for tag in TAGS if np.isfinite(numbers.get(f"geneval_{tag}", np.nan)).any()]
+        tasks = [
+            numbers[f"geneval_{tag}"]
+            for tag in TAGS
+            if np.isfinite(numbers.get(f"geneval_{tag}", np.nan)).any()
+        ]
         if not tasks:
             return found | {"geneval": Number(float("nan"), MISSING)}
         sums = np.stack([bootstrap.per_prompt(x) for x in tasks], 1)  # (P, T)
         counts = np.stack([bootstrap.per_prompt(np.isfinite(x)) for x in tasks], 1)
         with np.errstate(invalid="ignore", divide="ignore"):
             draws = np.concatenate(
-                [(w @ sums) / (w @ counts) for w in resample(bootstrap.count, bootstrap.samples, bootstrap.seed)]
+                [
+                    (w @ sums) / (w @ counts)
+                    for w in resample(bootstrap.count, bootstrap.samples, bootstrap.seed)
+                ]
             )  # (draws, T), NaN where a draw has no prompt of a task
         # A draw without a task's prompts tells nothing of the mean over all tasks: it is left out.
         value = float((sums.sum(0) / counts.sum(0)).mean())
@@ -312,5 +335,8 @@ class Geneval(Metric):
 def _inside(box: Box, image: Image) -> tuple[int, int, int, int]:
     """A box in whole pixels of the picture, at least one wide and high."""
     left, top = (min(max(round(a), 0), size - 1) for a, size in zip(box[:2], image.size, strict=True))
-    right, bottom = (min(max(round(a), low + 1), size) for a, low, size in zip(box[2:], (left, top), image.size, strict=True))
+    right, bottom = (
+        min(max(round(a), low + 1), size)
+        for a, low, size in zip(box[2:], (left, top), image.size, strict=True)
+    )
     return left, top, right, bottom

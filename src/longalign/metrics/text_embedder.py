@@ -16,7 +16,11 @@ from longalign.hub import BROKEN_FILES, find_on_hub, reason_of
 from longalign.runtime import inference, pick_device, pick_dtype, quiet
 
 POOLINGS = ("mean", "cls", "lasttoken", "max")
-_KNOWN = ("Transformer", "Pooling", "Normalize")  # modules of sentence-transformers; a cosine is normalised anyway
+_KNOWN = (
+    "Transformer",
+    "Pooling",
+    "Normalize",
+)  # modules of sentence-transformers; a cosine is normalised anyway
 _FLAGS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -83,7 +87,11 @@ class TextEmbedder:
                     f"text encoder {name!r} has a module {other[0]!r}, which is unknown here (known are "
                     f"{', '.join(_KNOWN)}): name another one"
                 )
-            stated = _stated_pooling(name, read(f"{at['Pooling']}/config.json") or {}) if "Pooling" in at else "mean"
+            stated = (
+                _stated_pooling(name, read(f"{at['Pooling']}/config.json") or {})
+                if "Pooling" in at
+                else "mean"
+            )
             inside = {"subfolder": at["Transformer"]} if at.get("Transformer") else {}
             limits = read("/".join([*inside.values(), "sentence_bert_config.json"])) or {}
             with quiet():
@@ -167,7 +175,11 @@ def pooled(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
 def _stated_pooling(name: str, config: Mapping[str, Any]) -> str:
     """The one pooling that a configuration of sentence-transformers states, in the old form or the new one."""
     stated = config.get("pooling_mode")
-    found = [stated] if isinstance(stated, str) else [k for k, v in config.items() if k.startswith("pooling_mode") and v]
+    found = (
+        [stated]
+        if isinstance(stated, str)
+        else [k for k, v in config.items() if k.startswith("pooling_mode") and v]
+    )
     found = [_FLAGS.get(key, key) for key in found]
     if len(found) != 1 or found[0] not in POOLINGS:
         raise LongalignError(

@@ -16,9 +16,7 @@ from longalign.metrics.metric import MetricColumn, PictureBatch, Tools
 from longalign.metrics.text_embedder import TextEmbedder
 from longalign.metrics.vlm import VlmMetric, VlmOptions, named_model
 
-INSTRUCTION = (
-    "Please provide a detailed, single-paragraph description of the image in English, using between 250 and 350 words."
-)
+INSTRUCTION = "Please provide a detailed, single-paragraph description of the image in English, using between 250 and 350 words."
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,9 @@ class Tit(VlmMetric):
 
     def __init__(self, tools: Tools, options: Any = None) -> None:
         options = options or TitOptions()
-        embedder = named_model(self.name, "embedder", options.embedder, "text encoder", "Qwen/Qwen3-Embedding-8B")
+        embedder = named_model(
+            self.name, "embedder", options.embedder, "text encoder", "Qwen/Qwen3-Embedding-8B"
+        )
         super().__init__(tools, options)
         try:
             self.embedder = TextEmbedder.from_pretrained(

@@ -89,7 +89,9 @@ class VlmMetric(Metric):
             "Qwen/Qwen2.5-VL-7B-Instruct",
         )
         if self.options.batch_size < 1:
-            raise LongalignError(f"{self.name}: batch_size is {self.options.batch_size}; it must be at least 1")
+            raise LongalignError(
+                f"{self.name}: batch_size is {self.options.batch_size}; it must be at least 1"
+            )
         self.vlm = shared_model(tools, name)
 
     @classmethod

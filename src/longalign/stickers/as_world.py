@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from longalign.stickers.oracle import Reading
     from longalign.stickers.world import Scene
+
+_READINGS = 256  # pictures; an evaluation's batch has fewer
 
 
 class _Rendered(Mapping[str, "Image"]):
@@ -42,6 +45,9 @@ class StickerWorld(World):
     models = tuple(stickers.MODELS)
     plain_features = "stickers/clip"
     metric_models = MappingProxyType({"clipscore": "stickers/clip", "pickscore": "stickers/pickscore"})
+
+    def __init__(self) -> None:
+        self._readings: list[tuple[Image, Reading]] = []  # of the last pictures: several metrics ask for them
 
     def model_folder(self, model: str) -> Path:
         return stickers.folder(stickers.MODELS.get(model, model.removeprefix("stickers-")))
@@ -90,10 +96,18 @@ class StickerWorld(World):
 
     def judge(self, image: Image, sentences: Sequence[str]) -> list[Mark]:
         from longalign.stickers.captions import parse_all
+
+        reading = self._read(image)
+        return ["unjudged" if fact is None else reading.judge(fact) for fact in parse_all(list(sentences))]
+
+    def _read(self, image: Image) -> Reading:
         from longalign.stickers.oracle import read
 
-        reading = read(image)
-        return ["unjudged" if fact is None else reading.judge(fact) for fact in parse_all(list(sentences))]
+        for known, reading in self._readings:
+            if known is image:
+                return reading
+        self._readings = [(image, read(image)), *self._readings[: _READINGS - 1]]
+        return self._readings[0][1]
 
     def looks(self, image: Image) -> float:
         from longalign.stickers.looks import looks_of
@@ -103,10 +117,9 @@ class StickerWorld(World):
     def counts(self, image: Image, prompt: str) -> Mapping[str, float] | None:
         from longalign.stickers.described import described_scene
         from longalign.stickers.objects import object_counts
-        from longalign.stickers.oracle import read
 
         scene = described_scene(prompt)
-        return None if scene is None else object_counts(read(image), scene)
+        return None if scene is None else object_counts(self._read(image), scene)
 
     def reference(self, prompts: Sequence[str]) -> Mapping[str, Image]:
         from longalign.stickers.described import described_scene
