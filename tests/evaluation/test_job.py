@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from two_processes import two
 
 from longalign.cli.evaluate import evaluate as command
 from longalign.errors import LongalignError
@@ -128,6 +129,27 @@ def test_killed_runs_go_on_to_the_same_bytes(whole: Path, tmp_path: Path) -> Non
         assert done.returncode == -signal.SIGKILL
     assert evaluated(out).path == out
     assert (out / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(whole: Path, tmp_path: Path) -> None:
+    """As `accelerate launch` starts them: blocks 0 and 2, and block 1; the first process writes."""
+    two(
+        *("-m", "longalign", "evaluate", *RUNS, "--prompts", "stickers:6:objects=1-3", "--batch-size", "2"),
+        *(
+            "--set",
+            "steps=1",
+            "--metrics",
+            "oracle,denscore,fid,looks",
+            "--samples",
+            "100",
+            "--device",
+            "cpu",
+        ),
+        *("--out", str(tmp_path / "both")),
+    )
+    for name in ("results.jsonl", "table.csv"):
+        assert (tmp_path / "both" / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_another_metric_is_added_without_drawing_again(whole: Path, tmp_path: Path) -> None:

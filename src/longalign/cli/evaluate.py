@@ -162,19 +162,23 @@ def _evaluate(
     """Draws, measures, writes and prints."""
     from longalign.evaluation.evaluate import Shard
     from longalign.evaluation.parts import FolderParts
-    from longalign.evaluation.processes import of_this_process, wait_for_all
+    from longalign.evaluation.processes import is_first, of_this_process, wait_for_all
     from longalign.evaluation.report import write_evaluation
 
     mine = of_this_process(shard or Shard())
-    run = open_folder(out, job.settings, overwrite)
-    if run is None:
-        raise LongalignError("several processes or shards need one --out FOLDER")
+    first = is_first()
+    run = open_folder(out, job.settings, overwrite) if first else None
+    wait_for_all()
+    run = run or open_folder(out, job.settings, False)
+    parts = FolderParts(run.path / "parts")
+    if first:
+        job.plan(parts)
+    wait_for_all()
     if amount := job.pictures_to_draw(mine):
         with progress("drawing", amount) as advance:
             job.draw(run, mine, advance)
     wait_for_all()
     sets = job.all_sets(run)
-    parts = FolderParts(run.path / "parts")
     with progress("measuring", job.pictures_to_measure(sets, mine)) as advance:
         measuring, passes, kept = job.measure(sets, parts, mine, advance)
     wait_for_all()
@@ -185,7 +189,7 @@ def _evaluate(
             "or, where they share one --out, by the same command without --shard"
         )
         return
-    if mine.index:
+    if not first:
         return  # the first process writes
     found = job.result(measuring, passes, kept)
     cases = len(measuring.blocks.keys)
@@ -217,7 +221,9 @@ def open_folder(out: Path | None, settings: dict[str, Any], overwrite: bool) -> 
 
     told = {"command": "evaluate", **settings}
     if out is None:
-        return RunFolder.new("evaluate", told) if processes() == 1 else None
+        if processes() > 1:
+            raise LongalignError("several processes need one folder: --out FOLDER")
+        return RunFolder.new("evaluate", told)
     if overwrite and out.is_dir() and any(out.iterdir()):
         return RunFolder(out, told, overwrite=True)
     return RunFolder.resume(

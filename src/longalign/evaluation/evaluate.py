@@ -219,6 +219,15 @@ class EvaluationJob:
         for point, plan in self.plans(shard):
             draw(point.contender, plan, run, on_step)
 
+    def plan(self, parts: Parts) -> list[Pass]:
+        """Decides which metrics are computed together, and notes it beside the parts.
+
+        Args:
+            parts: finished blocks.
+        """
+        self.features = self._features()
+        return self._passes(parts)
+
     def all_sets(self, run: RunFolder | None) -> list[PictureSet]:
         """All sets of pictures: those of models first, in the order of the runs.
 
@@ -261,7 +270,7 @@ class EvaluationJob:
             what was found, its passes, and the metrics that could be computed.
         """
         parts = parts or MemoryParts()
-        self.features = self._features()
+        passes = self.plan(parts)
         if self.features is not None:
             self.tools = Tools(
                 self.tools.reference, self.features, self.world, self.config.device, self.config.dtype
@@ -276,7 +285,6 @@ class EvaluationJob:
             (shard or Shard()).of(len(blocks)),
             on_step,
         )
-        passes = self._passes(parts)
         if self.reference is not None and self.features is not None:
             measuring.measure_reference()
         loaded: dict[str, Metric] = {}

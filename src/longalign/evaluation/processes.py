@@ -14,6 +14,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first() -> bool:
+    """Is this the process that makes the folder and writes the results?"""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def of_this_process(shard: Shard) -> Shard:
     """The part of this process within a shard.
 
