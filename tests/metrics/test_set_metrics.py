@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,6 +246,19 @@ def test_the_metrics_give_cells() -> None:
     assert math.isnan(few.value) and few.cell == "— (more than 5 pictures needed)"
     assert math.isnan(Kid(tools(4)).from_features(x[:1], y, draws)["kid"].value)
     assert METRICS["kid"] is Kid and METRICS["precision"] is Precision
+
+
+def test_features_on_the_disk_are_only_read(tmp_path: Path) -> None:
+    """As the evaluation keeps them: float32 in a file that cannot be written. No warning, the same numbers."""
+    x, y = features(30, 4, 1).float().numpy(), features(40, 4, 2).float().numpy()
+    np.concatenate([x, y]).tofile(tmp_path / "features")
+    both = np.memmap(tmp_path / "features", np.float32, "r", shape=(70, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kid(both[:30], both[30:], 3, 20) == kid(x, y, 3, 20)
+        assert precision_recall(both[:30], both[30:]) == precision_recall(x, y)
+        assert fid(both[:30], both[30:]) == fid(x, y)
+        assert cmmd(both[:30], both[30:]) == cmmd(x, y)
 
 
 def test_fid_says_what_it_is_worth() -> None:

@@ -216,7 +216,9 @@ def checked(features: Array) -> Tensor:
     Raises:
         LongalignError: another shape, numbers that are not finite.
     """
-    x = torch.as_tensor(features).detach()
+    # A copy: torch warns of arrays that cannot be written, such as those on the disk.
+    rows = np.array(features, np.float64) if isinstance(features, np.ndarray) else features
+    x = torch.as_tensor(rows).detach()
     if x.ndim != 2:
         raise LongalignError(f"features must be (pictures, width), not {tuple(x.shape)}")
     return _finite(x.to("cpu", torch.float64))
