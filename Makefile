@@ -48,10 +48,10 @@ $(VENV)/runtime: pyproject.toml constraints.txt
 	@$(pip) --no-compile --editable .
 	@touch $@
 
-# open-clip-torch asks for torchvision, which its vocabulary file does not need.
+# open-clip-torch and torch-fidelity ask for torchvision, which is not needed for what the tests use of them.
 $(VENV)/dev: $(VENV)/runtime
 	@echo "Installing what tests and benchmarks need."
 	@$(pip) --editable '.[dev]'
-	@$(pip) --no-deps open-clip-torch
+	@$(pip) --no-deps open-clip-torch torchmetrics lightning-utilities torch-fidelity
 	@$(bin)/python -m compileall -qq -j 0 $(VENV)/lib || true  # some packages carry files for other Pythons
 	@touch $@

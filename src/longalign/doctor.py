@@ -39,8 +39,6 @@ PACKAGES = ("longalign", "torch", "diffusers", "transformers", "accelerate", "pe
 LIBRARIES: Mapping[str, tuple[str, str]] = {
     "pyarrow": ("pyarrow", "parquet and Arrow data sets"),
     "datasets": ("datasets", "data sets that Hugging Face's datasets saved"),
-    "torchmetrics": ("torchmetrics", "FID, KID and others by their reference code"),
-    "scipy": ("scipy", "FID by its reference code"),
     "lpips": ("--no-deps lpips", "the published heads of LPIPS"),
     "faiss": ("faiss-cpu", "retrieval among very many pictures"),
     "gradio": ("gradio", "the page in a browser"),
