@@ -102,11 +102,19 @@ class VisionLanguageModel:
                 further["add_special_tokens"] = False
         else:
             texts = [" ".join(part for part in talk if isinstance(part, str)) for talk in talks]
-        made = self.processor(text=texts, padding=True, return_tensors="pt", **further)
-        if not self.has_chat_template and mark and any(images) and self._lacks_pictures(made["input_ids"]):
-            # Some processors put the marks of pictures into the text themselves, and some do not.
-            texts = [mark * len(mine) + "\n" + text for mine, text in zip(images, texts, strict=True)]
-            made = self.processor(text=texts, padding=True, return_tensors="pt", **further)
+        marked = [mark * len(mine) + "\n" + text for mine, text in zip(images, texts, strict=True)]
+        # Without a template some processors put the marks of pictures into the text themselves, some want them there.
+        needless = self.has_chat_template or not mark or not any(images) or mark in texts[0]
+        to_try = [texts] if needless else [texts, marked]
+        for k, tried in enumerate(to_try):
+            try:
+                made = self.processor(text=tried, padding=True, return_tensors="pt", **further)
+            except ValueError:
+                if k + 1 == len(to_try):
+                    raise
+            else:
+                if not self._lacks_pictures(made["input_ids"]):
+                    break
         return made.to(self.model.device, self.model.dtype)
 
     def _lacks_pictures(self, ids: Tensor) -> bool:

@@ -1,8 +1,8 @@
 """Judge: which of two pictures fits a prompt better, asked of a vision-language model (LongAlign, App. D).
 
 Each pair is asked about in both orders; where the two answers disagree, it is a tie. The model is behind an
-OpenAI-compatible endpoint, or local. Every answer is kept at once in a file, so an interrupted run that is started again
-asks nothing twice. A pair without an answer is left out, with the reason.
+OpenAI-compatible endpoint, or local. Every answer is kept at once in a file, so an interrupted run that is started
+again asks nothing twice. A pair without an answer is left out, with the reason.
 """
 
 from __future__ import annotations
@@ -166,7 +166,9 @@ class Judge:
                 "OpenAI-compatible endpoint, or the folder or hub name of a local vision-language model"
             )
         if options.max_cost is not None and not (options.price_in or options.price_out):
-            raise LongalignError("judge: max_cost needs prices: set price_in and price_out (of a million tokens)")
+            raise LongalignError(
+                "judge: max_cost needs prices: set price_in and price_out (of a million tokens)"
+            )
         if min(options.tries, options.workers) < 1 or options.timeout_s <= 0:
             raise LongalignError("judge: tries and workers must be at least 1, and timeout_s above 0")
         filled(options.template, "judge", prompt="")
@@ -300,10 +302,12 @@ class Judge:
             with self._lock:
                 if error.final:
                     self._closed = self._closed or error.reason
-                else:
+                elif not error.reached:
                     self._nobody += 1
                     if self._nobody >= _IN_A_ROW:
-                        self._closed = self._closed or f"not asked: {self._nobody} times in a row {error.reason}"
+                        self._closed = (
+                            self._closed or f"not asked: {self._nobody} times in a row {error.reason}"
+                        )
             raise
         with self._lock:
             self._nobody = 0
@@ -344,7 +348,12 @@ class _Answers:
 
     def add(self, key: str, answer: Answer) -> Choice | None:
         """Writes an answer and says which choice it is, if it is one."""
-        row = {"key": key, "text": answer.text, "tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out}
+        row = {
+            "key": key,
+            "text": answer.text,
+            "tokens_in": answer.tokens_in,
+            "tokens_out": answer.tokens_out,
+        }
         choice = choice_in(answer.text)
         with self._lock:
             line = json.dumps(row).encode() + b"\n"
@@ -397,5 +406,7 @@ def _key(variable: str | None) -> str | None:
     if variable is None:
         return None
     if not (key := os.environ.get(variable, "").strip()):
-        raise LongalignError(f"judge: the environment variable {variable!r}, which key_from names, is not set")
+        raise LongalignError(
+            f"judge: the environment variable {variable!r}, which key_from names, is not set"
+        )
     return key

@@ -31,11 +31,12 @@ class NoAnswer(Exception):
     Args:
         reason: in words.
         final: whether further questions would have none either.
+        reached: whether somebody refused this one question, as a filter of contents does.
     """
 
-    def __init__(self, reason: str, final: bool = False) -> None:
+    def __init__(self, reason: str, final: bool = False, reached: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.final = reason, final
+        self.reason, self.final, self.reached = reason, final, reached
 
 
 @dataclass(frozen=True)
@@ -104,17 +105,25 @@ class Budget:
         """
         with self._changed:
             # Nobody knows what a request costs before the first answer is there: until then, one at a time.
-            while self.max_cost is not None and not self._dearest and self._on_their_way and not self._unknown:
+            while (
+                self.max_cost is not None and not self._dearest and self._on_their_way and not self._unknown
+            ):
                 self._changed.wait()
             if self.max_requests is not None and self.requests >= self.max_requests:
                 raise NoAnswer(f"out of budget: {self.max_requests} requests (max_requests)", final=True)
             if self.max_cost is not None:
                 if self._unknown:
                     raise NoAnswer(
-                        "the endpoint counts no tokens, so max_cost cannot be kept: set max_requests", final=True
+                        "the endpoint counts no tokens, so max_cost cannot be kept: set max_requests",
+                        final=True,
                     )
-                if self.cost + (self._on_their_way + 1) * self._dearest > self.max_cost or self.cost >= self.max_cost:
-                    raise NoAnswer(f"out of budget: {self.cost:.4g} of {self.max_cost:g} spent (max_cost)", final=True)
+                if (
+                    self.cost + (self._on_their_way + 1) * self._dearest > self.max_cost
+                    or self.cost >= self.max_cost
+                ):
+                    raise NoAnswer(
+                        f"out of budget: {self.cost:.4g} of {self.max_cost:g} spent (max_cost)", final=True
+                    )
             self.requests += 1
             self._on_their_way += 1
 
@@ -180,7 +189,9 @@ class ChatEndpoint:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if not base_url.startswith(("http://", "https://")):
-            raise LongalignError(f"judge: base_url {base_url!r} is no address: it begins with http:// or https://")
+            raise LongalignError(
+                f"judge: base_url {base_url!r} is no address: it begins with http:// or https://"
+            )
         self.url = base_url.rstrip("/") + "/chat/completions"
         self.model, self.key, self.system = model, key, system
         self.budget = budget or Budget()
@@ -216,7 +227,7 @@ class ChatEndpoint:
             except urllib.error.HTTPError as error:
                 reason = f"the endpoint answers {error.code} {error.reason}{_said(error)}"
                 if error.code not in _AGAIN and error.code < 500:
-                    raise NoAnswer(reason, final=error.code in _NOBODY_CAN) from None
+                    raise NoAnswer(reason, final=error.code in _NOBODY_CAN, reached=True) from None
                 asked_to_wait = retry_after(error.headers.get("Retry-After"))
             except TimeoutError:
                 reason = f"no answer within {self.timeout_s:g} s"
