@@ -14,13 +14,12 @@ import math
 import os
 import re
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from PIL import Image
 
@@ -141,7 +140,7 @@ class Judge:
     Args:
         options: model, endpoint, template and caps.
         cache: the file of answers (JSONL), which grows; several evaluations may share it.
-        sleep: waits between tries.
+        sleep: waits between tries; None: as `ChatEndpoint` does.
         local: asks in place of the endpoint or the local model: question and the bytes of two pictures → answer.
         device, dtype: of a local model, as in `longalign.runtime`.
 
@@ -155,7 +154,7 @@ class Judge:
         options: JudgeOptions,
         cache: str | os.PathLike[str],
         *,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], Any] | None = None,
         local: Callable[[str, Sequence[bytes]], Answer] | None = None,
         device: str = "auto",
         dtype: str = "auto",
@@ -378,7 +377,10 @@ class _Local:
         self.model, self.max_tokens = model, max_tokens
 
     def __call__(self, text: str, pictures: Sequence[bytes]) -> Answer:
-        images = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
+        try:
+            images = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
+        except (OSError, ValueError) as error:
+            raise NoAnswer(f"a picture cannot be read: {error}", reached=True) from None
         return Answer(self.model.write([(text, *images)], self.max_tokens)[0], 0, 0)
 
 

@@ -167,7 +167,10 @@ class ChatEndpoint:
         wait_s: before the second try; doubled each time.
         most_wait_s: before one try, also where the endpoint asks for more.
         further: more fields of the request, such as ``temperature``.
-        sleep: waits.
+        sleep: waits; None: until the time is over or ``stopped`` is set.
+
+    Attributes:
+        stopped: once set, no further request is sent.
 
     Raises:
         LongalignError: the address is none of http or https.
@@ -186,7 +189,7 @@ class ChatEndpoint:
         wait_s: float = 1.0,
         most_wait_s: float = 60.0,
         further: dict[str, Any] | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], Any] | None = None,
     ) -> None:
         if not base_url.startswith(("http://", "https://")):
             raise LongalignError(
@@ -196,8 +199,9 @@ class ChatEndpoint:
         self.model, self.key, self.system = model, key, system
         self.budget = budget or Budget()
         self.timeout_s, self.tries, self.wait_s, self.most_wait_s = timeout_s, tries, wait_s, most_wait_s
-        self.further, self.sleep = further or {}, sleep
+        self.further = further or {}
         self.stopped = threading.Event()
+        self.sleep = sleep or self.stopped.wait
 
     def __call__(self, text: str, pictures: Sequence[bytes]) -> Answer:
         """Ask one question.
