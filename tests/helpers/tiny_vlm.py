@@ -22,13 +22,12 @@ from transformers import (
     YolosImageProcessor,
 )
 
-WORDS = (
-    "<pad> <unk> <s> </s> <image> USER ASSISTANT : Yes No yes no first second tie . ? , a the Does this figure show "
-    "Please answer or fox dog red blue Is there disc ground"
-).split()
+_TEXT = """<pad> <unk> <s> </s> <image> USER ASSISTANT : Yes No yes no first second tie . ? , a the Does this figure
+show Please answer or fox dog red blue Is there disc ground"""
+WORDS = _TEXT.split()
 CHAT = (
-    "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} "
-    "{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image> "
+    "{% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 
 
