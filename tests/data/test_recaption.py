@@ -86,10 +86,15 @@ def test_the_model_is_asked_by_its_chat_template() -> None:
 
     class Processor:
         tokenizer = type("Tokenizer", (), {"padding_side": "right"})()
+        chat_template = "a template"
 
-        def apply_chat_template(self, talks: Any, **options: Any) -> Inputs:
+        def apply_chat_template(self, talks: Any, **options: Any) -> list[str]:
             seen.update(talks=talks, options=options)
-            return Inputs(input_ids=torch.ones(len(talks), 3, dtype=torch.long))
+            return ["Say it."] * len(talks)
+
+        def __call__(self, text: list[str], images: Any, **options: Any) -> Inputs:
+            assert images == [[image]] * 2 and options["padding"]
+            return Inputs(input_ids=torch.ones(len(text), 3, dtype=torch.long))
 
         def batch_decode(self, ids: torch.Tensor, skip_special_tokens: bool) -> list[str]:
             assert skip_special_tokens

@@ -102,12 +102,25 @@ class VisionLanguageModel:
                 further["add_special_tokens"] = False
         else:
             texts = [" ".join(part for part in talk if isinstance(part, str)) for talk in talks]
-        made = self.processor(text=texts, padding=True, return_tensors="pt", **further)
-        if not self.has_chat_template and mark and any(images) and self._lacks_pictures(made["input_ids"]):
-            # Some processors put the marks of pictures into the text themselves, and some do not.
-            texts = [mark * len(mine) + "\n" + text for mine, text in zip(images, texts, strict=True)]
-            made = self.processor(text=texts, padding=True, return_tensors="pt", **further)
+        needless = self.has_chat_template or not mark or not any(images) or mark in texts[0]
+        made: Any = self._processed(texts, needless, further)
+        if made is None:
+            marked = [mark * len(mine) + "\n" + text for mine, text in zip(images, texts, strict=True)]
+            made = self._processed(marked, True, further)
         return made.to(self.model.device, self.model.dtype)
+
+    def _processed(self, texts: Sequence[str], complete: bool, further: dict[str, Any]) -> Any | None:
+        """What the processor makes of texts; None where they may lack the marks of pictures, and do.
+
+        Without a chat template some processors put these marks into the text themselves, and some want them there.
+        """
+        try:
+            made = self.processor(text=list(texts), padding=True, return_tensors="pt", **further)
+        except ValueError:
+            if complete:
+                raise
+            return None
+        return made if complete or not self._lacks_pictures(made["input_ids"]) else None
 
     def _lacks_pictures(self, ids: Tensor) -> bool:
         config = getattr(self.model, "config", None)

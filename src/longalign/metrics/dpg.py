@@ -26,7 +26,7 @@ import numpy as np
 
 from longalign.errors import LongalignError
 from longalign.metrics.metric import MetricColumn, Number, PictureBatch, Tools
-from longalign.metrics.vlm import VlmMetric, VlmOptions, filled, named_model
+from longalign.metrics.vlm import VlmMetric, VlmOptions, filled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -328,8 +328,8 @@ def picture_value(
         rules: one of `RULES`.
 
     Returns:
-        ``dpg`` (× 100), ``dpg_CATEGORY_right`` and ``dpg_CATEGORY_asked``, and under ``categories`` both numbers of each
-        fine category.
+        ``dpg`` (× 100), ``dpg_CATEGORY_right`` and ``dpg_CATEGORY_asked``, and under ``categories`` both numbers of
+        each fine category.
     """
     try:
         scores = [scores_of(questions, of_picture, rules) for of_picture in answers]

@@ -1,8 +1,8 @@
 """GenEval: does a picture show the things of its prompt, so many, in these colours and places (Ghosh et al. 2023)?
 
 The prompt's record says what must be there (``include``) and what must not (``exclude``). Any detector of transformers
-finds things, and zero-shot classification by a CLIP names their colours. The published code uses Mask2Former and sets the
-background of a thing to grey before it asks for the colour. Here boxes alone are known, so the background stays.
+finds things, and zero-shot classification by a CLIP names their colours. The published code uses Mask2Former and sets
+the background of a thing to grey before it asks for the colour. Here boxes alone are known, so the background stays.
 """
 
 from __future__ import annotations

@@ -16,7 +16,10 @@ from longalign.metrics.metric import MetricColumn, PictureBatch, Tools
 from longalign.metrics.text_embedder import TextEmbedder
 from longalign.metrics.vlm import VlmMetric, VlmOptions, named_model
 
-INSTRUCTION = "Please provide a detailed, single-paragraph description of the image in English, using between 250 and 350 words."
+INSTRUCTION = (
+    "Please provide a detailed, single-paragraph description of the image in English, using between 250 and 350 "
+    "words."
+)
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,14 @@ class Tit(VlmMetric):
             texts += self.vlm.describe(
                 batch.images[start : start + size], self.options.instruction, self.options.max_new_tokens
             )
-        different = list(dict.fromkeys((*texts, *batch.prompts)))
+        different = list(dict.fromkeys(text for text in (*texts, *batch.prompts) if text.strip()))
         place = {text: k for k, text in enumerate(different)}
         embeddings = self.embedder(different, size)  # (N, D)
         return [
             {
-                "tit": float(embeddings[place[text]] @ embeddings[place[prompt]]) if text else math.nan,
+                "tit": float(embeddings[place[text]] @ embeddings[place[prompt]])
+                if text in place and prompt in place
+                else math.nan,
                 "description": text,
                 "prompt": prompt,
             }

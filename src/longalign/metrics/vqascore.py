@@ -1,6 +1,6 @@
-"""VQAScore: how probable "Yes" is when a vision-language model is asked whether a picture shows a text (Lin et al. 2024).
+"""VQAScore: how probable "Yes" is when a vision-language model is asked whether a picture shows a text.
 
-It is asked about the whole prompt, and about each sentence.
+It is asked about the whole prompt, and about each sentence (Lin et al. 2024).
 """
 
 from __future__ import annotations
