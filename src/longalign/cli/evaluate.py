@@ -192,6 +192,9 @@ def _evaluate(
     if not first:
         return  # the first process writes
     found = job.result(measuring, passes, kept)
+    if job.judges:
+        with progress("asking the judge", job.pairs_to_judge) as advance:
+            found = job.judge(found, run.path, advance)
     cases = len(measuring.blocks.keys)
     with progress("writing pages", cases) as advance:
         tables = write_evaluation(

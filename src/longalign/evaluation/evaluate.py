@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from longalign.errors import LongalignError
 from longalign.evaluation.comparison import Comparison, compare
 from longalign.evaluation.contenders import Contender
 from longalign.evaluation.drawing import Plan, check_slugs, draw, drawn_set
+from longalign.evaluation.judging import Verdicts, check_judge, judge_runs
 from longalign.evaluation.measuring import PROMPTS_AT_ONCE, Blocks, Measuring, Pass
 from longalign.evaluation.memory import plan_passes
 from longalign.evaluation.parts import FolderParts, MemoryParts, Parts
 from longalign.evaluation.pictures import read_reference, read_sets
 from longalign.evaluation.sets import MeasuredSet, PictureSet
 from longalign.evaluation.settings import (
+    JUDGE,
     EvaluateConfig,
     check_options,
     metric_options,
@@ -67,7 +69,9 @@ class Evaluation:
         dropped: metrics that could not be computed → the reason.
         facts: extractor, models, reference, pictures that were left out.
         notes: sentences below the table.
+        world: that the prompts describe.
         sweep, points: what was varied, and each model at each value in the order of ``runs``; None and empty without.
+        judged: what the judge said; None: none was asked.
     """
 
     runs: Sequence[MeasuredSet]
@@ -81,7 +85,7 @@ class Evaluation:
     world: World | None = None
     sweep: Sweep | None = None
     points: Sequence[Point] = ()
-    judged: Mapping[str, Any] = field(default_factory=dict)
+    judged: Verdicts | None = None
 
     @property
     def names(self) -> list[str]:
@@ -106,8 +110,8 @@ class Evaluation:
         }
         if self.dropped:
             found["not computed"] = dict(self.dropped)
-        if self.judged:
-            found["judge"] = dict(self.judged)
+        if self.judged is not None:
+            found["judge"] = self.judged.to_json
         return found
 
 
@@ -165,14 +169,20 @@ class EvaluationJob:
         folders = [f"{c.label}={c.name}" for c in self.contenders if not c.draws]
         self.sets = [*sets, *read_sets(folders, self.rows)]
         self.world = world_of([p for s in self.sets for p in s.prompts] or [r.prompt for r in self.rows])
-        self.metrics = wanted or default_metrics(self.world, config.reference)
+        self.judges = JUDGE in (wanted or ()) or any(k.startswith(f"{JUDGE}.") for k in config.options)
+        named = [name for name in wanted or () if name != JUDGE]
+        self.metrics = named or default_metrics(self.world, config.reference)
         self.dropped: dict[str, str] = {}
-        self._drop_impossible(wanted is not None and config.metrics != "all")
+        self._drop_impossible()
         self.reference = self._reference()
         self.features: Features | None = None
         self.tools = Tools(
             self.reference.label if self.reference else None, None, self.world, config.device, config.dtype
         )
+        if self.judges:
+            check_judge(metric_options(JUDGE, config, self.tools))
+            if self.sweep is not None:
+                raise LongalignError("judge: compares runs, not the points of a sweep; leave one of them out")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -305,6 +315,40 @@ class EvaluationJob:
             raise LongalignError(f"no metric can be computed; {first[0]}: {first[1]}")
         return measuring, passes, kept
 
+    def judge(
+        self, found: Evaluation, folder: Path, on_step: Callable[[int], None] = lambda pairs: None
+    ) -> Evaluation:
+        """Asks the judge, if there is one. What it cannot answer is counted; nothing else waits for it.
+
+        Args:
+            found: of `result`.
+            folder: the run folder, where the answers are kept.
+            on_step: called with the number of pairs that were judged.
+        """
+        if not self.judges or len(found.runs) < 2:
+            return found
+        options = metric_options(JUDGE, self.config, self.tools)
+        try:
+            verdicts = judge_runs(
+                found.measuring,
+                found.passes,
+                found.baseline,
+                options,
+                folder,
+                device=self.config.device,
+                dtype=self.config.dtype,
+                on_step=on_step,
+            )
+        except LongalignError as error:
+            return replace(found, dropped={**found.dropped, JUDGE: str(error)})
+        return replace(found, judged=verdicts, facts={**found.facts, **verdicts.facts})
+
+    @property
+    def pairs_to_judge(self) -> int:
+        """The sum of the numbers with which `judge` calls back, at most."""
+        runs = len(self.points) + len(self.sets)
+        return max(0, runs - 1) * len(self.rows or (self.sets[0].prompts if self.sets else ()))
+
     def result(self, measuring: Measuring, passes: Sequence[Pass], metrics: Sequence[Metric]) -> Evaluation:
         """Tables and comparisons of what `measure` found.
 
@@ -399,8 +443,8 @@ class EvaluationJob:
         options = metric_options(name, self.config, self.tools)
         return list(METRICS[name].weights(self.tools, options))
 
-    def _drop_impossible(self, named: bool) -> None:
-        """Leaves out the metrics whose needs are not met; of those that a user named, with the reason."""
+    def _drop_impossible(self) -> None:
+        """Leaves out the metrics whose needs are not met, with the reason."""
         missing: dict[str, str] = {}
         if self.world is None:
             missing["world"] = "judges sticker pictures only, and these prompts speak of others"

@@ -80,7 +80,8 @@ def write_evaluation(
     write_tables(run.path, [("table", table), *zip(("differences", "win-rates"), compared, strict=False)])
     drawn = plot_table(found.runs) if len(found.runs) <= 4 and not found.sweep else None
     worst = None if found.sweep else worst_table(found)
-    tables = [t for t in (drawn, table, *compared, worst, failed, reading) if t is not None]
+    judged = None if found.judged is None else found.judged.table
+    tables = [t for t in (drawn, table, *compared, judged, worst, failed, reading) if t is not None]
     remark = prompts_in_common(found.runs)
     said = sentences_of(found.comparisons, [*IMPORTANT])
     report = Report(

@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from longalign.errors import LongalignError
 from longalign.evaluation.contenders import Contender, contenders_of, read_contenders, read_settings
 from longalign.metrics import METRICS
+from longalign.metrics.judge import JudgeOptions
 from longalign.metrics.metric import Tools
 from longalign.plugins import unknown
 from longalign.recipes import evaluation_file, evaluation_names
 
 ALL = "all"
+JUDGE = "judge"  # is no metric of pictures: it compares runs
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def metric_options(name: str, config: EvaluateConfig, tools: Tools) -> Any:
     Raises:
         LongalignError: an unknown option of the metric, or a value of another type.
     """
-    kind = METRICS[name].Options
+    kind = JudgeOptions if name == JUDGE else METRICS[name].Options
     fields = {f.name for f in dataclasses.fields(kind)}
     told = {k.partition(".")[2]: v for k, v in config.options.items() if k.partition(".")[0] == name}
     for key in told:
@@ -165,8 +167,8 @@ def check_options(config: EvaluateConfig) -> None:
     """Raises LongalignError: an option of a metric that there is not; the nearest one is named."""
     for key in config.options:
         name = key.partition(".")[0]
-        if name not in METRICS:
-            raise LongalignError(f"--set {key}: {unknown('metric', name, METRICS)}")
+        if name not in METRICS and name != JUDGE:
+            raise LongalignError(f"--set {key}: {unknown('metric', name, [*METRICS, JUDGE])}")
 
 
 def parse_metrics(text: str) -> list[str]:
@@ -182,8 +184,8 @@ def parse_metrics(text: str) -> list[str]:
     if ALL in names:
         return list(METRICS)
     for name in names:
-        if name not in METRICS:
-            raise LongalignError(unknown("metric", name, METRICS))
+        if name not in METRICS and name != JUDGE:
+            raise LongalignError(unknown("metric", name, [*METRICS, JUDGE]))
     if not names:
         raise LongalignError(f"no metric given: choose from {', '.join(METRICS)}")
     return list(dict.fromkeys(names))
