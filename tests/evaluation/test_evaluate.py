@@ -14,7 +14,8 @@ from tiny_clip import tiny_model
 
 from longalign.data.entries import CaptionedPicture
 from longalign.errors import LongalignError
-from longalign.evaluation.evaluate import EvaluationJob, measure_sets
+from longalign.evaluation.evaluate import EvaluationJob
+from longalign.evaluation.of_sets import measure_sets
 from longalign.evaluation.page import main_table, plot_table, prompts_in_common, reading_table
 from longalign.evaluation.pictures import read_reference
 from longalign.evaluation.sets import PictureSet

@@ -17,9 +17,10 @@ from two_processes import two
 from longalign.cli.evaluate import evaluate as command
 from longalign.errors import LongalignError
 from longalign.evaluation.contenders import read_contenders
-from longalign.evaluation.evaluate import EvaluationJob, Shard
+from longalign.evaluation.evaluate import EvaluationJob
 from longalign.evaluation.merging import merge_shards
 from longalign.evaluation.parts import FolderParts
+from longalign.evaluation.processes import Shard
 from longalign.evaluation.report import write_evaluation
 from longalign.evaluation.settings import EvaluateConfig
 from longalign.runs import RunFolder

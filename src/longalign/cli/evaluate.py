@@ -116,7 +116,8 @@ def evaluate(
 
         longalign evaluate stickers-table2 --out runs/table2
     """
-    from longalign.evaluation.evaluate import EvaluationJob, Shard
+    from longalign.evaluation.evaluate import EvaluationJob
+    from longalign.evaluation.processes import Shard
     from longalign.evaluation.settings import EvaluateConfig, split_settings
 
     if merge:
@@ -160,9 +161,8 @@ def _evaluate(
     job: Any, out: Path | None, overwrite: bool, shard: Any, as_json: bool, words: Sequence[str] = ()
 ) -> None:
     """Draws, measures, writes and prints."""
-    from longalign.evaluation.evaluate import Shard
     from longalign.evaluation.parts import FolderParts
-    from longalign.evaluation.processes import is_first, of_this_process, wait_for_all
+    from longalign.evaluation.processes import Shard, is_first, of_this_process, wait_for_all
     from longalign.evaluation.report import write_evaluation
 
     mine = of_this_process(shard or Shard())

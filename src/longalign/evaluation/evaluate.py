@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from longalign.data.prompt_rows import PromptRow, read_prompt_rows
 from longalign.diffusion.pipelines import load_tokenizer
-from longalign.encoding.segments import Segmenter
 from longalign.errors import LongalignError
+from longalign.evaluation.choice import default_metrics, needing, world_of
 from longalign.evaluation.comparison import Comparison, compare
-from longalign.evaluation.contenders import Contender
 from longalign.evaluation.drawing import Plan, check_slugs, draw, drawn_set
-from longalign.evaluation.judging import Verdicts, check_judge, judge_runs
-from longalign.evaluation.measuring import PROMPTS_AT_ONCE, Blocks, Measuring, Pass
+from longalign.evaluation.judging import check_judge, judge_runs
+from longalign.evaluation.measuring import Blocks, Measuring, Pass
 from longalign.evaluation.memory import plan_passes
 from longalign.evaluation.parts import FolderParts, MemoryParts, Parts
 from longalign.evaluation.pictures import read_reference, read_sets
+from longalign.evaluation.processes import Shard
+from longalign.evaluation.result import Evaluation
 from longalign.evaluation.sets import MeasuredSet, PictureSet
 from longalign.evaluation.settings import (
     JUDGE,
@@ -29,90 +30,15 @@ from longalign.evaluation.settings import (
     parse_metrics,
     read_job,
 )
-from longalign.evaluation.sweep import Point, Sweep, parse_sweep, points_of
+from longalign.evaluation.sweep import Point, parse_sweep, points_of
 from longalign.metrics import METRICS
 from longalign.metrics.embedding import Advance
 from longalign.metrics.features import Features
 from longalign.metrics.metric import Metric, MetricColumn, Need, Tools
-from longalign.preference import PreferenceModel
 from longalign.runs import RunFolder, atomic_write_text
-from longalign.worlds import DEFAULT, World, owner, owner_of_texts
+from longalign.worlds import DEFAULT, owner
 
 PLAN = "plan.json"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which blocks a process draws and measures: block number ≡ index (mod count)."""
-
-    index: int = 0
-    count: int = 1
-
-    def of(self, blocks: int) -> list[int]:
-        """Its blocks.
-
-        Args:
-            blocks: how many there are.
-        """
-        return list(range(self.index, blocks, self.count))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of `EvaluationJob.run`.
-
-    Attributes:
-        runs: the measured sets, in order.
-        comparisons: with the baseline.
-        baseline: its label.
-        measuring, passes: what was found of each picture, see `Measuring.lines`.
-        dropped: metrics that could not be computed → the reason.
-        facts: extractor, models, reference, pictures that were left out.
-        notes: sentences below the table.
-        world: that the prompts describe.
-        sweep, points: what was varied, and each model at each value in the order of ``runs``; None and empty without.
-        judged: what the judge said; None: none was asked.
-    """
-
-    runs: Sequence[MeasuredSet]
-    comparisons: Sequence[Comparison]
-    baseline: str
-    measuring: Measuring
-    passes: Sequence[Pass]
-    dropped: Mapping[str, str]
-    facts: Mapping[str, str]
-    notes: Sequence[str]
-    world: World | None = None
-    sweep: Sweep | None = None
-    points: Sequence[Point] = ()
-    judged: Verdicts | None = None
-
-    @property
-    def names(self) -> list[str]:
-        """Labels of the runs."""
-        return [m.label for m in self.runs]
-
-    @property
-    def columns(self) -> list[MetricColumn]:
-        """The columns of all metrics."""
-        return [column for metric in self.runs[0].metrics for column in metric.columns]
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of ``--json``."""
-        prompts = [p.text for m in self.runs for p in m.pictures]
-        read = {m.name: f"{m.reads}: {m.share_read(prompts)}" for m in self.runs[0].metrics}
-        found: dict[str, Any] = {
-            **self.facts,
-            "baseline": self.baseline,
-            "runs": [run.to_json() for run in self.runs],
-            "comparisons": [c.to_json() for c in self.comparisons],
-            "read": read,
-        }
-        if self.dropped:
-            found["not computed"] = dict(self.dropped)
-        if self.judged is not None:
-            found["judge"] = self.judged.to_json
-        return found
 
 
 class EvaluationJob:
@@ -460,7 +386,7 @@ class EvaluationJob:
             raise LongalignError(f"{name}: {reason}")
 
     def _reference(self) -> PictureSet | None:
-        if not _needing("reference", self.metrics):
+        if not needing("reference", self.metrics):
             return None
         prompts = [p for s in self.sets for p in s.prompts] or [r.prompt for p in self.points for r in p.rows]
         name = self.config.reference or (self.world.name if self.world else "")
@@ -474,7 +400,7 @@ class EvaluationJob:
 
     def _features(self) -> Features | None:
         config = self.config
-        if self.features is not None or not _needing("features", self.metrics):
+        if self.features is not None or not needing("features", self.metrics):
             return self.features
         plain = self.world.plain_features if self.world is not None else None
         name = config.features or plain or config.model or DEFAULT
@@ -490,7 +416,7 @@ class EvaluationJob:
 
     def _without(self, need: Need, reason: str) -> None:
         """Leaves out the metrics that need what is not there."""
-        for name in _needing(need, self.metrics):
+        for name in needing(need, self.metrics):
             self.metrics.remove(name)
             self.dropped[name] = reason
         if not self.metrics:
@@ -514,94 +440,3 @@ class EvaluationJob:
         if missing := [f"{m.label}: {len(m.missing):,}" for m in measured if m.missing]:
             facts["prompts without a picture"] = ", ".join(missing)
         return facts, notes
-
-
-def default_metrics(world: World | None, reference: str | None) -> list[str]:
-    """The metrics that are computed by default and whose needs are met.
-
-    Args:
-        world: that the prompts describe; None: none.
-        reference: what the user named as reference.
-    """
-    missing: set[Need] = set() if world is not None else {"world"}
-    if reference is None and world is None:
-        missing.add("reference")
-    return [name for name in METRICS if METRICS[name].by_default and not METRICS[name].needs & missing]
-
-
-def _needing(need: Need, names: Iterable[str]) -> list[str]:
-    return [name for name in names if need in METRICS[name].needs]
-
-
-def world_of(prompts: Sequence[str], most: int = 200) -> World | None:
-    """The world that at least half of the prompts' sentences speak of; None if there is none.
-
-    Args:
-        prompts: of an evaluation.
-        most: how many of them are read.
-    """
-    segmenter = Segmenter()
-    different = list(dict.fromkeys(prompts))[:most]
-    return owner_of_texts([s.text for prompt in different for s in segmenter(prompt)])
-
-
-def measure_sets(
-    sets: Sequence[PictureSet],
-    metrics: Sequence[str],
-    *,
-    reference: PictureSet | None = None,
-    model: PreferenceModel | None = None,
-    features: Features | None = None,
-    judge: World | None = None,
-    samples: int = 2000,
-    seed: int = 0,
-    device: str = "auto",
-    dtype: str = "auto",
-    on_step: Advance = lambda pictures: None,
-) -> list[MeasuredSet]:
-    """Measures sets that are there already, in memory. `EvaluationJob` does so for a run folder.
-
-    Intervals cover 95 %. Shares of sentences have those of `longalign.report.clustered_wilson`; means have bootstrap
-    intervals that draw prompts with all their pictures. Pictures of one prompt are not independent.
-
-    Args:
-        sets: of pictures.
-        metrics: names of `METRICS`.
-        reference: pictures for metrics that need a reference set, such as fid.
-        model: preference model, for denscore.
-        features: extractor, for fid, cmmd and diversity.
-        judge: the world that the prompts describe, for oracle and looks; None: it is found by `world_of`.
-        samples: bootstrap draws.
-        seed: of the draws.
-        device, dtype: for metrics that load a model of their own.
-        on_step: called with the number of pictures that were measured since the last call.
-
-    Raises:
-        LongalignError: something that a metric needs is missing; a set without a readable picture, or with too few.
-    """
-    if judge is None and _needing("world", metrics):
-        judge = world_of([prompt for s in sets for prompt in s.prompts])
-    tools = Tools(reference.label if reference else None, features, judge, device, dtype)
-    if model is not None:
-        tools.add_preference(DEFAULT, model)
-    chosen: list[Metric] = [METRICS[name](tools) for name in metrics]
-    of_pass = Pass("pass-0", list(metrics), features is not None and bool(_needing("features", metrics)))
-    measuring = Measuring(
-        Blocks(sets, PROMPTS_AT_ONCE), tools, MemoryParts(), reference=reference, on_step=on_step
-    )
-    if reference is not None and features is not None:
-        measuring.measure_reference()
-    if failed := measuring.run(of_pass, chosen):
-        name, reason = next(iter(failed.items()))
-        raise LongalignError(f"{name}: {reason}")
-    return measuring.measured([of_pass], chosen, samples, seed)
-
-
-def of_contender(contender: Contender) -> str:
-    """A model in words, for the page.
-
-    Args:
-        contender: a model or a folder.
-    """
-    told = ", ".join(f"{key} {value}" for key, value in contender.settings.items())
-    return f"{contender.name}{f' ({told})' if told else ''}"

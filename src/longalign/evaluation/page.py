@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from longalign.encoding.segments import Segmenter
-from longalign.evaluation.evaluate import Evaluation
 from longalign.evaluation.measuring import Item
+from longalign.evaluation.result import Evaluation
 from longalign.evaluation.sets import MeasuredSet
 from longalign.metrics.fid import TOO_FEW
 from longalign.metrics.metric import SENTENCES, MetricColumn

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from longalign.evaluation.evaluate import Shard
+
+@dataclass(frozen=True)
+class Shard:
+    """Which blocks a process draws and measures: block number ≡ index (mod count)."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, blocks: int) -> list[int]:
+        """Its blocks.
+
+        Args:
+            blocks: how many there are.
+        """
+        return list(range(self.index, blocks, self.count))
 
 
 def processes() -> int:
@@ -25,8 +38,6 @@ def of_this_process(shard: Shard) -> Shard:
     Args:
         shard: of the machine.
     """
-    from longalign.evaluation.evaluate import Shard
-
     count, rank = processes(), int(os.environ.get("RANK", "0"))
     return Shard(shard.index * count + rank, shard.count * count)
 

@@ -10,7 +10,6 @@ from PIL import Image
 
 from longalign.errors import LongalignError
 from longalign.evaluation.comparison import comparison_tables, sentences_of
-from longalign.evaluation.evaluate import Evaluation
 from longalign.evaluation.page import (
     columns_of,
     failures_table,
@@ -21,6 +20,7 @@ from longalign.evaluation.page import (
     reading_table,
     sentence_scores,
 )
+from longalign.evaluation.result import Evaluation
 from longalign.evaluation.results import write_results, write_tables
 from longalign.evaluation.sweep import sweep_curves
 from longalign.metrics.metric import MetricColumn
