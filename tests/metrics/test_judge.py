@@ -292,6 +292,8 @@ def test_an_interrupted_run_asks_nothing_twice(server: Server, tmp_path: Path) -
     assert len(server.asked) == 13
     assert Judging(server, cache, template="{prompt}?").winners(pairs(1)) == ["second"]
     assert len(server.asked) == 15, "another template is another question"
+    assert Judging(server, cache, model="other").winners(pairs(1)) == ["second"]
+    assert len(server.asked) == 17, "and so is another model"
 
 
 def test_several_questions_at_once(server: Server, tmp_path: Path) -> None:
