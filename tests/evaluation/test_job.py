@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chat_server import Server, said
 from PIL import Image
 from two_processes import two
 
@@ -285,3 +286,32 @@ def test_settings_on_the_command_line() -> None:
     assert (one.config().guidance, one.config().steps) == (3.0, 4)
     with pytest.raises(LongalignError, match="takes no settings"):
         read_contenders([f"a={Path(__file__).parent},steps=4"])
+
+
+def test_a_judge_compares_runs_and_is_asked_nothing_twice(tmp_path: Path) -> None:
+    """Two prompts, two orders: four questions. It always says "first", so both answers disagree: two ties, half a win.
+    The same command again asks nothing. An endpoint that is not there leaves the other metrics alone."""
+    prompts = prompt_file(tmp_path / "p.jsonl", ["a", "b"])
+    right = pictures_named(tmp_path / "right", ["a.png", "b.png"])
+    moved = pictures_named(tmp_path / "moved", ["b.png", "a.png"])
+    server = Server()
+    server.reply = lambda number: said("first")
+    options = {"judge.base_url": server.url, "judge.model": "any", "judge.workers": 1}
+    config = EvaluateConfig("oracle,judge", prompts=str(prompts), samples=50, options=options)
+    for _ in range(2):
+        job = EvaluationJob([str(right), str(moved)], config)
+        found = job.judge(job.run(), tmp_path)
+        assert found.judged is not None and found.judged.to_json["runs"] == {"moved": {"tie": 2}}
+        assert str(found.judged.table.rows[0][1]) == "50.0%"
+    assert len(server.asked) == 4
+    server.close()
+    gone = dict(options, **{"judge.base_url": "http://127.0.0.1:9/v1", "judge.tries": 1})
+    job = EvaluationJob(
+        [str(right), str(moved)],
+        EvaluateConfig("oracle,judge", prompts=str(prompts), samples=50, options=gone),
+    )
+    found = job.judge(job.run(), tmp_path / "gone")
+    assert found.runs[0].values["true"] == 1
+    assert found.judged is not None and found.judged.to_json["runs"] == {"moved": {"failed": 2}}
+    with pytest.raises(LongalignError, match="judge: name a model"):
+        EvaluationJob([str(right)], EvaluateConfig("judge", prompts=str(prompts)))

@@ -6,6 +6,7 @@
 | `conditioning.py` | `Conditioning`, their result |
 | `options.py`, `strategy.py` | settings; the encodings `plain`, `clip-cat`, `t5-mlp`, `clip+t5`; ablations |
 | `text_parts.py` | the tokenizers and text encoders of a pipeline, and the T5 branch |
+| `word_columns.py` | positions of a word in an encoded prompt |
 | `cleaning.py`, `syntax.py` | text as CLIP was trained on it; prompt weights of other tools |
 | `segments.py` | prompt → segments |
 | `context.py` | sentences before a sentence, which its encoding may see |

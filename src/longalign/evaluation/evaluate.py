@@ -431,7 +431,7 @@ class EvaluationJob:
         if self.features is not None:
             facts["features"] = self.features.what
             notes.append(f"Features: {self.features.what}.")
-        facts.update({f"{m.name} by": m.what for m in metrics if m.what})
+        facts.update({f"{m.name} by": m.what.removeprefix(f"{m.name} by ") for m in metrics if m.what})
         if self.reference is not None:
             facts["reference"] = f"{self.reference.label}, {len(self.reference):,} pictures"
             notes.append(f"Reference: {facts['reference']}; distances of small sets are too large.")
