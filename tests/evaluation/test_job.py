@@ -241,7 +241,7 @@ def test_black_pictures_are_told_apart(tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_said_before_anything_is_drawn(tmp_path: Path) -> None:
     prompts = prompt_file(tmp_path / "twice.jsonl", ["a", "a"])
-    for names, config, said in (
+    for names, config, message in (
         (["stickers"], EvaluateConfig(), "a model needs prompts to draw"),
         (["runs/nowhere"], EvaluateConfig(), "no such run folder"),
         (["stickers"], EvaluateConfig(prompts=str(prompts)), "'a' stands in"),
@@ -256,7 +256,7 @@ def test_what_is_wrong_is_said_before_anything_is_drawn(tmp_path: Path) -> None:
         (["stickers"], EvaluateConfig(prompts="stickers:1", sweep="steps=a"), "must be numbers"),
         (["a b=stickers", "a-b=stickers"], EvaluateConfig(prompts="stickers:1"), "one folder name"),
     ):
-        with pytest.raises(LongalignError, match=said):
+        with pytest.raises(LongalignError, match=message):
             job = EvaluationJob(names, config)
             job.contenders[0].config()
 
