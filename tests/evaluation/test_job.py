@@ -18,7 +18,9 @@ from two_processes import two
 from longalign.cli.evaluate import evaluate as command
 from longalign.errors import LongalignError
 from longalign.evaluation.contenders import read_contenders
+from longalign.evaluation.estimate import estimated, spoken
 from longalign.evaluation.evaluate import EvaluationJob
+from longalign.evaluation.memory import plan_passes
 from longalign.evaluation.merging import merge_shards
 from longalign.evaluation.parts import FolderParts
 from longalign.evaluation.processes import Shard
@@ -278,6 +280,26 @@ def test_one_line_for_each_metric_that_cannot_run(tmp_path: Path, capsys: pytest
     assert "longalign: hpsv2 was not computed" in err and "--set hpsv2." in err
     assert json.loads(out)["runs"][0]["true"]["value"] == 1
     assert "hpsv2" in json.loads(out)["not computed"]
+
+
+def test_a_forecast_is_measured_on_the_first_block() -> None:
+    """6 prompts in blocks of 2: one block is drawn, and the rest is reckoned from it."""
+    found = estimated(EvaluationJob(RUNS, CONFIG))
+    assert [s.name for s in found.steps] == ["drawing plain", "drawing segments", "measuring"]
+    assert [s.pictures for s in found.steps] == [6, 6, 12]
+    assert found.total_s >= max(s.total_s for s in found.steps) > 0 and found.peak_bytes > 1 << 27
+    assert [row[0] for row in found.table().rows][-1] == "in all"
+    assert (spoken(3900), spoken(700), spoken(20)) == ("1 h 05 min", "12 min", "20 s")
+
+
+def test_passes_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of 4 bytes each, 10 free, of which 7 may be used: a and b share one model; c has to wait."""
+    monkeypatch.setattr("longalign.evaluation.memory.model_bytes", lambda name: 4)
+    weights = {"a": ["X"], "b": ["X"], "c": ["Y"], "d": []}
+    passes = plan_passes(["a", "b", "c", "d"], weights, with_features=True, free=10)
+    assert [p.metrics for p in passes] == [["a", "b"], ["c", "d"]]
+    assert [p.with_features for p in passes] == [True, False]
+    assert [p.metrics for p in plan_passes(["a", "b", "c", "d"], weights, free=100)] == [["a", "b", "c", "d"]]
 
 
 def test_settings_on_the_command_line() -> None:

@@ -8,7 +8,7 @@ The way of `longalign evaluate`:
 | `pictures.py`, `matched.py`, `sets.py` | sets of pictures with their prompts |
 | `evaluate.py` | `EvaluationJob`, which calls the rest; `choice.py`: which metrics are possible |
 | `drawing.py` | pictures of models, block by block |
-| `measuring.py`, `parts.py`, `memory.py` | metrics of all pictures, block by block; finished blocks; what is in memory together |
+| `measuring.py`, `parts.py`, `memory.py` | metrics block by block; finished blocks; which models are in memory together |
 | `judging.py` | a judge of pairs |
 | `comparison.py` | paired differences, win rates, words |
 | `result.py`, `results.py`, `page.py`, `report.py`, `attention.py` | the result, its files and pages |
