@@ -58,7 +58,7 @@ def test_versions_differ_from_the_right_picture() -> None:
 
 @pytest.mark.slow
 def test_the_embedded_scores_see_mistakes(tmp_path: Path) -> None:
-    """P(true) puts right pictures above wrong ones; results of an evaluation are read, and refused without an oracle."""
+    """P(true) puts right pictures above wrong ones; results of an evaluation need an oracle."""
     counted: list[int] = []
     row = {"run": "a", "id": "0", "oracle": {"true": 0.5, "marks": ["true", "false"]}}
     row["verdict"] = {"p_true": 0.7, "sentences": [0.9, 0.1]}

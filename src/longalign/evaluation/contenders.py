@@ -20,6 +20,7 @@ from longalign.diffusion.pipelines import INDEX_FILE
 from longalign.errors import LongalignError
 from longalign.generation import GenerateConfig
 from longalign.plugins import unknown
+from longalign.recipes import evaluation_names
 from longalign.worlds import WORLDS, owner, world
 
 _SHORT = {"lora": "loras", "negative": "negative_prompt"}
@@ -78,6 +79,9 @@ def read_contenders(names: Sequence[str], common: Mapping[str, Any] | None = Non
     for told in names:
         label, name, settings = _parts(told)
         draws = is_model(name)
+        if draws and "/" not in name and owner(name) is None and not Path(name).exists():
+            known = [m for w in WORLDS for m in world(w).models] + evaluation_names()
+            raise LongalignError(f"{name}: no such run folder, and {unknown('model or recipe', name, known)}")
         if settings and not draws:
             raise LongalignError(f"{told!r}: a folder of pictures takes no settings; {name} is no model")
         chosen = {**(common or {}), **settings} if draws else {}
