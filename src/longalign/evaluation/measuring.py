@@ -240,12 +240,15 @@ class Measuring:
             passes: all passes.
         """
         for block in range(len(self.blocks)):
-            of_passes = [self.parts.read(of.name, block) for of in passes]
-            for item, *found in zip(self.blocks[block], *of_passes, strict=True):
-                merged: Line = {}
-                for line in found:
-                    merged.update(line)
-                yield item, merged
+            yield from self._lines_of(block, passes)
+
+    def _lines_of(self, block: int, passes: Sequence[Pass]) -> Iterator[tuple[Item, Line]]:
+        of_passes = [self.parts.read(of.name, block) for of in passes]
+        for item, *found in zip(self.blocks[block], *of_passes, strict=True):
+            merged: Line = {}
+            for line in found:
+                merged.update(line)
+            yield item, merged
 
     def measured(
         self, passes: Sequence[Pass], metrics: Sequence[Metric], samples: int = 2000, seed: int = 0
@@ -265,17 +268,13 @@ class Measuring:
         failed: list[list[Failure]] = [list(s.failed) for s in sets]
         values: list[dict[str, list[dict[str, np.ndarray]]]] = [{m.name: [] for m in metrics} for _ in sets]
         for block in range(len(self.blocks)):
-            of_passes = [self.parts.read(of.name, block) for of in passes]
             rows: list[list[Line]] = [[] for _ in sets]
-            for item, *found in zip(self.blocks[block], *of_passes, strict=True):
-                merged: Line = {}
-                for line in found:
-                    merged.update(line)
-                if "failed" in merged:
-                    failed[item.of].append(Failure(item.picture.name, merged["failed"]))
+            for item, line in self._lines_of(block, passes):
+                if "failed" in line:
+                    failed[item.of].append(Failure(item.picture.name, line["failed"]))
                 else:
                     kept[item.of].append(item)
-                    rows[item.of].append(merged)
+                    rows[item.of].append(line)
             for of, mine in enumerate(rows):
                 for metric in metrics:
                     found_in = numbers_in([row.get(metric.name, {}) for row in mine])
