@@ -144,7 +144,7 @@ class Trust:
             [column.name, *(self._correlation(of, column) for of in self.judged.values())]
             for _, column in self.columns
         ]
-        heads = [f"{length} ({low}–{high} objects)" for length, (low, high) in LENGTHS.items()]
+        heads = [f"{length} ({LENGTHS[length][0]}–{LENGTHS[length][1]} objects)" for length in self.judged]
         note = (
             "Spearman's ρ over all versions of all scenes, with 95 % bootstrap intervals over scenes. 1 orders "
             "pictures as the oracle does, 0 has nothing to do with it."
