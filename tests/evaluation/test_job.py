@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from chat_server import Server, said
 from PIL import Image
+from sticker_runs import run_folder
 from two_processes import two
 
 from longalign.cli.evaluate import evaluate as command
@@ -300,6 +301,28 @@ def test_passes_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [p.metrics for p in passes] == [["a", "b"], ["c", "d"]]
     assert [p.with_features for p in passes] == [True, False]
     assert [p.metrics for p in plan_passes(["a", "b", "c", "d"], weights, free=100)] == [["a", "b", "c", "d"]]
+
+
+def test_columns_of_a_demo_are_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run folder with two columns: each is a run. The plain embedded CLIP is the extractor."""
+    run = run_folder(tmp_path / "demo", {"reference": [0, 1, 2], "plain": [2, 2, 2]})
+    command(
+        [f"d={run}"],
+        metrics="fid,cmmd,oracle,diversity,looks",
+        show=2,
+        samples=100,
+        device="cpu",
+        out=tmp_path / "out",
+        as_json=True,
+    )
+    printed = json.loads(capsys.readouterr().out)
+    right, plain = printed["runs"]
+    assert right["run"] == "d · reference" and right["true"]["value"] == 1 and right["fid"]["value"] < 1e-6
+    assert plain["fid"]["value"] > right["fid"]["value"] and plain["true"]["value"] < 0.8
+    assert "stickers/clip" in printed["features"] and "low" not in plain["fid"] and "low" in plain["true"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/png") == 4
+    assert "stickers/clip" in page and "true sentences" in page
 
 
 def test_settings_on_the_command_line() -> None:

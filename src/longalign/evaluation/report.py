@@ -163,7 +163,9 @@ def worst_table(found: Evaluation) -> Table | None:
         ]
         for key in chosen
     ]
-    note = f"{column.title}, of the first pictures of the prompts in which the runs differ most."
+    note = (
+        f"{column.title}, means over the pictures of a prompt, of the prompts in which the runs differ most."
+    )
     return Table(
         "Prompts with the largest differences",
         ["prompt", *(label for label, _ in of_runs), ""],
