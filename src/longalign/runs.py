@@ -47,6 +47,7 @@ _OURS = (
     "thumbnails",
     "checkpoints",
     "results.jsonl",
+    "summary.json",
     "pictures",
     "parts",
     "pages",

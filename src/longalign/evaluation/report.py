@@ -21,7 +21,7 @@ from longalign.evaluation.page import (
     sentence_scores,
 )
 from longalign.evaluation.result import Evaluation
-from longalign.evaluation.results import write_results, write_tables
+from longalign.evaluation.results import write_results, write_summary, write_tables
 from longalign.evaluation.sweep import sweep_curves
 from longalign.metrics.metric import MetricColumn
 from longalign.preference.images import load_image
@@ -73,6 +73,7 @@ def write_evaluation(
     """
     measuring = found.measuring
     write_results(run.path, measuring.blocks.sets, measuring.lines(found.passes))
+    write_summary(run.path, found.to_json())
     table = main_table(found.runs, found.notes)
     compared = comparison_tables(found.comparisons, [m.label for m in found.runs]) if not found.sweep else []
     failed = failures_table(found.runs, found.dropped)

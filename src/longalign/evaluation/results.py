@@ -1,8 +1,8 @@
-"""Files of an evaluation beside its page: results.jsonl, one line a picture; the tables as CSV and LaTeX."""
+"""Files of an evaluation beside its page: results.jsonl, one line a picture; summary.json; tables as CSV and LaTeX."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from longalign.report.latex import table_latex
 from longalign.runs import atomic_path, atomic_write_text, json_line
 
 RESULTS = "results.jsonl"
+SUMMARY = "summary.json"
 _INTERNAL = ("of", "key", "place")
 
 
@@ -53,6 +54,16 @@ def write_results(folder: Path, sets: Sequence[PictureSet], lines: Iterable[tupl
         for row in result_rows(sets, lines):
             opened.write(json_line(row))
     return file
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Writes summary.json: the numbers of the runs and the comparisons, as ``--json`` prints them.
+
+    Args:
+        folder: the run folder.
+        summary: `Evaluation.to_json`.
+    """
+    atomic_write_text(folder / SUMMARY, json_line(summary))
 
 
 def write_tables(folder: Path, tables: Sequence[tuple[str, Table]]) -> None:
