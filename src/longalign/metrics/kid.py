@@ -105,4 +105,4 @@ class Kid(SetMetric):
             return {"kid": Number(math.nan, MISSING)}
         o = self.options
         value, _ = kid(x, y, o.subsets, o.subset_size, o.seed)
-        return {"kid": Number(value, f"{value:.4g}")}
+        return {"kid": Number(value, f"{value:.4g}".replace("-", "\N{MINUS SIGN}"))}
