@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,10 @@ class Trust:
 
     def tables(self) -> list[Table]:
         """Rank correlation by length, AUC by kind of mistake, AUC of sentences, and the same of drawn pictures."""
+        return self._tables
+
+    @cached_property
+    def _tables(self) -> list[Table]:
         found = [self._correlations(), self._mistakes(), self._looks()]
         if any(self._has_sentences(name) for name, _ in self.columns):
             found.append(self._sentences())
