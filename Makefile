@@ -19,7 +19,7 @@ demo: $(VENV)/runtime ## draw 16 scenes from long captions and write a report (o
 	$(bin)/longalign demo $(ARGS)
 
 test: $(VENV)/dev ## run the tests (options: ARGS="-k segments")
-	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: $(VENV)/dev ## lint, formatting, types, and who may import whom
 	$(bin)/ruff check .

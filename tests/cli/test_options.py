@@ -20,7 +20,7 @@ from longalign.cli.options import settings_of, stack_of
 from longalign.cli.score import score
 from longalign.cli.stickers.edits import edits
 from longalign.editing.run import EditConfig
-from longalign.evaluation.evaluate import EvaluateConfig
+from longalign.evaluation.settings import EvaluateConfig
 from longalign.generation import GenerateConfig
 from longalign.scoring.outcome import ScoreConfig
 from longalign.studies.edits import EditStudyConfig
@@ -42,7 +42,7 @@ OTHER_FORM = {
         "soft_token_branches",
         "strategy",
     },
-    EvaluateConfig: set(),
+    EvaluateConfig: {"options", "drawing"},  # both are --set
     ScoreConfig: {"worst"},
 }
 
