@@ -10,6 +10,7 @@ import pytest
 
 from longalign.errors import LongalignError
 from longalign.metrics.metric import MetricColumn
+from longalign.metrics.ranks import spearman
 from longalign.report import Estimate
 from longalign.stickers.changes import CHANGES
 from longalign.studies.trust import (
@@ -23,6 +24,7 @@ from longalign.studies.trust import (
     trust,
     trust_steps,
     versions_of,
+    weighted_spearman,
 )
 
 
@@ -46,6 +48,14 @@ def test_tables_by_hand() -> None:
     assert isinstance(swapped, Estimate) and (swapped.value, swapped.n) == (0.5, 2)
     # sentences: score against 0.5 for the false one; above it once of four
     assert sentence_auc(pictures, "m").value == pytest.approx(0.25)
+
+
+def test_weights_are_repeated_pictures() -> None:
+    """Weights 2, 0, 1, 1 of four pictures give the correlation of the sample in which the first is twice."""
+    x, y = np.array([0, 2, 1, 1]), np.array([3, 0, 1, 2])
+    chosen = [0, 0, 2, 3]
+    expected = spearman(x[chosen].astype(float), y[chosen].astype(float))
+    assert weighted_spearman(x, y, np.array([2.0, 0, 1, 1])) == pytest.approx(expected)
 
 
 def test_versions_differ_from_the_right_picture() -> None:

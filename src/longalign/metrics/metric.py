@@ -347,7 +347,9 @@ def share_of_tokens(memory: EmbeddingMemory, prompts: Sequence[str]) -> str:
         such as ``61.2% of the tokens``.
     """
     tokenizer, window = memory.model.tokenizer, memory.model.window_tokens - 2
-    counts = [len(tokenizer(p, add_special_tokens=False, verbose=False).input_ids) for p in dict.fromkeys(prompts)]
+    counts = [
+        len(tokenizer(p, add_special_tokens=False, verbose=False).input_ids) for p in dict.fromkeys(prompts)
+    ]
     whole = sum(counts)
     return f"{sum(min(n, window) for n in counts) / whole:.1%} of the tokens" if whole else "—"
 

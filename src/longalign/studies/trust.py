@@ -27,7 +27,7 @@ from longalign.evaluation.results import SUMMARY
 from longalign.evaluation.sets import PictureSet
 from longalign.metrics import METRICS
 from longalign.metrics.embedding import Advance
-from longalign.metrics.intervals import percentile
+from longalign.metrics.intervals import percentile, resample
 from longalign.metrics.metric import SENTENCES, MetricColumn
 from longalign.metrics.ranks import auc, spearman
 from longalign.report import Curve, Estimate, Table, wilson
@@ -419,13 +419,30 @@ def clustered(x: np.ndarray, y: np.ndarray, keys: Sequence[str]) -> Estimate:
         keys: (N,) scene of each.
     """
     value = spearman(x, y) if len(x) > 2 else math.nan
-    groups: dict[str, list[int]] = {}
-    for place, key in enumerate(keys):
-        groups.setdefault(key, []).append(place)
-    members = [np.array(g) for g in groups.values()]
-    rng = np.random.default_rng(0)
-    draws = []
-    for _ in range(_DRAWS if math.isfinite(value) else 0):
-        chosen = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
-        draws.append(spearman(x[chosen], y[chosen]))
+    if not math.isfinite(value):
+        return percentile(value, np.array([]), len(x), format=".2f")
+    owner = np.unique(np.array(keys), return_inverse=True)[1]
+    codes = [np.unique(side, return_inverse=True)[1] for side in (x, y)]
+    draws = [
+        weighted_spearman(codes[0], codes[1], row[owner])
+        for weights in resample(int(owner.max()) + 1, _DRAWS, 0)
+        for row in weights
+    ]
     return percentile(value, np.array(draws), len(x), format=".2f")
+
+
+def weighted_spearman(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> float:
+    """`spearman` of a sample in which picture i is ``weights[i]`` times; nothing is sorted.
+
+    Args:
+        a, b: (N,) numbers of the distinct values in their order, from 0 on.
+        weights: (N,) how often each is drawn.
+    """
+    centred = []
+    for codes in (a, b):
+        counts = np.bincount(codes, weights)
+        middle = (np.cumsum(counts) - (counts - 1) / 2)[codes]  # ranks; equal values share their mean
+        centred.append(middle - (weights @ middle) / weights.sum())
+    u, v = centred
+    scale = math.sqrt((weights @ (u * u)) * (weights @ (v * v)))
+    return float(weights @ (u * v)) / scale if scale > 0 else math.nan
