@@ -240,6 +240,8 @@ class Trust:
                 continue
             sign = 1 if column.better == "higher" else -1
             rho = spearman(sign * np.array(values, np.float64), truth)
+            if not math.isfinite(rho):
+                continue  # all models are equal
             rows.append([column.title, f"{rho:+.2f}".replace("-", "−")])
         note = (
             f"Spearman's ρ over {len(self.models)} models between a number of the whole set and the share of true "
