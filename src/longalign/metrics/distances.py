@@ -17,7 +17,7 @@ from longalign.errors import LongalignError
 
 Array = Tensor | np.ndarray
 
-_ROWS_AT_ONCE = 4096  # of a kernel matrix: 4096² float64 are 128 MiB
+_ROWS_AT_ONCE = 1024  # of a kernel matrix: 1024² float64 are 8 MiB
 
 
 @dataclass(frozen=True, eq=False)
