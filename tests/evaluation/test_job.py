@@ -329,6 +329,10 @@ def test_settings_on_the_command_line() -> None:
     [one] = read_contenders(["tuned=stickers,lora=stickers/sft,lora=stickers/reward,guidance=3,steps=4"])
     assert one.config().loras == ("stickers/sft", "stickers/reward")
     assert (one.config().guidance, one.config().steps) == (3.0, 4)
+    names = [c.label for c in read_contenders(["stickers", "stickers,lora=stickers/sft", "stickers,steps=4"])]
+    assert names == ["stickers", "stickers stickers/sft", "stickers 4"]
+    with pytest.raises(LongalignError, match="did you mean 'stickers-table2'"):
+        read_contenders(["stickers-table3"])
     with pytest.raises(LongalignError, match="takes no settings"):
         read_contenders([f"a={Path(__file__).parent},steps=4"])
 

@@ -79,7 +79,7 @@ def read_contenders(names: Sequence[str], common: Mapping[str, Any] | None = Non
     for told in names:
         label, name, settings = _parts(told)
         draws = is_model(name)
-        if draws and "/" not in name and owner(name) is None and not Path(name).exists():
+        if draws and "/" not in name and not _embedded(name) and not Path(name).exists():
             known = [m for w in WORLDS for m in world(w).models] + evaluation_names()
             raise LongalignError(f"{name}: no such run folder, and {unknown('model or recipe', name, known)}")
         if settings and not draws:
@@ -180,7 +180,10 @@ def _parts(told: str) -> tuple[str, str, dict[str, Any]]:
     settings = read_settings(rest, told)
     if not label:
         label = name if _embedded(name) else Path(name).name or name
-        label += "".join(f" {value}" for value in settings.values() if isinstance(value, str))
+        told_values = [
+            v for value in settings.values() for v in (value if isinstance(value, list) else [value])
+        ]
+        label += "".join(f" {value}" for value in told_values)
     return label, name, settings
 
 
