@@ -331,7 +331,7 @@ def test_settings_on_the_command_line() -> None:
     assert (one.config().guidance, one.config().steps) == (3.0, 4)
     names = [c.label for c in read_contenders(["stickers", "stickers,lora=stickers/sft", "stickers,steps=4"])]
     assert names == ["stickers", "stickers stickers/sft", "stickers 4"]
-    with pytest.raises(LongalignError, match="did you mean 'stickers-table[26]'"):
+    with pytest.raises(LongalignError, match=r"did you mean 'stickers-table[26]'"):
         read_contenders(["stickers-table3"])
     with pytest.raises(LongalignError, match="takes no settings"):
         read_contenders([f"a={Path(__file__).parent},steps=4"])
