@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from longalign.engine import Engine
 
 Settings = TypeVar("Settings")
 
@@ -24,6 +27,15 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")]
+
+# Where much work is done (`longalign.engine`)
+On = Annotated[
+    str,
+    typer.Option("--on", help="local: this process. ray: workers of Ray, of RAY_ADDRESS or of this machine."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Workers of --on ray.", show_default="one a GPU, or one a CPU")
+]
 
 # A model and what is put on it (`longalign.weights.stack.Stack`)
 Model = Annotated[
@@ -171,3 +183,18 @@ def settings_of(kind: type[Settings], given: Mapping[str, Any], **other: Any) ->
 def stack_of(lora: list[str] | None, *, force_lora: bool = False, **other: Any) -> dict[str, Any]:
     """The fields of `Stack` that the command line has in another form, for `settings_of`."""
     return {"loras": tuple(lora or ()), "check_base": not force_lora, **other}
+
+
+def engine_of(on: str, workers: int | None) -> Engine:
+    """Where a command's work is done.
+
+    Args:
+        on: ``local`` or ``ray``.
+        workers: of Ray.
+
+    Raises:
+        LongalignError: there is no such place, or no such number of workers.
+    """
+    from longalign.engine import Engine
+
+    return Engine(on, workers)
