@@ -11,21 +11,20 @@ import csv
 import io
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from longalign.data.arrow import arrow_table, files_of, group_count, row_group, schema
+from longalign.data.of_worlds import names_world, parse_world
 from longalign.data.prompts import PROMPT_KEYS, parse_lines, prompt_in
 from longalign.data.sources import METADATA
 from longalign.data.text_files import decode_text, delimiter_of
 from longalign.errors import LongalignError
-from longalign.plugins import unknown
 from longalign.published import how_to_get
-from longalign.worlds import WORLDS, world
+from longalign.worlds import WORLDS
 
 ID_KEYS = ("item_id", "id", "prompt_id", "idx", "index")
 _KEYS = (*PROMPT_KEYS, "en_prompt_text", "prompt_en", "long_prompt", "Prompt", "Text", "Caption")
@@ -35,8 +34,6 @@ _LISTS = ("evaluation_metadata.jsonl", "prompts.jsonl", *METADATA)
 _LIST_FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 _TABLES = (".parquet", ".arrow")
 _PLACES = 5  # digits of the name of a prompt that has none, as GenEval names the folders of its pictures
-_OPTIONS = ("split", "seed", "objects", "referring", "retold")
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 Place = str  # of a row, for messages: file and line
 Record = Mapping[str, Any]
@@ -81,9 +78,8 @@ def read_prompt_rows(name: str | os.PathLike[str], limit: int | None = None) -> 
     if limit is not None and limit < 1:
         raise LongalignError(f"the limit of prompts must be 1 or more, not {limit}")
     told = os.fspath(name)
-    head, *options = told.split(":")
-    if head in WORLDS and not (options and Path(told).exists()):
-        return _of_world(head, options, told, limit)
+    if names_world(told):
+        return _of_world(told, limit)
     path = Path(told)
     if not path.exists():
         of_worlds = "; ".join(f"{of_world}:1000 are prompts of a world" for of_world in WORLDS)
@@ -237,63 +233,26 @@ def _with_name(name: str, value: Any) -> Record:
     return told if any(key in told for key in ID_KEYS) else {ID_KEYS[0]: name, **told}
 
 
-def _of_world(head: str, options: Sequence[str], told: str, limit: int | None) -> list[PromptRow]:
+def _of_world(told: str, limit: int | None) -> list[PromptRow]:
     """Captions of a world's held-out pictures; nothing is drawn."""
-    form = f"{head}:1000 or {head}:1000:objects=7-9:seed=1"
-    if not options or not options[0].isdecimal() or int(options[0]) < 1:
-        raise LongalignError(f"{told}: say how many prompts of the world {head}: {form}")
-    count = int(options[0])
-    given: dict[str, str] = {}
-    for option in options[1:]:
-        key, equals, value = option.partition("=")
-        if key not in _OPTIONS:
-            raise LongalignError(f"{told}: {unknown('option', key, _OPTIONS)}")
-        if not equals or not value or key in given:
-            raise LongalignError(f"{told}: {key} needs one value: {form}")
-        given[key] = value
-    split = given.get("split", "test")
-    seed = _number(given.get("seed", "0"), "seed", told, int)
-    referring = _number(given.get("referring", "0"), "referring", told, float)
-    retold = _number(given.get("retold", "1"), "retold", told, int)
-    objects = tuple(_range(part, told) for part in given.get("objects", "1-9").split(","))
+    named = parse_world(told)
+    pictures = named.open()
     try:
-        further = {"retold": retold} if retold > 1 else {}
-        pictures = world(head).pictures(count, split, seed, objects, referring, **further)
-        texts = [pictures.text(index) for index in range(min(count, limit or count))]
-    except LongalignError:
-        raise
-    except (KeyError, IndexError, ValueError) as error:  # the world has no such split, or not so many objects
-        raise LongalignError(f"{told}: the world {head} has no such pictures: {error}") from error
+        texts = [pictures.text(index) for index in range(min(named.count, limit or named.count))]
+    except (KeyError, IndexError, ValueError) as error:
+        raise LongalignError(f"{told}: the world {named.world} has no such pictures: {error}") from error
     return [
         PromptRow(
             f"{index:0{_PLACES}}",
             text,
             {
-                "world": head,
+                "world": named.world,
                 "index": index,
-                "split": split,
-                "seed": seed,
-                "objects": list(objects[index % len(objects)]),
+                "split": named.split,
+                "seed": named.seed,
+                "objects": list(named.objects[index % len(named.objects)]),
             }
-            | ({"referring": referring} if referring else {}),
+            | ({"referring": named.referring} if named.referring else {}),
         )
         for index, text in enumerate(texts)
     ]
-
-
-def _number(text: str, key: str, told: str, kind: type[int] | type[float]) -> Any:
-    try:
-        number = kind(text)
-    except ValueError:
-        number = -1
-    if not 0 <= number < float("inf"):
-        raise LongalignError(f"{told}: {key} should be a number of at least 0, not {text!r}")
-    return number
-
-
-def _range(text: str, told: str) -> tuple[int, int]:
-    found = _RANGE.fullmatch(text.strip())
-    low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-    if low > high:
-        raise LongalignError(f"{told}: objects should be ranges such as 7-9 or 1-3,7-9, not {text!r}")
-    return low, high

@@ -9,6 +9,7 @@ from typing import cast
 
 from longalign.data.entries import TEXT_KEYS, CaptionedPicture, Failure, Source
 from longalign.data.files import CocoCaptions, CsvRows, JsonLines, TextFiles
+from longalign.data.of_worlds import names_world, parse_world
 from longalign.data.several_captions import Captions, with_captions
 from longalign.data.tables import CaptionTable
 from longalign.data.tars import TarShards
@@ -81,6 +82,8 @@ def named_source(
 ) -> Source:
     """Captioned pictures by name: of a plugin (`SOURCES`), of a world (`longalign.worlds`), else `open_source`.
 
+    A world's name may say how many: ``stickers:1000`` (`longalign.data.of_worlds`).
+
     Args:
         captions: of pictures with a list of them: `longalign.data.several_captions.with_captions`.
     """
@@ -88,6 +91,8 @@ def named_source(
         return with_captions(cast("Source", SOURCES[name]()), captions)
     if name in WORLDS:
         return cast("Source", world(name).pictures(count, split, seed, objects, referring))
+    if names_world(name):
+        return cast("Source", parse_world(name, split).open())
     return with_captions(open_source(name, images=images, column=column), captions)
 
 
