@@ -50,8 +50,10 @@ _OURS = (
     "summary.json",
     "pictures",
     "parts",
-    "pages",
-    "thumbnails",
+    "scores",
+    "embeddings",
+    "prompts.jsonl",
+    "skipped.jsonl",
 )
 
 

@@ -14,6 +14,9 @@ from longalign import preference
 from longalign.cli.main import app
 from longalign.errors import LongalignError
 from longalign.preference.decomposition import fit_prompts
+from longalign.scoring.data import Failure
+from longalign.scoring.parts import read_part
+from longalign.scoring.stream import Scored
 from longalign.stickers.files import render_folder
 
 PROMPT = "A fox is in the top left. The background is navy."
@@ -72,7 +75,7 @@ def test_a_data_set_with_an_unreadable_picture_ends_with_1(scenes: Path, tmp_pat
     done = run("score", "--data", data, "--worst", "2", "--relative", "--out", tmp_path / "run")
     assert done.exit_code == 1 and "skipped missing.png: no such image file" in done.stderr
     assert "4 pairs" in done.stdout and "lowest sentences" in done.stdout
-    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 5
+    assert [type(r) for r in read_part(tmp_path / "run/scores/00000.parquet")] == [Scored] * 4 + [Failure]
     again = run("score", "--data", data, "--json")
     found = json.loads(again.stdout)
     assert len(found["pairs"]) == found["scored"] == 4 and found["failed"] == len(found["failures"]) == 1

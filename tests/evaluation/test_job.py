@@ -157,6 +157,16 @@ def test_two_processes_equal_one(whole: Path, tmp_path: Path) -> None:
         assert (tmp_path / "both" / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_processes_wait_for_each_other() -> None:
+    """The second process comes half a second later; the first one has to wait for it. (Once nobody waited.)"""
+    code = (
+        "import os, time; from longalign.evaluation.processes import wait_for_all; wait_for_all(); "
+        "time.sleep(0.5 * int(os.environ['RANK'])); t = time.time(); wait_for_all(); print(time.time() - t)"
+    )
+    first, _ = two("-c", code)
+    assert float(first) > 0.3
+
+
 def test_another_metric_is_added_without_drawing_again(whole: Path, tmp_path: Path) -> None:
     """The new metric has a pass of its own; what was measured before stays as it was, to the bit."""
     import shutil

@@ -13,17 +13,20 @@ from longalign.cli.options import (
     Device,
     Dtype,
     Json,
+    On,
     Overwrite,
     PreferenceModelName,
     ScoreBatchSize,
     Tokenizer,
+    Workers,
+    engine_of,
     settings_of,
 )
 from longalign.cli.terminal import command_line, print_json, print_line, progress
 from longalign.errors import LongalignError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from longalign.scoring.data import Failure, Pair
     from longalign.scoring.stream import Scored
@@ -42,7 +45,7 @@ def score(
         Path | None,
         typer.Option(
             help="JSONL of {image, caption}, a folder with metadata.jsonl or with .txt beside pictures, or a world: "
-            "stickers."
+            "stickers, stickers:20000."
         ),
     ] = None,
     worst: Annotated[
@@ -67,9 +70,14 @@ def score(
     device: Device = "auto",
     dtype: Dtype = "auto",
     out: Annotated[
-        Path | None, typer.Option(help="Run folder with metrics.jsonl and a page; else nothing is written.")
+        Path | None,
+        typer.Option(
+            help="Run folder with the scores and a page; else nothing is kept. The command goes on with --data there."
+        ),
     ] = None,
     overwrite: Overwrite = False,
+    on: On = "local",
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Judge how well pictures fit a prompt, sentence by sentence.
@@ -87,23 +95,26 @@ def score(
 
         longalign score --data captions.jsonl --worst 50 --relative --out runs/clean
 
+        longalign score --data s3://bucket/shards --on ray --out runs/all
+
     Exit code 1: some pictures could not be read and were skipped; 2: nothing could be scored.
     """
     given = locals()
     from longalign.data.prompts import caption_of, read_prompts
-    from longalign.scoring.data import count_pairs, pairs_of, read_pairs
+    from longalign.scoring.data import count_pairs, pairs_of
 
-    pairs: Iterable[Pair | Failure]
-    if data is not None:
-        if images or prompt is not None:
-            raise LongalignError("--data brings its own pictures and captions: leave IMAGES and --prompt out")
-        pairs, total = read_pairs(data), count_pairs(data)
-    else:
-        if prompt is None and not images:
-            raise LongalignError("no prompt: say what the picture should show with --prompt, or score --data")
+    if data is not None and (images or prompt is not None):
+        raise LongalignError("--data brings its own pictures and captions: leave IMAGES and --prompt out")
+    if data is None and prompt is None and not images:
+        raise LongalignError("no prompt: say what the picture should show with --prompt, or score --data")
+    engine = engine_of(on, workers)
+    if data is None and engine.on != "local":
+        raise LongalignError(f"--on {on} is for --data: a few pictures are scored in this process")
+    pairs: Sequence[Pair] = ()
+    if data is None:
         texts = [caption_of(path) for path in images or []] if prompt is None else read_prompts([prompt])
         pairs = pairs_of(images or [], texts)
-        total = len(pairs)
+    from longalign.scoring.data_set import score_data
     from longalign.scoring.outcome import ScoreConfig
     from longalign.scoring.score import score as run
 
@@ -111,22 +122,28 @@ def score(
         ScoreConfig, given, worst=(10 if data is not None else 0) if worst is None else worst
     )
     rows = _Rows() if as_json and data is not None else None
-    with progress("scoring", total) as advance:
-
-        def on_result(result: Scored | Failure) -> None:
-            if rows is not None:
-                rows.add(result)
-            advance(1)
-
-        done = run(
-            pairs,
-            config,
-            keep=data is None,
-            out=out,
-            overwrite=overwrite,
-            command_line=command_line(),
-            on_result=on_result,
-        )
+    if data is not None:
+        with progress("scoring", count_pairs(data) * (2 if relative else 1)) as advance:
+            done = score_data(
+                str(data),
+                config,
+                engine=engine,
+                out=out,
+                overwrite=overwrite,
+                command_line=command_line(),
+                on_rows=advance,
+                on_result=rows.add if rows is not None else lambda result: None,
+            )
+    else:
+        with progress("scoring", len(pairs)) as advance:
+            done = run(
+                pairs,
+                config,
+                out=out,
+                overwrite=overwrite,
+                command_line=command_line(),
+                on_result=lambda result: advance(1),
+            )
     from longalign.cli.show_scores import failure_lines, show_outcome
 
     if rows is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from longalign.engine.run import Engine
+from longalign.engine.where import Engine
 from longalign.engine.work import Work
 from longalign.errors import LongalignError
 

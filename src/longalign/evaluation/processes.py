@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from longalign.errors import LongalignError
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -43,8 +45,22 @@ def of_this_process(shard: Shard) -> Shard:
 
 
 def wait_for_all() -> None:
-    """Returns when all processes have come here."""
-    if processes() > 1:
-        from accelerate import PartialState
+    """Returns when all processes have come here.
 
-        PartialState().wait_for_everyone()
+    Raises:
+        LongalignError: the processes that were started do not know of each other.
+    """
+    if processes() == 1:
+        return
+    import torch
+    from accelerate import PartialState
+
+    # Without a GPU accelerate makes no process group unless it is told of the CPU: then nobody would wait.
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    state = PartialState(cpu=cpu or not torch.accelerator.is_available())
+    if state.num_processes != processes():
+        raise LongalignError(
+            f"{processes()} processes were started, and accelerate knows of {state.num_processes}: start them by "
+            "accelerate launch"
+        )
+    state.wait_for_everyone()

@@ -62,25 +62,43 @@ def read_pairs(source: str | os.PathLike[str]) -> Iterator[Pair | Failure]:
     """The pairs of a data set, read as they are needed.
 
     Args:
-        source: a file or a folder as in `longalign.data.sources.open_source`, or the name of a world: then
-            `WORLD_PAIRS` held-out pictures of it.
+        source: a file or a folder as in `longalign.data.sources.open_source`; or the name of a world, which gives
+            `WORLD_PAIRS` held-out pictures of it, or as many as the name says (``stickers:20000``).
 
     Raises:
         LongalignError: no such file or folder, or nothing of that kind in it. A bad row is a `Failure`.
     """
-    return (_pair(entry) for entry in _opened(source))
+    return map(_pair, open_pairs(source))
 
 
 def count_pairs(source: str | os.PathLike[str]) -> int:
     """How many pairs `read_pairs` will give, failures included; reads no picture."""
     try:
-        return len(_opened(source))
+        return len(open_pairs(source))
     except LongalignError:
         return 0  # `read_pairs` says what is wrong
 
 
-def _opened(source: str | os.PathLike[str]) -> Source:
+def open_pairs(source: str | os.PathLike[str]) -> Source:
+    """The data set that `read_pairs` reads.
+
+    Args:
+        source: as of `read_pairs`.
+
+    Raises:
+        LongalignError: as `read_pairs`.
+    """
     return named_source(os.fspath(source), split="test", count=WORLD_PAIRS)
+
+
+def pair_at(source: Source, row: int) -> Pair | Failure:
+    """A pair by its number.
+
+    Args:
+        source: of `open_pairs`.
+        row: the number.
+    """
+    return _pair(source[row])
 
 
 def _pair(entry: CaptionedPicture | Failure) -> Pair | Failure:

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from longalign.errors import LongalignError
+from longalign.preference import PreferenceModel
+from longalign.preference.decomposition import Decomposition
 from longalign.scoring.data import (
     Failure,
 )
@@ -41,6 +44,23 @@ class ScoreConfig:
     device: str = "auto"
     dtype: str = "auto"
 
+    def load(self) -> PreferenceModel:
+        """The model, with the decomposition that the settings name.
+
+        Raises:
+            LongalignError: either cannot be loaded, or they do not belong together.
+        """
+        model = PreferenceModel.from_pretrained(
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            tokenizer=self.tokenizer,
+            calibration=self.calibration,
+        )
+        if self.decomposition is not None:
+            model.decomposition = Decomposition.load(self.decomposition, model.width)
+        return model
+
 
 @dataclass
 class Outcome:
@@ -68,6 +88,44 @@ class Outcome:
     overall: array[float] = field(default_factory=lambda: array("d"))
     worst: array[float] = field(default_factory=lambda: array("d"))
     folder: Path | None = None
+
+    @classmethod
+    def of(cls, config: ScoreConfig, model: PreferenceModel, folder: Path | None) -> Outcome:
+        """Empty.
+
+        Args:
+            config: the settings.
+            model: that gives the scores.
+            folder: the run folder, if there is one.
+        """
+        return cls(
+            config,
+            model.decomposition is not None,
+            late=model.late is not None,
+            promised=model.calibration.error if model.calibration is not None else None,
+            folder=folder,
+        )
+
+    def add(self, result: Scored | Failure) -> None:
+        """Counts a result.
+
+        Args:
+            result: the next one.
+        """
+        if isinstance(result, Failure):
+            self.summary.failed += 1
+            if len(self.failures) < FAILURES_KEPT:
+                self.failures.append(result)
+            return
+        self.summary.add(result)
+        self.overall.append(result.scores["overall"])
+        self.worst.append(result.values[result.worst])
+
+    def check(self) -> None:
+        """Raises `LongalignError` where nothing at all could be scored."""
+        if not self.summary.scored:
+            first = f", such as {self.failures[0].name}: {self.failures[0].reason}" if self.failures else ""
+            raise LongalignError(f"nothing could be scored: {self.summary.failed} failed{first}")
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"model": self.config.model, **self.summary.to_json()}

@@ -53,11 +53,18 @@ class Lowest:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._heap: list[tuple[float, int, Scored]] = []  # of negative values: the highest kept is on top
+        # of negative values: the highest kept is on top
+        self._heap: list[tuple[float, int, Scored, int]] = []
         self._count = count()
 
-    def add(self, item: Scored) -> None:
-        entry = (-item.values[item.worst], -next(self._count), item)  # at a draw the earlier one stays
+    def add(self, item: Scored, row: int = -1) -> None:
+        """Keeps a pair if it is one of the lowest.
+
+        Args:
+            item: the pair.
+            row: its number, which `numbered` gives back.
+        """
+        entry = (-item.values[item.worst], -next(self._count), item, row)  # at a draw the earlier one stays
         if len(self._heap) < self.size:
             heapq.heappush(self._heap, entry)
         elif self.size:
@@ -65,7 +72,11 @@ class Lowest:
 
     def sorted(self) -> list[Scored]:
         """The lowest first."""
-        return [item for _, _, item in sorted(self._heap, key=lambda entry: (-entry[0], -entry[1]))]
+        return [item for item, _ in self.numbered()]
+
+    def numbered(self) -> list[tuple[Scored, int]]:
+        """The lowest first, each with its row number."""
+        return [(item, row) for _, _, item, row in sorted(self._heap, key=lambda e: (-e[0], -e[1]))]
 
 
 def worst_row(item: Scored) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from longalign.errors import Interrupted, LongalignError
 from longalign.preference import PreferenceModel
-from longalign.preference.decomposition import Decomposition
 from longalign.report import counted
 from longalign.runs import RunFolder, atomic_write_text, json_line
 from longalign.scoring.data import (
@@ -21,26 +20,6 @@ from longalign.scoring.page import write_scores
 from longalign.scoring.ranking import Lowest, rank, worst_row
 from longalign.scoring.stream import Scored, score_pairs
 from longalign.versions import provenance
-
-FAILURES_KEPT = 1000
-
-
-def load_model(config: ScoreConfig) -> PreferenceModel:
-    """The model, with the decomposition that the settings name.
-
-    Raises:
-        LongalignError: either cannot be loaded, or they do not belong together.
-    """
-    model = PreferenceModel.from_pretrained(
-        config.model,
-        device=config.device,
-        dtype=config.dtype,
-        tokenizer=config.tokenizer,
-        calibration=config.calibration,
-    )
-    if config.decomposition is not None:
-        model.decomposition = Decomposition.load(config.decomposition, model.width)
-    return model
 
 
 def score(
@@ -74,29 +53,17 @@ def score(
     """
     if config.worst < 0:
         raise LongalignError(f"the number of worst sentences cannot be {config.worst}")
-    model = model or load_model(config)
+    model = model or config.load()
     settings = {"command": "score", **asdict(config)}
     run = RunFolder(out, settings, overwrite=overwrite) if out is not None else None
-    outcome = Outcome(
-        config,
-        model.decomposition is not None,
-        late=model.late is not None,
-        promised=model.calibration.error if model.calibration is not None else None,
-        folder=run.path if run else None,
-    )
+    outcome = Outcome.of(config, model, run.path if run else None)
     lowest = Lowest(config.worst)
     results = score_pairs(model, pairs, batch_size=config.batch_size, relative=config.relative)
     stopped = False
     try:
         for result in results:
-            if isinstance(result, Failure):
-                outcome.summary.failed += 1
-                if len(outcome.failures) < FAILURES_KEPT:
-                    outcome.failures.append(result)
-            else:
-                outcome.summary.add(result)
-                outcome.overall.append(result.scores["overall"])
-                outcome.worst.append(result.values[result.worst])
+            outcome.add(result)
+            if not isinstance(result, Failure):
                 lowest.add(result)
                 if keep:
                     outcome.kept.append(result)
@@ -111,17 +78,13 @@ def score(
         stopped = True
         if not outcome.summary.scored:
             raise Interrupted("nothing was scored yet") from None
-    if not outcome.summary.scored:
-        first = (
-            f", such as {outcome.failures[0].name}: {outcome.failures[0].reason}" if outcome.failures else ""
-        )
-        raise LongalignError(f"nothing could be scored: {outcome.summary.failed} failed{first}")
+    outcome.check()
     outcome.lowest = lowest.sorted()
     if len(outcome.kept) > 1:
         with suppress(LongalignError):  # different prompts: nothing to rank
             outcome.ranking = rank(outcome.kept)
     if run is not None:
-        _write(outcome, run, command_line)
+        write_run(outcome, run, command_line)
     if stopped:
         kept = f"kept, with their report: {run.report}" if run is not None else "lost: --out would keep them"
         raise Interrupted(
@@ -130,7 +93,14 @@ def score(
     return outcome
 
 
-def _write(outcome: Outcome, run: RunFolder, command_line: str | None) -> None:
+def write_run(outcome: Outcome, run: RunFolder, command_line: str | None = None) -> None:
+    """Writes ``worst.jsonl`` and the page.
+
+    Args:
+        outcome: the results.
+        run: the run folder.
+        command_line: what the user typed, for the page.
+    """
     if outcome.lowest:
         lines = [json_line(worst_row(item)) for item in outcome.lowest]
         atomic_write_text(run.path / "worst.jsonl", "".join(lines))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -25,6 +25,7 @@ from longalign.scoring.data import (
 )
 
 _THREADS = min(8, os.cpu_count() or 1)
+Given = Pair | Failure | Callable[[], Pair | Failure]
 _SENTENCES_KEPT = 16_384  # embeddings; 64 MB at 1,024 numbers each
 
 
@@ -96,14 +97,19 @@ class Embedder:
         self.model = model
         self._known: dict[str, tuple[Tensor, Tokens | None]] = {}
 
-    def prepare(self, pair: Pair | Failure) -> Tensor | Failure:
-        """What the model will see, (1, 3, S, S), made by threads; what is unreadable, as a `Failure`."""
+    def forget(self) -> None:
+        """Forgets all texts: those that share a batch change the last bits of each other's embeddings."""
+        self._known.clear()
+
+    def prepare(self, given: Given) -> tuple[Pair, Tensor] | Failure:
+        """A pair with what the model will see, (1, 3, S, S), made by threads; what is unreadable, as a `Failure`."""
+        pair = given if isinstance(given, (Pair, Failure)) else given()
         if isinstance(pair, Failure):
             return pair
         if not pair.text.strip():
             return Failure(pair.name, "its caption is empty")
         try:
-            return self.model.preprocess.picture(pair.image)
+            return pair, self.model.preprocess.picture(pair.image)
         except LongalignError as error:
             return Failure(pair.name, str(error).removeprefix(f"{pair.image}: "))
 
@@ -140,40 +146,42 @@ class Embedder:
 
 
 def embed_images(
-    embedder: Embedder, pairs: Iterable[Pair | Failure], batch_size: int = 32
+    embedder: Embedder, pairs: Iterable[Given], batch_size: int = 32
 ) -> Iterator[list[tuple[Pair, Seen] | Failure]]:
     """Batch after batch, in order: each pair with its embeddings, or why there are none.
 
     While one batch is computed, the pictures of the next are being read.
+
+    Args:
+        embedder: the model.
+        pairs: pairs, or functions that give them, which threads call.
+        batch_size: pictures at once.
+
+    Raises:
+        LongalignError: a batch of less than one picture.
     """
     if batch_size < 1:
         raise LongalignError(f"a batch has at least one picture, not {batch_size}")
     stream = iter(pairs)
-    ahead: deque[list[tuple[Pair | Failure, Future[Tensor | Failure]]]] = deque()
+    ahead: deque[list[Future[tuple[Pair, Tensor] | Failure]]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         while True:
             chunk = list(islice(stream, batch_size))
             if chunk:
-                ahead.append([(pair, pool.submit(embedder.prepare, pair)) for pair in chunk])
+                ahead.append([pool.submit(embedder.prepare, pair) for pair in chunk])
             if not ahead:
                 return
             if chunk and len(ahead) < 2:
                 continue
-            yield _embedded(embedder, [(pair, future.result()) for pair, future in ahead.popleft()])
+            yield _embedded(embedder, [future.result() for future in ahead.popleft()])
 
 
 def _embedded(
-    embedder: Embedder, batch: list[tuple[Pair | Failure, Tensor | Failure]]
+    embedder: Embedder, batch: list[tuple[Pair, Tensor] | Failure]
 ) -> list[tuple[Pair, Seen] | Failure]:
-    prepared = [x for _, x in batch if isinstance(x, Tensor)]
+    prepared = [item[1] for item in batch if not isinstance(item, Failure)]
     rows = iter(embedder.images(prepared)) if prepared else iter(())
-    found: list[tuple[Pair, Seen] | Failure] = []
-    for pair, x in batch:
-        if isinstance(x, Failure):
-            found.append(x)
-        elif isinstance(pair, Pair):
-            found.append((pair, next(rows)))
-    return found
+    return [item if isinstance(item, Failure) else (item[0], next(rows)) for item in batch]
 
 
 def score_pairs(
@@ -210,13 +218,32 @@ def score_pairs(
             )
         total = torch.stack(embedded).double().sum(0)  # (D,)
     for batch in batches:
-        scored = iter(_score_batch(embedder, batch, decomposition, total, count))
-        yield from (item if isinstance(item, Failure) else next(scored) for item in batch)
+        yield from score_batch(embedder, batch, decomposition, total, count)
 
 
-def _score_batch(
+def score_batch(
     embedder: Embedder,
-    batch: list[tuple[Pair, Seen] | Failure],
+    batch: Sequence[tuple[Pair, Seen] | Failure],
+    decomposition: Decomposition | None,
+    total: Tensor | None = None,
+    count: int = 0,
+) -> list[Scored | Failure]:
+    """The scores of a batch of `embed_images`, in its order.
+
+    Args:
+        embedder: the model.
+        batch: pairs with their embeddings, and what could not be read.
+        decomposition: in place of the model's own; None: no aligned scores.
+        total: (D,) float64, the sum of the embeddings of all pictures, for relative scores; None: without these.
+        count: how many pictures ``total`` is of.
+    """
+    scored = iter(_scores(embedder, batch, decomposition, total, count))
+    return [item if isinstance(item, Failure) else next(scored) for item in batch]
+
+
+def _scores(
+    embedder: Embedder,
+    batch: Sequence[tuple[Pair, Seen] | Failure],
     decomposition: Decomposition | None,
     total: Tensor | None,
     count: int,
