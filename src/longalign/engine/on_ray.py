@@ -75,9 +75,13 @@ def run_on_ray(
     try:
         workers, gpus = room(ray, engine)
         _quiet(ray)
-        blocks = pa.table({"block": pa.array(missing, pa.int64())})
-        data = ray.data.from_arrow(blocks).repartition(min(len(missing), _TASKS))
-        done = data.map_batches(
+        # Tables that are there already: reading or repartitioning would need a core, and the actors may have them all.
+        at_once = -(-len(missing) // _TASKS)
+        tables = [
+            pa.table({"block": pa.array(missing[i : i + at_once], pa.int64())})
+            for i in range(0, len(missing), at_once)
+        ]
+        done = ray.data.from_arrow(tables).map_batches(
             Actor,
             fn_constructor_args=(pickle.dumps(work), os.getcwd()),
             batch_size=1,
