@@ -25,7 +25,6 @@ from longalign.scoring.decompose import (
     decompose,
     fit_stream,
     merge_files,
-    shard_of,
 )
 from longalign.scoring.histogram import histogram
 from longalign.scoring.measure import SCORES, measure, separation
@@ -33,6 +32,7 @@ from longalign.scoring.outcome import (
     ScoreConfig,
 )
 from longalign.scoring.page import bars_of
+from longalign.scoring.prompt_blocks import shard_of
 from longalign.scoring.ranking import Lowest, Summary, rank, worst_row
 from longalign.scoring.score import (
     score,

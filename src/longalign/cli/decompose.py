@@ -11,11 +11,14 @@ from longalign.cli.options import (
     Device,
     Dtype,
     Json,
+    On,
     Out,
     Overwrite,
     PreferenceModelName,
     ScoreBatchSize,
     Tokenizer,
+    Workers,
+    engine_of,
 )
 from longalign.cli.terminal import command_line, print_json, print_table, progress
 from longalign.errors import LongalignError
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from longalign.preference.decomposition import Decomposition
     from longalign.scoring.data import Failure, Pair
+    from longalign.scoring.prompt_blocks import Texts
 
 
 def decompose(
@@ -70,6 +74,8 @@ def decompose(
     dtype: Dtype = "auto",
     out: Out = None,
     overwrite: Overwrite = False,
+    on: On = "local",
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Find V, the common direction of all text embeddings of a model, in one pass over a prompt set of any size.
@@ -77,12 +83,14 @@ def decompose(
     The score along V does not depend on the text; the rest of the score is alignment.
     The run folder has decomposition.safetensors (for --decomposition and for
     training) and a page: how strong V is, scores of pictures with their own and
-    with other captions, and the pictures with the lowest and highest score along V. Examples:
+    with other captions, and the pictures with the lowest and highest score along V.
+    The same command goes on where it was stopped. Examples:
 
         longalign decompose prompts.jsonl --model openai/clip-vit-large-patch14 --out runs/v
 
         longalign decompose runs/v0/decomposition.safetensors runs/v1/decomposition.safetensors --out runs/v
     """
+    from functools import partial
     from itertools import islice
 
     from longalign.data.prompt_sets import count_texts, read_texts
@@ -94,22 +102,29 @@ def decompose(
     merging = any(saved)
     if merging and not all(saved):
         raise LongalignError("either prompt sets, or .safetensors files to merge: not both at once")
+    engine = engine_of(on, workers)
+    once = "-" in sources
+    if engine.on != "local" and (once or merging):
+        raise LongalignError(f"--on {on} needs prompt sets that every worker can read: files or folders")
     from longalign.preference import PreferenceModel
     from longalign.scoring.decompose import decompose as run
-    from longalign.scoring.decompose import merge_files, shard_of
+    from longalign.scoring.decompose import merge_files
+    from longalign.scoring.prompt_blocks import Texts, shard_of
 
-    judge = PreferenceModel.from_pretrained(model, device=device, dtype=dtype, tokenizer=tokenizer)
-    texts: Iterable[str] | Decomposition
+    load = partial(PreferenceModel.from_pretrained, model, device=device, dtype=dtype, tokenizer=tokenizer)
+    judge = load()
+    texts: Iterable[str] | Texts | Decomposition
     if merging:
         texts = merge_files(sources, judge.width)
         of_texts: int | None = 0
     else:
         default = 20_000 if limit is None else limit
-        stream = read_texts(sources, column) if sources else captions_of_scenes(default)
+        read = partial(read_texts, sources, column) if sources else partial(captions_of_scenes, default)
         of_texts = count_texts(sources) if sources else default
         if limit is not None:
-            stream, of_texts = islice(stream, limit), min(limit, of_texts or limit)
-        texts = shard_of(stream, shard)
+            of_texts = min(limit, of_texts or limit)
+        # Standard input cannot be read twice, so it is no set that a killed command could go on with.
+        texts = shard_of(islice(read(), limit), shard) if once else Texts(read, limit, shard)
         if shard is not None and of_texts:
             of_texts //= int(shard.partition("/")[2])
     pairs: Iterable[Pair | Failure] | None = None
@@ -139,6 +154,8 @@ def decompose(
             out=out,
             overwrite=overwrite,
             save_beside=beside,
+            load=load,
+            engine=engine,
             command_line=command_line(),
             on_text=advance,
             on_pair=advance,

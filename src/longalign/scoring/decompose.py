@@ -6,13 +6,13 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from longalign.engine import Engine, run_work
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel
 from longalign.preference.decomposition import FILE_NAME, Decomposition, fit_prompts
@@ -24,9 +24,11 @@ from longalign.scoring.data import (
     Pair,
 )
 from longalign.scoring.measure import Measured, measure, plots_of, score_table, separation
+from longalign.scoring.prompt_blocks import FitWork, Texts
 from longalign.versions import provenance
 from longalign.worlds import resolve_model
 
+_PARTS = "parts"
 SAMPLE = 4000  # prompts whose η is plotted
 
 
@@ -35,35 +37,54 @@ def merge_files(paths: Sequence[str | Path], width: int | None = None) -> Decomp
     return reduce(Decomposition.merge, (Decomposition.load(path, width) for path in paths))
 
 
-def shard_of(texts: Iterable[str], shard: str | None) -> Iterator[str]:
-    """``"1/4"``: every fourth text, from the second on; None: all of them.
-
-    Raises:
-        LongalignError: not of that form.
-    """
-    if shard is None:
-        return iter(texts)
-    index, _, count = shard.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise LongalignError(f"a shard is written as 0/4, 1/4, 2/4 or 3/4, not {shard!r}")
-    return islice(iter(texts), int(index), None, int(count))
-
-
 class Reservoir:
     """A uniform sample of a stream of unknown length (algorithm R), the same for the same stream."""
 
     def __init__(self, size: int, seed: int = 0) -> None:
         self.size = size
         self.kept: list[str] = []
-        self._seen = 0
+        self.seen = 0
         self._random = random.Random(seed)
 
     def add(self, text: str) -> None:
-        self._seen += 1
+        self.seen += 1
         if len(self.kept) < self.size:
             self.kept.append(text)
-        elif (place := self._random.randrange(self._seen)) < self.size:
+        elif (place := self._random.randrange(self.seen)) < self.size:
             self.kept[place] = text
+
+
+def fit_blocks(
+    texts: Texts,
+    work: Callable[[int], FitWork],
+    *,
+    engine: Engine | None = None,
+    sample: int = SAMPLE,
+    on_step: Callable[[int], None] = lambda texts: None,
+) -> tuple[Decomposition, list[str]]:
+    """V of a prompt set that can be read again: block by block, going on with the blocks that are missing.
+
+    Args:
+        texts: the prompts.
+        work: number of prompts → the work on them.
+        engine: where it is done; None: in this process.
+        sample: texts of the sample.
+        on_step: called with the number of prompts that were done.
+
+    Returns:
+        the decomposition, the same to the bit as of `fit_stream`, and a sample of the texts.
+
+    Raises:
+        LongalignError: no text; a worker fails.
+    """
+    reservoir = Reservoir(sample)
+    for text in texts:
+        reservoir.add(text)
+    if not reservoir.seen:
+        raise LongalignError("the decomposition needs at least one embedding: is the prompt set empty?")
+    blocks = work(reservoir.seen)
+    run_work(blocks, engine, on_step)
+    return blocks.merged(), reservoir.kept
 
 
 def fit_stream(
@@ -155,7 +176,7 @@ class Decomposed:
 
 def decompose(
     model: PreferenceModel,
-    texts: Iterable[str] | Decomposition,
+    texts: Iterable[str] | Texts | Decomposition,
     pairs: Iterable[Pair | Failure] | None = None,
     *,
     name: str = "stickers",
@@ -165,6 +186,8 @@ def decompose(
     out: str | Path | None = None,
     overwrite: bool = False,
     save_beside: bool = False,
+    load: Callable[[], PreferenceModel] | None = None,
+    engine: Engine | None = None,
     command_line: str | None = None,
     on_text: Callable[[int], None] = lambda texts: None,
     on_pair: Callable[[int], None] = lambda pairs: None,
@@ -172,10 +195,13 @@ def decompose(
     """Finds V, measures it, and writes a run folder with ``decomposition.safetensors`` and the page.
 
     Args:
-        texts: the prompt set, streamed; or a decomposition that is already there, such as a merged one.
+        texts: the prompt set, streamed; as `Texts` it is done in blocks, and the same call with the same ``out`` goes
+            on with those that are missing; or a decomposition that is already there, such as a merged one.
         pairs: pictures for the scores and the galleries.
         name: the model's, for the page and for ``save_beside``.
         gallery: how many pictures of the lowest and of the highest text-irrelevant score to show.
+        load: loads the model in other processes.
+        engine: where `Texts` are embedded; None: in this process.
         command_line: what the user typed, for the page.
 
     Raises:
@@ -183,15 +209,23 @@ def decompose(
     """
     target = beside(name) if save_beside else None
     settings = {"command": "decompose", "model": name, **(config or {})}
-    run = (
-        RunFolder(out, settings, overwrite=overwrite)
-        if out is not None
-        else RunFolder.new("decompose", settings)
-    )
+    if out is None:
+        run = RunFolder.new("decompose", settings)
+    elif overwrite or not isinstance(texts, Texts):
+        run = RunFolder(out, settings, overwrite=overwrite)
+    else:
+        run = RunFolder.resume(out, settings)
     sample: list[str] = []
     if isinstance(texts, Decomposition):
         texts.check_width(model.width)
         decomposition = texts
+    elif isinstance(texts, Texts):
+        folder, here = run.path / _PARTS, engine is None or engine.on == "local"
+
+        def work(count: int) -> FitWork:
+            return FitWork(texts, count, str(folder), load or (lambda: model), model if here else None)
+
+        decomposition, sample = fit_blocks(texts, work, engine=engine, on_step=on_text)
     else:
         decomposition, sample = fit_stream(model, texts, on_step=on_text)
     for path in filter(None, (run.path / FILE_NAME, target)):
@@ -202,6 +236,7 @@ def decompose(
     eta = eta_of(model, decomposition, sample) if sample else measured.eta if measured else torch.zeros(0)
     table = score_table(measured) if measured is not None else None
     done = Decomposed(decomposition, eta, measured, table, run.path)
+    run.metrics.unlink(missing_ok=True)
     run.log(done.to_json())
     _write(done, name, gallery, run, command_line)
     return done
