@@ -291,9 +291,19 @@ class RunFolder:
                 f"{path} holds a run with other settings; they differ in {', '.join(changed)}. Choose another --out, "
                 "the same settings, or --overwrite."
             )
-        found = cls.__new__(cls)
-        found.path = path
+        found = cls.at(path)
         found.write_config(config)
+        return found
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """A run folder that another process has made. Nothing is written.
+
+        Args:
+            path: the folder.
+        """
+        found = cls.__new__(cls)
+        found.path = Path(path)
         return found
 
     def save_picture(self, path: Path, image: Image, text: PngInfo | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from longalign.evaluation.estimate import estimated, spoken
 from longalign.evaluation.evaluate import EvaluationJob
 from longalign.evaluation.memory import plan_passes
 from longalign.evaluation.merging import merge_shards
+from longalign.evaluation.on_engine import DrawWork, MeasureWork
 from longalign.evaluation.parts import FolderParts
 from longalign.evaluation.processes import Shard
 from longalign.evaluation.report import write_evaluation
@@ -374,3 +376,21 @@ def test_a_judge_compares_runs_and_is_asked_nothing_twice(tmp_path: Path) -> Non
     assert found.judged is not None and found.judged.to_json["runs"] == {"moved": {"failed": 2}}
     with pytest.raises(LongalignError, match="judge: name a model"):
         EvaluationJob([str(right)], EvaluateConfig("judge", prompts=str(prompts)))
+
+
+def test_blocks_are_work_that_can_be_sent(whole: Path, tmp_path: Path) -> None:
+    """Drawn and measured by works that went through pickle, blocks from the last to the first: equal to the byte.
+
+    There are 2 × 3 blocks to draw, and 3 to measure.
+    """
+    job = EvaluationJob(RUNS, CONFIG)
+    run = RunFolder.resume(tmp_path, {"command": "evaluate", **job.settings})
+    passes = job.plan(FolderParts(tmp_path / "parts"))
+    for work, blocks in [(DrawWork(job, tmp_path), 6), *((MeasureWork(job, tmp_path, of), 3) for of in passes)]:
+        sent = pickle.loads(pickle.dumps(work))
+        assert sent.blocks == blocks and not sent.has(0)
+        sent.open()
+        for block in reversed(range(blocks)):
+            assert sent.do(block) > 0 and work.has(block)
+    write_evaluation(job.run(run), run)
+    assert (tmp_path / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()

@@ -5,13 +5,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longalign.cli.options import BootstrapSamples, Device, Dtype, Json, Out, Overwrite
+from longalign.cli.options import (
+    BootstrapSamples,
+    Device,
+    Dtype,
+    Json,
+    On,
+    Out,
+    Overwrite,
+    Workers,
+    engine_of,
+)
 from longalign.cli.terminal import command_line, print_json, progress, show_tables
 from longalign.errors import LongalignError
+
+if TYPE_CHECKING:
+    from longalign.engine import Engine
 
 
 def evaluate(
@@ -99,6 +112,8 @@ def evaluate(
     dtype: Dtype = "auto",
     out: Out = None,
     overwrite: Overwrite = False,
+    on: On = "local",
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate pictures and models on long prompts, by independent metrics, in one table and on one page.
@@ -147,6 +162,9 @@ def evaluate(
         drawing,
         baseline,
     )
+    engine = engine_of(on, workers)
+    if engine.on != "local" and shard is not None:
+        raise LongalignError(f"--on {on} shares the work out itself: leave --shard out")
     job = EvaluationJob(runs, config)
     if estimate:
         from longalign.evaluation.estimate import estimated
@@ -154,11 +172,17 @@ def evaluate(
         return _tell(estimated(job), as_json)
     part = None if shard is None else _shard(shard)
     words = [word.strip() for word in (attention or "").split(",") if word.strip()]
-    _evaluate(job, out, overwrite, part and Shard(*part), as_json, words)
+    _evaluate(job, out, overwrite, part and Shard(*part), as_json, words, engine)
 
 
 def _evaluate(
-    job: Any, out: Path | None, overwrite: bool, shard: Any, as_json: bool, words: Sequence[str] = ()
+    job: Any,
+    out: Path | None,
+    overwrite: bool,
+    shard: Any,
+    as_json: bool,
+    words: Sequence[str] = (),
+    engine: Engine | None = None,
 ) -> None:
     """Draws, measures, writes and prints."""
     from longalign.evaluation.parts import FolderParts
@@ -174,6 +198,11 @@ def _evaluate(
     if first:
         job.plan(parts)
     wait_for_all()
+    if engine is not None and engine.on != "local":
+        from longalign.evaluation.on_engine import run_on
+
+        with progress("drawing and measuring", None) as advance:
+            run_on(job, run, engine, advance)
     if amount := job.pictures_to_draw(mine):
         with progress("drawing", amount) as advance:
             job.draw(run, mine, advance)

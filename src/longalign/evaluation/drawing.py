@@ -157,18 +157,49 @@ def draw(contender: Contender, plan: Plan, run: RunFolder, on_step: OnStep = lam
     """
     artist: Artist | None = None
     for block in range(plan.blocks) if plan.mine is None else plan.mine:
-        jobs = plan.jobs(block)
-        files = [run.path / file_of(contender.label, plan.rows, number, seed) for number, seed in jobs]
-        if not all(file.is_file() for file in files):
+        if not is_drawn(contender, plan, block, run):
             artist = artist or artist_of(contender)
-            prompts = [plan.rows[number].prompt for number, _ in jobs]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", TruncationWarning)  # the page says what each run can read
-                images = artist.draw(prompts, [seed for _, seed in jobs], lambda pictures: None)
-            for file, image, prompt, (_, seed) in zip(files, images, prompts, jobs, strict=True):
-                if not file.is_file():
-                    run.save_picture(file, image, png_text(artist.info(prompt, image, seed)))
-        on_step(len(jobs))
+            draw_block(artist, contender, plan, block, run)
+        on_step(len(plan.jobs(block)))
+
+
+def is_drawn(contender: Contender, plan: Plan, block: int, run: RunFolder) -> bool:
+    """Whether all pictures of a block are there.
+
+    Args:
+        contender: a model.
+        plan: what is drawn.
+        block: its number.
+        run: the run folder.
+    """
+    return all(
+        (run.path / file_of(contender.label, plan.rows, number, seed)).is_file()
+        for number, seed in plan.jobs(block)
+    )
+
+
+def draw_block(artist: Artist, contender: Contender, plan: Plan, block: int, run: RunFolder) -> None:
+    """Draws a block, and keeps those pictures that were not there.
+
+    Args:
+        artist: the model, loaded.
+        contender: the model.
+        plan: what is drawn.
+        block: its number.
+        run: the run folder.
+
+    Raises:
+        LongalignError: a picture has NaN in it.
+    """
+    jobs = plan.jobs(block)
+    prompts = [plan.rows[number].prompt for number, _ in jobs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)  # the page says what each run can read
+        images = artist.draw(prompts, [seed for _, seed in jobs], lambda pictures: None)
+    for image, prompt, (number, seed) in zip(images, prompts, jobs, strict=True):
+        file = run.path / file_of(contender.label, plan.rows, number, seed)
+        if not file.is_file():
+            run.save_picture(file, image, png_text(artist.info(prompt, image, seed)))
 
 
 def drawn_set(contender: Contender, plan: Plan, folder: Path) -> PictureSet:

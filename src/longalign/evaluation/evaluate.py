@@ -50,6 +50,7 @@ class EvaluationJob:
         sets: further sets of pictures.
 
     Attributes:
+        made_of: names and settings, from which another process makes the same job.
         contenders: what is compared.
         config: the settings, with those of a recipe.
         rows: the prompts of models.
@@ -68,7 +69,8 @@ class EvaluationJob:
         config: EvaluateConfig | None = None,
         sets: Sequence[PictureSet] = (),
     ) -> None:
-        self.contenders, self.config = read_job(names, config or EvaluateConfig())
+        self.made_of = (list(names), config or EvaluateConfig())
+        self.contenders, self.config = read_job(*self.made_of)
         check_options(self.config)
         config = self.config
         wanted = None if config.metrics is None else parse_metrics(config.metrics)
@@ -206,33 +208,13 @@ class EvaluationJob:
             what was found, its passes, and the metrics that could be computed.
         """
         parts = parts or MemoryParts()
-        passes = self.plan(parts)
-        if self.features is not None:
-            self.tools = Tools(
-                self.tools.reference, self.features, self.world, self.config.device, self.config.dtype
-            )
-        blocks = Blocks(sets, self.config.batch_size)
-        measuring = Measuring(
-            blocks,
-            self.tools,
-            parts,
-            {row.id: row.record for row in self.rows},
-            self.reference,
-            (shard or Shard()).of(len(blocks)),
-            on_step,
-        )
+        mine = (shard or Shard()).of(len(self.blocks_of(sets)))
+        measuring, passes = self.measuring(sets, parts, mine, on_step)
         if self.reference is not None and self.features is not None:
             measuring.measure_reference()
         loaded: dict[str, Metric] = {}
         for of_pass in passes:
-            metrics = []
-            for name in of_pass.metrics:
-                if name not in self.metrics:
-                    continue
-                try:
-                    metrics.append(METRICS[name](self.tools, metric_options(name, self.config, self.tools)))
-                except LongalignError as error:
-                    self.dropped[name] = str(error).removeprefix(f"{name}: ")
+            metrics = self.load(of_pass)
             self.dropped.update(measuring.run(of_pass, metrics))
             loaded.update({m.name: m for m in metrics})
         kept = [loaded[name] for name in self.metrics if name in loaded and name not in self.dropped]
@@ -240,6 +222,54 @@ class EvaluationJob:
             first = next(iter(self.dropped.items()), ("", ""))
             raise LongalignError(f"no metric can be computed; {first[0]}: {first[1]}")
         return measuring, passes, kept
+
+    def blocks_of(self, sets: Sequence[PictureSet]) -> Blocks:
+        """The blocks in which pictures are measured.
+
+        Args:
+            sets: of `all_sets`.
+        """
+        return Blocks(sets, self.config.batch_size)
+
+    def measuring(
+        self,
+        sets: Sequence[PictureSet],
+        parts: Parts,
+        mine: Sequence[int] | None = None,
+        on_step: Advance = lambda pictures: None,
+    ) -> tuple[Measuring, list[Pass]]:
+        """What `measure` measures with, and its passes.
+
+        Args:
+            sets: of `all_sets`.
+            parts: finished blocks.
+            mine: the blocks of this process; None: all.
+            on_step: called with the number of pictures that were measured since the last call.
+        """
+        passes = self.plan(parts)
+        if self.features is not None:
+            self.tools = Tools(
+                self.tools.reference, self.features, self.world, self.config.device, self.config.dtype
+            )
+        records = {row.id: row.record for row in self.rows}
+        blocks = self.blocks_of(sets)
+        return Measuring(blocks, self.tools, parts, records, self.reference, mine, on_step), passes
+
+    def load(self, of: Pass) -> list[Metric]:
+        """The metrics of a pass with their models. Those that cannot be loaded are noted in `dropped`.
+
+        Args:
+            of: the pass.
+        """
+        metrics = []
+        for name in of.metrics:
+            if name not in self.metrics:
+                continue
+            try:
+                metrics.append(METRICS[name](self.tools, metric_options(name, self.config, self.tools)))
+            except LongalignError as error:
+                self.dropped[name] = str(error).removeprefix(f"{name}: ")
+        return metrics
 
     def judge(
         self, found: Evaluation, folder: Path, on_step: Callable[[int], None] = lambda pairs: None

@@ -114,7 +114,7 @@ class Measuring:
     mine: Sequence[int] | None = None
     on_step: Advance = lambda pictures: None
 
-    @cached_property
+    @property
     def numbers(self) -> Sequence[int]:
         """The numbers of this process's blocks."""
         return range(len(self.blocks)) if self.mine is None else self.mine
