@@ -40,6 +40,7 @@ def test_generate_writes_a_run_folder(tmp_path: Path) -> None:
         "config.yaml",
         "images",
         "metrics.jsonl",
+        "parts",
         "report.html",
         "report.jsonl",
     }
@@ -84,10 +85,18 @@ def test_sentences_outside_the_world_are_not_judged(tmp_path: Path) -> None:
 
 
 def test_an_earlier_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    """The same run again draws nothing; one with other settings or prompts is refused, and told what differs."""
     generate([SHORT], QUICK, out=tmp_path / "run")
-    with pytest.raises(LongalignError, match="already holds files"):
-        generate([SHORT], QUICK, out=tmp_path / "run")
-    generate([SHORT], QUICK, out=tmp_path / "run", overwrite=True)
+    before = {f: f.read_bytes() for f in (tmp_path / "run").rglob("*") if f.is_file()}
+    steps: list[int] = []
+    again = generate([SHORT], QUICK, out=tmp_path / "run", on_step=steps.append)
+    assert not steps and again.pictures[0].image.size == (96, 96)
+    assert {f: f.read_bytes() for f in (tmp_path / "run").rglob("*") if f.is_file()} == before
+    with pytest.raises(LongalignError, match="they differ in prompts"):
+        generate([LONG], QUICK, out=tmp_path / "run")
+    with pytest.raises(LongalignError, match="they differ in steps"):
+        generate([SHORT], QUICK_1, out=tmp_path / "run")
+    generate([SHORT], QUICK_1, out=tmp_path / "run", overwrite=True)
 
 
 def test_pictures_drawn_so_far_outlive_a_crash(tmp_path: Path) -> None:
@@ -121,6 +130,10 @@ def test_ctrl_c_keeps_pictures_and_reports_on_them(tmp_path: Path) -> None:
         generate([SHORT, "A star."], config, out=tmp_path / "run", on_step=stop)
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("<article") == 1 and "A star." not in page
+    made = generate([SHORT, "A star."], config, out=tmp_path / "run")  # goes on
+    whole = generate([SHORT, "A star."], config, out=tmp_path / "whole")
+    for mine, its in zip(made.pictures, whole.pictures, strict=True):
+        assert mine.path.read_bytes() == its.path.read_bytes()
     steps.clear()
     limit = 1
     with pytest.raises(Interrupted, match="no picture was finished"):

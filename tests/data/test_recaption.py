@@ -76,6 +76,51 @@ def test_what_cannot_be_captioned(tmp_path: Path) -> None:
         caption_pictures([tmp_path], tmp_path / "bad.jsonl", silent_on_seven)
 
 
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    """40 pictures in blocks of 8 × 2: the captioner dies in its 11th batch, in block 1. Only blocks 1 and 2 are done
+    again, and the files are those of an undisturbed run. A picture that comes later has a round of its own."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for i in range(40):
+        (folder / f"{i:02d}.png").write_bytes(png((i, 0, 0)))
+    (folder / "21.png").write_bytes(b"no picture")
+    whole = tmp_path / "whole.jsonl"
+    caption_pictures([folder], whole, Words(), batch_size=2)
+    listed = (tmp_path / "skipped.jsonl").read_bytes()
+
+    class Dies(Words):
+        def __call__(self, images: Sequence[Image.Image]) -> list[str]:
+            if self.seen >= 20:
+                raise KeyboardInterrupt
+            return super().__call__(images)
+
+    out = tmp_path / "killed.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        caption_pictures([folder], out, Dies(), batch_size=2)
+    assert not out.exists() and (tmp_path / "killed.parts/000000.jsonl").is_file()
+    with pytest.raises(LongalignError, match="another --batch-size"):
+        caption_pictures([folder], out, Words(), batch_size=4)
+    words = Words()
+    report = caption_pictures([folder], out, words, batch_size=2)
+    assert (report.written, report.skipped, words.seen) == (39, 1, 23)
+    assert out.read_bytes() == whole.read_bytes()
+    assert (tmp_path / "skipped.jsonl").read_bytes() == listed
+    assert not (tmp_path / "killed.parts").exists()
+    (folder / "21.png").write_bytes(png((21, 0, 0)))
+    again = caption_pictures([folder], out, words, batch_size=2)
+    assert (again.written, again.kept) == (1, 39)
+    assert json.loads(out.read_text().splitlines()[-1])["file_name"] == "data/21.png"
+
+
+def test_pictures_of_a_world_are_captioned(tmp_path: Path) -> None:
+    """By a work that went through pickle, as Ray sends it."""
+    out = tmp_path / "out.jsonl"
+    report = caption_pictures(["stickers:3"], out, load=Words, batch_size=2)
+    assert report.written == 3
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [r["file_name"] for r in rows] == ["stickers/000000", "stickers/000001", "stickers/000002"]
+
+
 def test_the_model_is_asked_by_its_chat_template() -> None:
     """A processor that turns each chat into 3 ids, a model that adds 2 to them: only those 2 are the answer."""
     seen: dict[str, Any] = {}

@@ -386,7 +386,10 @@ def test_blocks_are_work_that_can_be_sent(whole: Path, tmp_path: Path) -> None:
     job = EvaluationJob(RUNS, CONFIG)
     run = RunFolder.resume(tmp_path, {"command": "evaluate", **job.settings})
     passes = job.plan(FolderParts(tmp_path / "parts"))
-    for work, blocks in [(DrawWork(job, tmp_path), 6), *((MeasureWork(job, tmp_path, of), 3) for of in passes)]:
+    for work, blocks in [
+        (DrawWork(job, tmp_path), 6),
+        *((MeasureWork(job, tmp_path, of), 3) for of in passes),
+    ]:
         sent = pickle.loads(pickle.dumps(work))
         assert sent.blocks == blocks and not sent.has(0)
         sent.open()

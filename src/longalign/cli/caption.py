@@ -8,12 +8,15 @@ from typing import Annotated
 
 import typer
 
-from longalign.cli.options import Device, Dtype, Json
+from longalign.cli.options import Device, Dtype, Json, On, Workers, engine_of
 from longalign.cli.terminal import print_json, progress
 
 
 def caption(
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files, and folders of them.")],
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(help="Picture files, folders of them, or pictures of a world (stickers:1000)."),
+    ],
     model: Annotated[
         str, typer.Option(help="An image-text-to-text model of transformers: a folder or a hub name.")
     ] = "llava-hf/llava-v1.6-mistral-7b-hf",
@@ -28,28 +31,38 @@ def caption(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    on: On = "local",
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Write long captions of pictures with a vision-language model.
 
-    The result is a metadata.jsonl that `longalign cache` and recipes read. Example:
+    The result is a metadata.jsonl that `longalign cache` and recipes read. The same command goes on where it was
+    stopped. Example:
 
         longalign caption my-pictures --model llava-hf/llava-v1.6-mistral-7b-hf
     """
-    from longalign.data.recaption import INSTRUCTION, Captioner, caption_pictures, find_pictures
+    from functools import partial
 
+    from longalign.data.recaption import INSTRUCTION, Captioner, caption_pictures, count_pictures
+
+    engine = engine_of(on, workers)
     first = pictures[0]
     target = out or (first if first.is_dir() else first.parent) / "metadata.jsonl"
-    total = sum(1 for _ in find_pictures(pictures))
-    captioner = Captioner.from_pretrained(
+    total = count_pictures(pictures)
+    load = partial(
+        Captioner.from_pretrained,
         model,
         device=device,
         dtype=dtype,
         instruction=instruction or INSTRUCTION,
         max_new_tokens=max_new_tokens,
     )
+    captioner = load() if engine.on == "local" else None
     with progress("captioning", total) as advance:
-        report = caption_pictures(pictures, target, captioner, batch_size=batch_size, on_rows=advance)
+        report = caption_pictures(
+            pictures, target, captioner, load=load, batch_size=batch_size, engine=engine, on_rows=advance
+        )
     if as_json:
         print_json({**dataclasses.asdict(report), "out": str(target)})
         return

@@ -17,6 +17,7 @@ from longalign.cli.options import (
     Length,
     Loras,
     Model,
+    On,
     Out,
     Overwrite,
     Prompts,
@@ -28,10 +29,12 @@ from longalign.cli.options import (
     SoftTokenScale,
     Strategy,
     SyntaxName,
+    Workers,
+    engine_of,
     settings_of,
     stack_of,
 )
-from longalign.cli.terminal import command_line, print_json, print_paths, progress, tell_unjudged
+from longalign.cli.terminal import command_line, print_json_list, print_paths, progress, tell_unjudged
 
 MOST_PROMPTS = 20  # whose pictures the terminal lists; the report has all
 
@@ -82,11 +85,13 @@ def generate(
     force_lora: ForceLora = False,
     out: Out = None,
     overwrite: Overwrite = False,
+    on: On = "local",
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Draw pictures of prompts of any length, and report on them sentence by sentence.
 
-    Examples:
+    The same command with the same --out goes on where it was stopped. Examples:
 
         longalign generate "The background is navy. A fox is in the top left. …"
 
@@ -97,6 +102,8 @@ def generate(
         longalign generate @picture.png --seed 7
 
         longalign generate "a (red:1.4) fox BREAK deep snow" --syntax a1111
+
+        longalign generate @prompts.jsonl --on ray --out runs/many
 
         longalign generate @prompts.txt --soft-tokens runs/softrepa --soft-token-scale 0.7
     """
@@ -111,17 +118,33 @@ def generate(
     config = settings_of(
         GenerateConfig, given, **stack_of(lora, force_lora=force_lora), negative_prompt=negative
     )
-    with progress("drawing", len(texts) * num * steps) as advance:
-        made = run(texts, config, out=out, overwrite=overwrite, command_line=command_line(), on_step=advance)
+    engine = engine_of(on, workers)
+    local = engine.on == "local"
+    with progress("drawing", len(texts) * num * (steps if local else 1)) as advance:
+        made = run(
+            texts,
+            config,
+            out=out,
+            overwrite=overwrite,
+            engine=engine,
+            command_line=command_line(),
+            on_step=advance,
+            on_pictures=(lambda pictures: None) if local else advance,
+        )
     if as_json:
-        print_json(made.to_json())
+        print_json_list(
+            {"folder": made.folder, "report": made.folder / "report.html"},
+            "prompts",
+            map(made.prompt_json, made.lines()),
+        )
         return
+    from longalign.generation.result import rows_of
     from longalign.report import counted
 
-    for i, rows in enumerate(made.rows[:MOST_PROMPTS]):
-        files = [made.folder / p.file for p in made.pictures if p.prompt_index == i]
-        print_paths(f"prompt {i + 1}: {counted(len(rows), 'sentence')}", files)
-    if len(made.rows) > MOST_PROMPTS:
-        print(f"… {counted(len(made.rows) - MOST_PROMPTS, 'more prompt')}: see the report")
-    tell_unjudged(made.rows, made.settings.oracle)
+    for line in made.lines(MOST_PROMPTS):
+        files = [p.path for p in made.pictures_of(line)]
+        print_paths(f"prompt {line['index'] + 1}: {counted(len(line['sentences']), 'sentence')}", files)
+    if len(made.prompts) > MOST_PROMPTS:
+        print(f"… {counted(len(made.prompts) - MOST_PROMPTS, 'more prompt')}: see the report")
+    tell_unjudged(map(rows_of, made.lines()), made.settings.oracle)
     print(f"report: {made.folder / 'report.html'}")

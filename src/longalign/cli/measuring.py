@@ -19,7 +19,7 @@ def open_models(names: Sequence[str] | None, device: str, dtype: str) -> Models:
     return Models(names or embedded_models(), device=device, dtype=dtype)
 
 
-def read_v_prompts(file: Path | None) -> list[str] | None:
+def read_v_prompts(file: Path | None) -> Sequence[str] | None:
     """The prompts of ``--v-prompts``."""
     from longalign.data.prompts import read_prompt_file
 

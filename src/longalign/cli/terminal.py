@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,22 @@ def print_json(value: Any) -> None:
     from longalign.runs import json_line
 
     print(json_line(value), end="")
+
+
+def print_json_list(head: Mapping[str, Any], name: str, rows: Iterable[Any]) -> None:
+    """One JSON object on standard output whose last value is a list, written row by row: it may be long.
+
+    Args:
+        head: the values before it.
+        name: of the list.
+        rows: its members.
+    """
+    from longalign.runs import json_line
+
+    print(f"{json_line(head)[:-2]}, {json.dumps(name)}: [", end="")
+    for number, row in enumerate(rows):
+        print("," if number else "", json_line(row)[:-1], sep="\n", end="")
+    print("]}")
 
 
 MOST_ROWS = 30  # of a table on the terminal: about a screen
@@ -272,7 +289,7 @@ def show_files(done: Converted, as_json: bool) -> None:
         print(f"  {file}")
 
 
-def tell_unjudged(prompts: Sequence[Sequence[SentenceRow]], world: str | None, most: int = 3) -> None:
+def tell_unjudged(prompts: Iterable[Sequence[SentenceRow]], world: str | None, most: int = 3) -> None:
     """Say on standard error which sentences the judge of the model's world could not read.
 
     Args:
@@ -282,10 +299,12 @@ def tell_unjudged(prompts: Sequence[Sequence[SentenceRow]], world: str | None, m
     """
     if world is None:
         return
-    rows = [row for of_prompt in prompts for row in of_prompt]
-    silent = list(dict.fromkeys(row.text for row in rows if "unjudged" in row.marks.values()))
+    silent: dict[str, None] = {}
+    for row in (row for of_prompt in prompts for row in of_prompt):
+        if len(silent) <= most and "unjudged" in row.marks.values():
+            silent[row.text] = None
     if silent:
-        named = ", ".join(f"“{text}”" for text in silent[:most]) + (", …" if len(silent) > most else "")
+        named = ", ".join(f"“{text}”" for text in list(silent)[:most]) + (", …" if len(silent) > most else "")
         print(
             f"longalign: not judged, since the oracle knows only what stands where, on which disc, and the background: "
             f"{named}",

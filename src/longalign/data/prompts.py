@@ -6,10 +6,13 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from longalign.data.lazy_prompts import Joined, PromptLines, WorldPrompts
+from longalign.data.of_worlds import names_world, parse_world
 from longalign.data.text_files import decode_text
 from longalign.encoding.syntax import Syntax, read_syntax
 from longalign.errors import LongalignError
@@ -21,35 +24,43 @@ _JSON_NAMES = (".jsonl", ".ndjson", ".json")
 _LIKE_JSON = re.compile(
     r"""\s*\{\s*(["'])[^"']*\1\s*:"""
 )  # a key and a colon: nobody writes a prompt like this
+_LARGE_BYTES = 16 * 2**20
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # which may say how they were made
 
 
-def read_prompts(given: Iterable[str]) -> list[str]:
+def read_prompts(given: Iterable[str]) -> Sequence[str]:
     """The prompts that the arguments stand for, in order.
 
-    A plain argument is one prompt; ``@picture.png`` is the prompt that the picture was drawn from. Any other ``@file``
-    and ``-`` (standard input) hold one prompt a line, or one JSON object a line with a key ``prompt`` (or ``text`` or
-    ``caption``). Blank lines are passed over. A file is JSONL if its name says so (``.jsonl``, ``.ndjson``, ``.json``)
-    or if its first line is a JSON object; then every line has to be one. Elsewhere a prompt may begin with a brace.
+    A plain argument is one prompt; ``@picture.png`` is the prompt that the picture was drawn from; ``@stickers:1000``
+    are captions of a world's held-out pictures (`longalign.data.of_worlds`). Any other ``@file`` and ``-`` (standard input)
+    hold one prompt a line, or one JSON object a line with a key ``prompt`` (or ``text`` or ``caption``). Prompts of a
+    file of more than 16 MB are read when they are asked for. Blank lines are passed over. A file is JSONL if its name
+    says so (``.jsonl``, ``.ndjson``, ``.json``) or if its first line is a JSON object; then every line has to be one.
+    Elsewhere a prompt may begin with a brace.
 
     Raises:
         LongalignError: an empty prompt, a file that is missing, empty or no text, a line of a JSONL file that is no
             JSON object with a prompt.
     """
-    prompts: list[str] = []
+    parts: list[Sequence[str]] = []
     for argument in given:
         if argument == "-":
-            prompts += parse_prompts(sys.stdin.buffer.read(), "standard input")
+            parts.append(parse_prompts(sys.stdin.buffer.read(), "standard input"))
+        elif argument.startswith("@") and names_world(argument[1:]):
+            parts.append(WorldPrompts(parse_world(argument[1:])))
         elif argument.startswith("@"):
-            prompts += read_prompt_file(Path(argument[1:]))
+            parts.append(read_prompt_file(Path(argument[1:])))
         else:
-            prompts.append(argument)
-    if not prompts:
+            parts.append([argument])
+    if not parts:
         raise LongalignError("no prompt given: write one, or @file, or - for standard input")
-    for number, prompt in enumerate(prompts, 1):
-        if not prompt.strip():
-            raise LongalignError(f"prompt {number} is empty: write what the picture should show")
-    return prompts
+    if all(isinstance(part, list) for part in parts):
+        prompts = [prompt for part in parts for prompt in part]
+        for number, prompt in enumerate(prompts, 1):
+            if not prompt.strip():
+                raise LongalignError(f"prompt {number} is empty: write what the picture should show")
+        return prompts
+    return parts[0] if len(parts) == 1 else Joined(parts)
 
 
 def read_text(given: str, option: str) -> str:
@@ -70,11 +81,15 @@ def read_text(given: str, option: str) -> str:
     return texts[0]
 
 
-def read_prompt_file(path: Path) -> list[str]:
+def read_prompt_file(path: Path) -> Sequence[str]:
     """The prompts in a file; see `read_prompts`."""
     if path.suffix.lower() in _PICTURES:
         return [prompt_of(path)]
     try:
+        if path.is_file() and path.stat().st_size > _LARGE_BYTES:
+            with open(path, "rb") as file:
+                first = next((line for line in file if line.strip()), b"").decode("utf-8-sig", "replace")
+            return PromptLines(path, partial(_prompt_in_line, json_lines=is_jsonl(str(path), first)))
         data = path.read_bytes()
     except FileNotFoundError:
         advice = how_to_get(path) or " (a prompt that begins with @ names a file)"
@@ -125,6 +140,25 @@ def parse_lines(data: bytes, name: str) -> list[tuple[str, str, dict[str, Any] |
         raise LongalignError(f"{name}: is empty; give one prompt a line, or JSONL")
     json_lines = is_jsonl(name, lines[0][1])
     return [(where, line, json_object(line, where, json_lines)) for where, line in lines]
+
+
+def _prompt_in_line(line: bytes, where: str, *, json_lines: bool) -> str:
+    """The prompt in a line of a large file.
+
+    Raises:
+        LongalignError: it is not UTF-8, or is meant as an object and has no prompt, or an empty one.
+    """
+    try:
+        text = line.decode("utf-8-sig").strip("\r\n")
+    except UnicodeDecodeError as error:
+        raise LongalignError(f"{where}: is not UTF-8: save the file as UTF-8 ({error})") from None
+    if "\0" in text:
+        raise LongalignError(f"{where}: is a binary file; give one prompt a line, or JSONL")
+    row = json_object(text, where, json_lines)
+    prompt = text if row is None else prompt_in(row, where)[1]
+    if not prompt.strip():
+        raise LongalignError(f"{where}: the prompt is empty: write what the picture should show")
+    return prompt
 
 
 def is_jsonl(name: str, first: str) -> bool:

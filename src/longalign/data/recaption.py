@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from longalign.data.captioned import SKIPPED_FILE, SkipLog
+from longalign.data.block_log import BlockLog
 from longalign.data.entries import CaptionedPicture, Failure
-from longalign.data.files import pictures_in
+from longalign.data.files import JsonLineList, pictures_in
+from longalign.data.of_worlds import names_world, parse_world
 from longalign.data.vision_language import VisionLanguageModel
+from longalign.engine import Engine, Work, block_count, block_rows, run_work
 from longalign.errors import LongalignError
 from longalign.picture_formats import picture_suffixes
+from longalign.runs import (
+    atomic_path,
+    atomic_write_bytes,
+    atomic_write_text,
+    json_line,
+    read_json_object,
+)
+
+_BATCHES = 8  # of a block
+_WANTED, _STATE = "wanted.jsonl", "round.json"
 
 INSTRUCTION = (
     "Describe this image in detail: every object with its colour, its place and what it does, then the background, the "
@@ -64,48 +80,241 @@ class Captioner(VisionLanguageModel):
 def caption_pictures(
     pictures: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
-    captioner: Callable[[Sequence[Image.Image]], list[str]],
+    captioner: Callable[[Sequence[Image.Image]], list[str]] | None = None,
     *,
+    load: Callable[[], Callable[[Sequence[Image.Image]], list[str]]] | None = None,
     batch_size: int = 8,
+    engine: Engine | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> CaptionReport:
     """Write ``{"file_name": …, "text": …}`` a line for each picture: a ``metadata.jsonl`` that training reads.
 
-    Pictures that ``out`` has already are left alone, so the same call goes on after an interruption. Lines come in
-    batches and whole; a last one that was cut off is dropped. What cannot be captioned is listed in ``skipped.jsonl``
-    beside it.
+    Pictures that ``out`` has already are left alone. The others are captioned in blocks, whose captions are in a folder
+    beside ``out`` until all are done: the same call goes on after an interruption, and gives the same file. A last line
+    that was cut off is dropped. What cannot be captioned is listed in ``skipped.jsonl`` beside it.
 
     Args:
-        pictures: files, and folders that are searched for them.
+        pictures: files, and folders that are searched for them; or a world's pictures, such as ``stickers:1000``.
         out: the JSONL file. File names in it are relative to its folder.
+        captioner: pictures → captions; for this process alone.
+        load: gives a captioner; a function that can be sent to other processes.
+        batch_size: pictures at once.
+        engine: where the work is done; None: in this process.
+        on_rows: called with the number of pictures that were done.
 
     Raises:
         LongalignError: no pictures, more than 5 % of them unreadable, or the disk is full.
     """
     out = Path(out)
-    wanted = {os.path.relpath(p, out.parent): p for p in find_pictures(pictures)}
-    done = _done(out)
-    left = [(name, path) for name, path in wanted.items() if name not in done]
-    log = SkipLog(len(wanted), "the pictures")
-    log.seen = len(wanted) - len(left)
-    (out.parent / SKIPPED_FILE).unlink(missing_ok=True)
-    log.open(out.parent)
-    written = 0
-    for first in range(0, len(left), batch_size):
-        batch = left[first : first + batch_size]
-        opened = [_open(name, path) for name, path in batch]
-        good = [(name, o) for (name, _), o in zip(batch, opened, strict=True) if not isinstance(o, Failure)]
-        texts = captioner([image for _, image in good]) if good else []
-        rows = [(name, text) for (name, _), text in zip(good, texts, strict=True) if text]
-        empty = {name for name, _ in good} - {name for name, _ in rows}
-        _append(out, [{"file_name": name, "text": text} for name, text in rows])
-        written += len(rows)
-        failures = [o for o in opened if isinstance(o, Failure)]
-        log.add(
-            [*failures, *(Failure(name, "the model wrote nothing") for name in sorted(empty))], len(batch)
-        )
-        on_rows(len(batch))
-    return CaptionReport(written, len(wanted) - len(left), len(log))
+    folder = out.with_name(out.stem + ".parts")
+    begin = Round.of(folder, out, pictures, batch_size)
+    work = CaptionWork(str(folder), begin.rows, batch_size, captioner, load)
+    log = BlockLog(work, begin.rows + begin.kept, "the pictures", out.parent, work.failures)
+    log.log.seen = begin.kept
+    log.begin()
+    run_work(work, engine, on_rows, log.add)
+    skipped = log.write()
+    written = begin.join(work)
+    return CaptionReport(written, begin.kept, skipped)
+
+
+@dataclass
+class CaptionWork(Work):
+    """Captions of blocks of pictures; the part of a block has a line a picture.
+
+    Attributes:
+        folder: of the parts, and of the list of pictures.
+        rows: how many pictures.
+        batch_size: pictures at once.
+        captioner, load: as of `caption_pictures`.
+    """
+
+    folder: str
+    rows: int
+    batch_size: int
+    captioner: Callable[[Sequence[Image.Image]], list[str]] | None = None
+    load: Callable[[], Callable[[Sequence[Image.Image]], list[str]]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "captioner": None}
+
+    @property
+    def _size(self) -> int:
+        """Pictures of a block."""
+        return _BATCHES * self.batch_size
+
+    @property
+    def blocks(self) -> int:
+        return block_count(self._size, self.rows)
+
+    def part(self, block: int) -> Path:
+        """Where a block's captions are.
+
+        Args:
+            block: its number.
+        """
+        return Path(self.folder) / f"{block:06d}.jsonl"
+
+    def has(self, block: int) -> bool:
+        return self.part(block).is_file()
+
+    def open(self) -> None:
+        if self.captioner is None:
+            if self.load is None:
+                raise LongalignError("other processes need a captioner that they can load")
+            self.captioner = self.load()
+        self._wanted = JsonLineList(Path(self.folder) / _WANTED)
+        self._worlds: dict[str, Any] = {}
+
+    def do(self, block: int) -> int:
+        assert self.captioner is not None
+        rows = [self._wanted[i] for i in block_rows(block, self._size, self.rows)]
+        lines = []
+        for first in range(0, len(rows), self.batch_size):
+            batch = rows[first : first + self.batch_size]
+            opened = [self._open(row) for row in batch]
+            good = [image for image in opened if not isinstance(image, Failure)]
+            texts = iter(self.captioner(good) if good else [])
+            for row, image in zip(batch, opened, strict=True):
+                text = "" if isinstance(image, Failure) else next(texts)
+                reason = image.reason if isinstance(image, Failure) else "the model wrote nothing"
+                kept = {"text": text} if text else {"error": reason}
+                lines.append(json.dumps({"file_name": row["name"], **kept}, ensure_ascii=False) + "\n")
+        atomic_write_bytes(self.part(block), "".join(lines).encode("utf-8", errors="replace"))
+        return len(rows)
+
+    def lines(self, block: int) -> list[dict[str, str]]:
+        """What was found of a block's pictures: ``file_name`` and ``text``, or ``error``.
+
+        Args:
+            block: its number.
+
+        Raises:
+            LongalignError: the part is damaged.
+        """
+        path = self.part(block)
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise LongalignError(
+                f"{path}: cannot be read ({error}). Remove it: the same command captions these pictures again"
+            ) from None
+
+    def failures(self, block: int) -> tuple[int, list[Failure]]:
+        """How many rows a block has, and those without a caption.
+
+        Args:
+            block: its number.
+        """
+        lines = self.lines(block)
+        return len(lines), [Failure(x["file_name"], x["error"]) for x in lines if "error" in x]
+
+    def _open(self, row: dict[str, Any]) -> Image.Image | Failure:
+        try:
+            if "of" in row:
+                if row["of"] not in self._worlds:
+                    self._worlds[row["of"]] = parse_world(row["of"]).open()
+                image: Image.Image = self._worlds[row["of"]].picture(row["row"])
+                return image
+            return CaptionedPicture(Path(row["path"]), "", row["name"]).picture()
+        except LongalignError as error:
+            return Failure(row["name"], str(error))
+
+
+@dataclass(frozen=True)
+class Round:
+    """The pictures that `caption_pictures` has still to caption, fixed when it begins.
+
+    Attributes:
+        folder: where the list and the parts are.
+        out: the file that the captions go to.
+        rows: how many pictures.
+        kept: how many have a caption in ``out`` already.
+        before: bytes of ``out`` when the round began.
+    """
+
+    folder: Path
+    out: Path
+    rows: int
+    kept: int
+    before: int
+
+    @classmethod
+    def of(
+        cls, folder: Path, out: Path, pictures: Sequence[str | os.PathLike[str]], batch_size: int
+    ) -> Round:
+        """Goes on with the round in a folder, or begins one.
+
+        Raises:
+            LongalignError: as of `caption_pictures`; the folder has a round of other pictures or another batch size.
+        """
+        given = {"pictures": [os.fspath(p) for p in pictures], "batch_size": batch_size}
+        done = _done(out)
+        size = out.stat().st_size if out.is_file() else 0
+        state = folder / _STATE
+        if state.is_file():
+            earlier = read_json_object(state)
+            if earlier["before"] != size:  # its captions are in the file already
+                shutil.rmtree(folder)
+            elif {name: earlier[name] for name in given} != given:
+                raise LongalignError(
+                    f"{folder}: holds captions of an interrupted run with other pictures or another --batch-size. "
+                    "Go on with those, or remove the folder"
+                )
+            else:
+                return cls(folder, out, earlier["rows"], earlier["kept"], size)
+        rows = kept = 0
+        with atomic_path(folder / _WANTED) as path, open(path, "wb") as file:
+            for row in _wanted(pictures, out.parent):
+                if _hash(row["name"]) in done:
+                    kept += 1
+                    continue
+                rows += 1
+                file.write(json_line(row).encode("utf-8", errors="backslashreplace"))
+        atomic_write_text(state, json_line({**given, "rows": rows, "kept": kept, "before": size}))
+        return cls(folder, out, rows, kept, size)
+
+    def join(self, work: CaptionWork) -> int:
+        """Adds all captions to the file, in order and at once, removes the folder, and returns how many they are.
+
+        Args:
+            work: all blocks of which are done.
+        """
+        written = 0
+        if self.rows:
+            with atomic_path(self.out) as path, open(path, "wb") as file:
+                if self.before:
+                    with open(self.out, "rb") as old:
+                        shutil.copyfileobj(old, file)
+                for block in range(work.blocks):
+                    for line in work.lines(block):
+                        if "error" not in line:
+                            file.write(
+                                (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+                            )
+                            written += 1
+        shutil.rmtree(self.folder)
+        return written
+
+
+def _wanted(pictures: Sequence[str | os.PathLike[str]], beside: Path) -> Iterator[dict[str, Any]]:
+    """A row a picture: its name, and where it is. No name comes twice."""
+    seen: set[int] = set()
+    for given in pictures:
+        told = os.fspath(given)
+        if names_world(told):
+            named = parse_world(told)
+            found: Iterator[dict[str, Any]] = (
+                {"name": f"{named.world}/{i:06d}", "of": told, "row": i} for i in range(named.count)
+            )
+        else:
+            found = ({"name": os.path.relpath(p, beside), "path": str(p)} for p in find_pictures([told]))
+        for row in found:
+            if len(pictures) > 1:
+                if (key := _hash(row["name"])) in seen:
+                    continue
+                seen.add(key)
+            yield row
 
 
 def find_pictures(pictures: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
@@ -126,34 +335,52 @@ def find_pictures(pictures: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
             raise LongalignError(f"{given}: no such file or folder")
 
 
-def _open(name: str, path: Path) -> Image.Image | Failure:
-    try:
-        return CaptionedPicture(path, "", name).picture()
-    except LongalignError as error:
-        return Failure(name, str(error))
+def count_pictures(pictures: Sequence[str | os.PathLike[str]]) -> int:
+    """How many pictures `caption_pictures` finds.
+
+    Args:
+        pictures: as there.
+
+    Raises:
+        LongalignError: as there.
+    """
+    count = 0
+    for given in pictures:
+        told = os.fspath(given)
+        count += parse_world(told).count if names_world(told) else sum(1 for _ in find_pictures([told]))
+    return count
 
 
-def _done(out: Path) -> set[str]:
-    """File names in ``out``, whose last line is removed if it was cut off."""
+class _Hashes:
+    """A set of 64-bit numbers in 8 bytes each."""
+
+    def __init__(self, values: Iterable[int]) -> None:
+        self._sorted = np.sort(np.fromiter(values, np.uint64))
+
+    def __contains__(self, value: int) -> bool:
+        place = int(np.searchsorted(self._sorted, np.uint64(value)))
+        return place < len(self._sorted) and int(self._sorted[place]) == value
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=8).digest(), "little")
+
+
+def _done(out: Path) -> _Hashes:
+    """Of the file names in ``out``, whose last line is removed if it was cut off."""
     if not out.is_file():
-        return set()
-    data = out.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(out, len(whole))
+        return _Hashes(())
+    whole, found = 0, array("Q")
     try:
-        return {json.loads(line)["file_name"] for line in whole.splitlines() if line.strip()}
-    except (ValueError, KeyError, TypeError) as error:
+        with open(out, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                if line.strip():
+                    found.append(_hash(json.loads(line)["file_name"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LongalignError(f"{out}: is no JSONL with file_name: choose another --out ({error!r})") from None
-
-
-def _append(out: Path, rows: Sequence[dict[str, str]]) -> None:
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with open(out, "ab") as file:
-            file.write(data.encode("utf-8", errors="replace"))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise LongalignError(f"Cannot write {out}: {error.strerror}") from error
+    if whole < out.stat().st_size:
+        os.truncate(out, whole)
+    return _Hashes(found)

@@ -81,6 +81,7 @@ def sample(
     batch_size: int = 16,
     on_step: Callable[[int], None] = lambda pictures: None,
     on_image: Callable[[int, Image.Image], None] = lambda row, image: None,
+    there: Callable[[int], bool] = lambda row: False,
 ) -> list[Image.Image]:
     """One image for each prompt of a conditioning.
 
@@ -98,6 +99,7 @@ def sample(
         batch_size: most images at once.
         on_step: called after each step with the number of images in the batch.
         on_image: called with each row and its image when its batch is done.
+        there: as of `sample_groups`.
 
     Raises:
         LongalignError: the arguments are wrong, or an image has NaN in it.
@@ -114,6 +116,10 @@ def sample(
     pictures: list[Image.Image] = []
     for start in range(0, len(seeds), batch_size):
         stop = min(start + batch_size, len(seeds))
+        if all(map(there, range(start, stop))):
+            for _ in range(steps):
+                on_step(stop - start)
+            continue
 
         def after_step(_pipe: Any, _step: int, _t: Any, state: Any, count: int = stop - start) -> Any:
             on_step(count)
@@ -127,8 +133,8 @@ def sample(
                 callback_on_step_end=after_step,
                 **kwargs,
             ).images  # (b, 3, H, W) in [0, 1]
-        for image in to_images(pixels):
-            on_image(len(pictures), image)
+        for row, image in enumerate(to_images(pixels), start):
+            on_image(row, image)
             pictures.append(image)
     return pictures
 
@@ -139,6 +145,7 @@ def sample_groups(
     seeds: Sequence[int],
     *,
     on_image: Callable[[int, Image.Image], None] = lambda index, image: None,
+    there: Callable[[int], bool] = lambda index: False,
     **sampling: Any,
 ) -> list[Image.Image]:
     """`sample` for the result of `longalign.encode_groups`: one image a prompt, in the order of the prompts.
@@ -147,6 +154,8 @@ def sample_groups(
         groups: places of the prompts and their conditioning.
         seeds: one a prompt, in the order of the prompts.
         on_image: called with each prompt's place and its image when its batch is done.
+        there: whether the image of a prompt is there already: a batch of such images is not drawn, and left out of the
+            result. (A batch is drawn as a whole: which images share one decides their last bits.)
         sampling: further arguments of `sample`.
     """
     images: dict[int, Image.Image] = {}
@@ -157,8 +166,11 @@ def sample_groups(
             images[members[row]] = image
             on_image(members[row], image)
 
-        sample(pipe, conditioning, [seeds[i] for i in members], on_image=done, **sampling)
-    return [images[i] for i in range(len(seeds))]
+        def known(row: int, members: Sequence[int] = members) -> bool:
+            return there(members[row])
+
+        sample(pipe, conditioning, [seeds[i] for i in members], on_image=done, there=known, **sampling)
+    return [images[i] for i in sorted(images)]
 
 
 def to_images(pixels: torch.Tensor) -> list[Image.Image]:

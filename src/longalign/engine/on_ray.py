@@ -51,11 +51,15 @@ class Actor:
                     error = str(problem)
             rows.append(done)
             errors.append(error or "")
-        return {"rows": np.array(rows, np.int64), "error": np.array(errors, object)}
+        return {"block": batch["block"], "rows": np.array(rows, np.int64), "error": np.array(errors, object)}
 
 
 def run_on_ray(
-    work: Work, missing: Sequence[int], engine: Engine, on_rows: Callable[[int], None] = lambda rows: None
+    work: Work,
+    missing: Sequence[int],
+    engine: Engine,
+    on_rows: Callable[[int], None] = lambda rows: None,
+    on_block: Callable[[int], None] = lambda block: None,
 ) -> None:
     """Does blocks by actors of Ray.
 
@@ -63,7 +67,7 @@ def run_on_ray(
         work: what is done.
         missing: the blocks.
         engine: how many actors, and how large.
-        on_rows: as of `run_work`.
+        on_rows, on_block: as of `run_work`.
 
     Raises:
         LongalignError: as of `run_work`.
@@ -96,6 +100,8 @@ def run_on_ray(
                 if problems := [error for error in result["error"].tolist() if error]:
                     raise LongalignError(problems[0])
                 on_rows(int(result["rows"].sum()))
+                for block in result["block"].tolist():
+                    on_block(block)
     except ray.exceptions.RayError as error:
         raise LongalignError(
             f"Ray stopped: {_last_line(error)}. What is finished stays: the same command goes on with the rest"

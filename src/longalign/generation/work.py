@@ -1,0 +1,158 @@
+"""Drawing in blocks, by any process (`longalign.engine`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from longalign.encoding import Truncation
+from longalign.encoding.encode import fits
+from longalign.engine import Work, block_count, block_rows
+from longalign.generation.painter import ON_STEP, Painter, picture_info
+from longalign.generation.result import Line, line_json, part_path
+from longalign.generation.settings import GenerateConfig
+from longalign.picture_info import png_text
+from longalign.preference import PreferenceModel
+from longalign.preference.images import load_image
+from longalign.preference.sentences import score_rows
+from longalign.report.sentences import sentence_rows, sentences_of
+from longalign.runs import RunFolder, atomic_write_text, json_line
+
+PICTURES = 64  # of a block: prompts that are encoded together; what was drawn of it is not lost
+
+
+@dataclass
+class GenerateWork(Work):
+    """Draws blocks of prompts. The part of a block has a line a prompt, and is written after its pictures.
+
+    Attributes:
+        prompts: all prompts; a sequence that can be pickled.
+        config: the settings.
+        folder: the run folder.
+        painter: the model, in place of loading it; for this process alone.
+        on_step: called after each sampling step with the number of pictures in the batch; for this process alone.
+        unfinished: lines of the block in which this process was interrupted, of the pictures that are there.
+    """
+
+    prompts: Sequence[str]
+    config: GenerateConfig
+    folder: str
+    painter: Painter | None = None
+    on_step: ON_STEP | None = None
+    unfinished: list[Line] = field(default_factory=list)
+
+    @property
+    def blocks(self) -> int:
+        return block_count(self._size, len(self.prompts))
+
+    @property
+    def _size(self) -> int:
+        """Prompts of a block, with all their pictures."""
+        return max(1, PICTURES // self.config.num)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "painter": None, "on_step": None}
+
+    def has(self, block: int) -> bool:
+        return part_path(Path(self.folder), block).is_file()
+
+    def open(self) -> None:
+        self.painter = self.painter or Painter(self.config)
+        self._scorer = None
+        if self.config.scorer is not None:
+            self._scorer = PreferenceModel.from_pretrained(
+                self.config.scorer, device=self.config.device, dtype=self.config.dtype
+            )
+
+    def do(self, block: int) -> int:
+        numbers = block_rows(block, self._size, len(self.prompts))
+        drawn = _Block(numbers, [self.prompts[i] for i in numbers], self)
+        try:
+            drawn.draw()
+        except KeyboardInterrupt:
+            self.unfinished = drawn.lines()
+            raise
+        lines = "".join(map(json_line, drawn.lines()))
+        atomic_write_text(part_path(Path(self.folder), block), lines)
+        return len(drawn.jobs)
+
+
+class _Block:
+    """A block while it is drawn."""
+
+    def __init__(self, numbers: Iterable[int], prompts: Sequence[str], work: GenerateWork) -> None:
+        assert work.painter is not None
+        self.painter, self.scorer, self.on_step = work.painter, work._scorer, work.on_step
+        self.config = work.config
+        self.numbers, self.prompts = list(numbers), prompts
+        self.run = RunFolder.at(work.folder)
+        seeds = [self.config.seed + k for k in range(self.config.num)]
+        self.jobs = [(i, seed) for i in range(len(prompts)) for seed in seeds]
+        self.truncation: dict[int, tuple[Truncation, ...]] = {}
+        self.whole = [False] * len(prompts)
+        digits = max(4, len(str(len(work.prompts) - 1)))
+        self.names = [f"{self.numbers[i]:0{digits}d}-{seed}" for i, seed in self.jobs]
+
+    def draw(self) -> None:
+        """Draws the pictures that are not there yet, batch by batch."""
+        painter = self.painter
+        groups = painter.encode([self.prompts[i] for i, _ in self.jobs])
+        for members, conditioning in groups:
+            self.truncation.update(zip(members, conditioning.truncation, strict=True))
+        self.whole = fits(painter.pipe, self.prompts, self.config.negative_prompt, **painter.encoding)
+
+        def keep(job: int, image: Image.Image) -> None:
+            i, seed = self.jobs[job]
+            if self._path(job).is_file():
+                return  # it is there from before, to the byte
+            resolved = {**painter.resolved, "seed": seed}
+            if self.config.strategy == "auto":
+                resolved["strategy"] = chosen_by_auto([self.whole[i]])
+            info = picture_info(self.prompts[i], image, resolved)
+            self.run.save_image(self.names[job], image, png_text(info))
+
+        on_step: Callable[[int], None] = self.on_step or (lambda pictures: None)
+        painter.paint(
+            groups,
+            [seed for _, seed in self.jobs],
+            on_image=keep,
+            on_step=on_step,
+            there=lambda job: self._path(job).is_file(),
+        )
+
+    def lines(self) -> list[Line]:
+        """A line for each prompt that has a picture."""
+        pipe = self.painter.pipe
+        sentences = sentences_of(pipe.tokenizer, self.prompts, self.config.language, self.config.syntax)  # type: ignore[arg-type]
+        lines = []
+        for i, prompt in enumerate(self.prompts):
+            jobs = [job for job, (of, _) in enumerate(self.jobs) if of == i and self._path(job).is_file()]
+            if not jobs:
+                continue
+            shown = {f"seed {self.jobs[job][1]}": load_image(self._path(job)) for job in jobs}
+            rows = sentence_rows(sentences[i], shown, self.painter.settings.oracle)
+            if self.scorer is not None:
+                rows = score_rows(self.scorer, rows, shown, prompt)
+            files = [str(self._path(job).relative_to(self.run.path)) for job in jobs]
+            cut = self.truncation.get(jobs[0], ())
+            seeds = [self.jobs[job][1] for job in jobs]
+            lines.append(line_json(self.numbers[i], prompt, seeds, files, rows, cut, self.whole[i]))
+        return lines
+
+    def _path(self, job: int) -> Path:
+        return self.run.images / f"{self.names[job]}.png"
+
+
+def chosen_by_auto(whole: Sequence[bool]) -> str:
+    """What the strategy `auto` chose, in words.
+
+    Args:
+        whole: of each prompt, whether it fits the window.
+    """
+    if len(set(whole)) == 1:
+        return "auto: plain (the text fits the window)" if whole[0] else "auto: clip-cat"
+    return f"auto: plain for the {sum(whole)} of {len(whole)} prompts that fit the window, clip-cat for the others"
