@@ -31,12 +31,12 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # which may say how they were ma
 def read_prompts(given: Iterable[str]) -> Sequence[str]:
     """The prompts that the arguments stand for, in order.
 
-    A plain argument is one prompt; ``@picture.png`` is the prompt that the picture was drawn from; ``@stickers:1000``
-    are captions of a world's held-out pictures (`longalign.data.of_worlds`). Any other ``@file`` and ``-`` (standard input)
-    hold one prompt a line, or one JSON object a line with a key ``prompt`` (or ``text`` or ``caption``). Prompts of a
-    file of more than 16 MB are read when they are asked for. Blank lines are passed over. A file is JSONL if its name
-    says so (``.jsonl``, ``.ndjson``, ``.json``) or if its first line is a JSON object; then every line has to be one.
-    Elsewhere a prompt may begin with a brace.
+    A plain argument is one prompt. ``@picture.png`` is the prompt that the picture was drawn from. ``@stickers:1000``
+    are captions of a world's held-out pictures (`longalign.data.of_worlds`). Any other ``@file`` and ``-`` (standard
+    input) hold one prompt a line, or one JSON object a line with a key ``prompt`` (or ``text`` or ``caption``). Prompts
+    of a file of more than 16 MB are read when they are asked for. Blank lines are passed over. A file is JSONL if its
+    name says so (``.jsonl``, ``.ndjson``, ``.json``) or if its first line is a JSON object; then every line has to be
+    one. Elsewhere a prompt may begin with a brace.
 
     Raises:
         LongalignError: an empty prompt, a file that is missing, empty or no text, a line of a JSONL file that is no
