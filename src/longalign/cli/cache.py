@@ -7,16 +7,30 @@ from typing import Annotated
 
 import typer
 
-from longalign.cli.options import Device, Dtype, Json, Model, Split, Strategy
+from longalign.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    Model,
+    On,
+    Split,
+    Strategy,
+    Workers,
+    engine_of,
+    settings_of,
+)
 from longalign.cli.terminal import print_json, progress
+from longalign.errors import LongalignError
+
+MERGE = "merge"
 
 
 def cache(
     data: Annotated[
-        str,
+        list[str],
         typer.Argument(
             help="stickers; a .jsonl, .csv, .parquet, .arrow or .tar file, COCO captions (.json); or a folder of such "
-            "files, or of pictures with .txt files."
+            "files, or of pictures with .txt files. Or: merge CACHE CACHE …"
         ),
     ],
     out: Annotated[Path, typer.Option(help="Cache folder. With an existing cache the command continues it.")],
@@ -52,46 +66,47 @@ def cache(
     batch_size: Annotated[int, typer.Option(min=1, help="Most pictures at once in the VAE.")] = 16,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    unique: Annotated[
+        bool, typer.Option("--unique", help="Of merge: leave out rows that an earlier cache has, too.")
+    ] = False,
+    on: On = "local",
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Compute latents and text-encoder outputs once, for training.
 
     Name the folder as data.pictures of a recipe. Run the command again after changes of captions, pictures or model: it
-    computes only what is missing. Example:
+    computes only what is missing. Caches of several machines are merged without being copied. Examples:
 
         longalign cache my-pictures --model stable-diffusion-v1-5/stable-diffusion-v1-5 --out my-cache
-    """
-    from longalign.data.buckets import Buckets
-    from longalign.data.cache import CacheBuilder
-    from longalign.data.sources import named_source
-    from longalign.data.text_states import TextSide
-    from longalign.diffusion.denoiser import Denoiser
-    from longalign.diffusion.pipelines import settings_of
-    from longalign.weights.stack import load_pipeline, t5_branch
 
-    source = named_source(
-        data, split=split, count=count, images=None if images is None else str(images), column=column
-    )
-    pipe = load_pipeline(model, device=device, dtype=dtype)
-    if length is None:
-        length = settings_of(model, pipe).length
-    denoiser = Denoiser.of(pipe)
-    texts = TextSide(pipe, strategy, length, t5_branch(model, strategy, pipe))
-    size_px = size or denoiser.side * denoiser.vae_factor
-    shapes = Buckets.of(denoiser, size_px, bucket_step) if buckets and not source.square else None
-    builder = CacheBuilder(
-        out,
-        pipe,
-        texts,
-        size_px,
-        buckets=shapes,
-        model=model,
-        stored=store,
-        at_once=rows,
-        batch_size=batch_size,
-    )
+        longalign cache merge cache-a cache-b --out all
+    """
+    given = locals()
+    if data[0] == MERGE and len(data) > 1:
+        return _merge(data[1:], out, unique, as_json)
+    if len(data) > 1 or unique:
+        raise LongalignError(
+            "one data set at a time; longalign cache merge joins caches (and knows --unique)"
+        )
+    from functools import partial
+
+    from longalign.data.cache import CacheBuilder
+    from longalign.data.cache_model import CacheModel
+    from longalign.data.sources import named_source
+
+    [name] = data
+    engine = engine_of(on, workers)
+    folder = None if images is None else str(images)
+    load_source = partial(named_source, name, split=split, count=count, images=folder, column=column)
+    source = load_source()
+    # With Ray workers load the model themselves. It is loaded here, too: keys of the cache are made of its weights.
+    load_encoder = partial(settings_of(CacheModel, given).load, source.square)
+    builder = CacheBuilder.of(out, load_encoder(), rows)
     with progress("caching", len(source)) as advance:
-        report = builder.build(source, data, advance)
+        report = builder.build(
+            source, name, advance, engine=engine, load_source=load_source, load_encoder=load_encoder
+        )
     if as_json:
         print_json(report.to_json())
         return
@@ -109,3 +124,17 @@ def cache(
     )
     if report.skipped:
         print(f"left out: {counted(report.skipped, 'row')}, listed in {out / 'skipped.jsonl'}")
+
+
+def _merge(caches: list[str], out: Path, unique: bool, as_json: bool) -> None:
+    from longalign.data.cache_merge import merge_caches
+    from longalign.report import counted
+
+    report = merge_caches(caches, out, unique=unique)
+    if as_json:
+        print_json(report.to_json())
+        return
+    twice = "left out" if unique else "kept (--unique leaves them out)"
+    print(f"{counted(report.rows, 'row')} of {counted(report.caches, 'cache')} in {out}")
+    if report.twice:
+        print(f"rows that an earlier one equals: {report.twice:,}, {twice}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from longalign.data.buckets import Frame
@@ -18,6 +21,8 @@ from longalign.errors import LongalignError
 from longalign.weights.fingerprint import Fingerprint, difference
 
 SETTINGS, ROWS, PADDING = "cache.json", "rows.npy", "padding.safetensors"
+LATENTS, TEXTS = "latents", "texts"  # folders of shards
+PARTS = "parts"  # the caches that a merged one refers to
 # The bucket and frame of a picture (`longalign.data.buckets`); a caption's padded shape, whether it was cut, its bytes.
 ROW = np.dtype(
     [
@@ -75,7 +80,8 @@ class CachedPictures(Dataset[Example]):
         if self.rows.dtype == ROW:
             sizes, numbers = np.unique(self.rows["bucket"], axis=0, return_inverse=True)
             self.bucket_of = numbers.reshape(-1) if len(sizes) > 1 else None
-        self._latents, self._texts = Reader(self.folder / "latents"), Reader(self.folder / "texts")
+        parts = self.settings.get(PARTS)
+        self._latents, self._texts = (Reader(self.folder, name, parts) for name in (LATENTS, TEXTS))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -135,8 +141,18 @@ def read_padding(folder: Path, made_of: str | None = None) -> Padding | None:
             if made_of is not None and notes["made_of"] != made_of:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            return padding_of(tensors, notes)
     except (SafetensorError, OSError, KeyError) as error:
         raise LongalignError(f"{path}: cannot be read: {error}") from None
+
+
+def padding_of(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> Padding:
+    """What `padding_tensors` gave.
+
+    Args:
+        tensors: by name.
+        notes: of the file.
+    """
     padding = Padding(
         notes["family"], bool(int(notes["zeros"])), tensors.get("pad_star"), tensors.get("pooled")
     )
@@ -147,3 +163,18 @@ def read_padding(folder: Path, made_of: str | None = None) -> Padding | None:
         elif kind == "t5":
             padding.t5[int(numbers[0])] = tensor
     return padding
+
+
+def padding_tensors(padding: Padding, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Padding as tensors by name and notes, for a safetensors file.
+
+    Args:
+        padding: what batches need.
+        dtype: of the tensors.
+    """
+    tensors = {f"own.{a}.{b}": t for (a, b), t in padding.own.items()}
+    tensors |= {f"t5.{length}": t for length, t in padding.t5.items()}
+    single = (("pad_star", padding.pad_star), ("pooled", padding.pooled))
+    tensors |= {name: t for name, t in single if t is not None}
+    stored = {name: t.detach().cpu().to(dtype).contiguous() for name, t in sorted(tensors.items())}
+    return stored, {"family": padding.family, "zeros": str(int(padding.zeros))}

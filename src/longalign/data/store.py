@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,22 @@ _NOTES = "notes"
 
 
 class Store:
-    """A folder of shards ``00000.safetensors``, …; each key has named tensors and a note.
+    """The keys of a folder of shards ``00000.safetensors``, …, each with its shard and its note.
+
+    Args:
+        folder: of the shards.
+        below: only those with a smaller number; None: all.
 
     Raises:
         LongalignError: a shard cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, below: int | None = None) -> None:
         self._found: dict[str, tuple[int, Any]] = {}
-        self._next = 0
-        for path in sorted(folder.glob("[0-9]*.safetensors")):
+        for path in sorted(folder.glob("[0-9]*.safetensors"), key=lambda p: int(p.stem)):
+            number = int(path.stem)
+            if below is not None and number >= below:
+                break
             try:
                 with safe_open(path, "pt") as file:
                     notes = json.loads((file.metadata() or {})[_NOTES])
@@ -39,51 +46,63 @@ class Store:
                     f"{path}: is no shard of a cache, or a damaged one ({error}): remove it and run longalign cache "
                     "again"
                 ) from None
-            self._note(int(path.stem), notes)
-            self._next = int(path.stem) + 1
+            for key, note in notes.items():
+                self._found[key] = (number, note)
 
     def __contains__(self, key: str) -> bool:
         return key in self._found
-
-    def __len__(self) -> int:
-        return len(self._found)
 
     def where(self, key: str) -> tuple[int, Any]:
         """The number of a key's shard, and its note."""
         return self._found[key]
 
-    def write(self, entries: Mapping[str, tuple[Mapping[str, Tensor], Any]]) -> None:
-        """One new shard.
 
-        Args:
-            entries: key → named tensors, and a note that JSON can hold.
+def next_shard(folder: Path) -> int:
+    """The first number that no shard of a folder has, nor any after it.
 
-        Raises:
-            LongalignError: the disk refuses.
-        """
-        if not entries:
-            return
-        tensors = {
-            f"{key}.{part}": tensor.detach().cpu().contiguous()
-            for key, (parts, _) in entries.items()
-            for part, tensor in parts.items()
-        }
-        notes = {key: note for key, (_, note) in entries.items()}
-        with atomic_path(self.folder / _name(self._next)) as path:
-            save_file(tensors, path, {_NOTES: json.dumps(notes)})
-        self._note(self._next, notes)
-        self._next += 1
+    Args:
+        folder: of the shards.
+    """
+    return 1 + max((int(path.stem) for path in folder.glob("[0-9]*.safetensors")), default=-1)
 
-    def _note(self, shard: int, notes: Mapping[str, Any]) -> None:
-        for key, note in notes.items():
-            self._found[key] = (shard, note)
+
+def write_shard(folder: Path, number: int, entries: Mapping[str, tuple[Mapping[str, Tensor], Any]]) -> None:
+    """Writes a shard, whole; none where there are no entries.
+
+    Args:
+        folder: of the shards.
+        number: of this one.
+        entries: key → named tensors, and a note that JSON can hold.
+
+    Raises:
+        LongalignError: the disk refuses.
+    """
+    if not entries:
+        return
+    tensors = {
+        f"{key}.{part}": tensor.detach().cpu().contiguous()
+        for key, (parts, _) in entries.items()
+        for part, tensor in parts.items()
+    }
+    notes = {key: note for key, (_, note) in entries.items()}
+    with atomic_path(folder / _name(number)) as path:
+        save_file(tensors, path, {_NOTES: json.dumps(notes)})
 
 
 class Reader:
-    """Reads single tensors of a folder of shards; those used last stay mapped."""
+    """Reads single tensors of the shards of a cache; those used last stay mapped.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: of the cache.
+        kind: name of the folder of shards in it.
+        parts: the caches that a merged one refers to: ``folder`` and, under the name of the kind, the number of its
+            first shard here. None: the shards are in the folder itself.
+    """
+
+    def __init__(self, folder: Path, kind: str, parts: Sequence[Mapping[str, Any]] | None = None) -> None:
+        told = parts or [{"folder": ".", kind: 0}]
+        self._folders = [Path(os.path.normpath(folder / part["folder"])) / kind for part in told]
+        self._firsts = [int(part[kind]) for part in told]
         self._open: OrderedDict[int, Any] = OrderedDict()
 
     def read(self, shard: int, key: str, part: str) -> Tensor:
@@ -95,14 +114,18 @@ class Reader:
             if shard not in self._open:
                 if len(self._open) >= _OPEN_FILES:
                     self._open.popitem(last=False)
-                self._open[shard] = safe_open(self.folder / _name(shard), "pt")
+                self._open[shard] = safe_open(self._path(shard), "pt")
             self._open.move_to_end(shard)
             found: Tensor = self._open[shard].get_tensor(f"{key}.{part}")
             return found
         except (SafetensorError, OSError) as error:
             raise LongalignError(
-                f"{self.folder / _name(shard)}: cannot be read ({error}): run longalign cache again"
+                f"{self._path(shard)}: cannot be read ({error}): run longalign cache again"
             ) from None
+
+    def _path(self, shard: int) -> Path:
+        of = bisect_right(self._firsts, shard) - 1
+        return self._folders[of] / _name(shard - self._firsts[of])
 
 
 def _name(shard: int) -> str:

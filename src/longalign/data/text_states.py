@@ -99,6 +99,21 @@ class Padding:
     own: dict[Shape, Tensor] = field(default_factory=dict)
     t5: dict[int, Tensor] = field(default_factory=dict)
 
+    def filled_up(self, other: Padding) -> Padding:
+        """With what the other has and this one has not.
+
+        Args:
+            other: of the same encoders.
+        """
+        return Padding(
+            self.family,
+            self.zeros,
+            self.pad_star if self.pad_star is not None else other.pad_star,
+            self.pooled if self.pooled is not None else other.pooled,
+            {**other.own, **self.own},
+            {**other.t5, **self.t5},
+        )
+
 
 class TextSide:
     """The frozen text encoders of a pipeline, one caption at a time.
@@ -143,6 +158,12 @@ class TextSide:
             with inference(*self.modules):
                 stars = [t.pad_star(self.strategy.rule.pad_star).to(towers[0].device) for t in towers]
             self.padding.pad_star = torch.cat(stars).to(towers[-1].model.dtype)  # as `encode` joins states
+
+    def forget_padding(self) -> None:
+        """Forgets the states of the empty prompt: those of the next captions are computed with them."""
+        self.padding.own.clear()
+        self.padding.t5.clear()
+        self.padding.pooled = None
 
     @property
     def modules(self) -> list[nn.Module]:
