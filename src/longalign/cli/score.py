@@ -67,6 +67,9 @@ def score(
     ] = None,
     tokenizer: Tokenizer = None,
     batch_size: ScoreBatchSize = 32,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Rows of a block of --data, and what an interruption loses at most.")
+    ] = 256,
     device: Device = "auto",
     dtype: Dtype = "auto",
     out: Annotated[
@@ -121,7 +124,7 @@ def score(
     config = settings_of(
         ScoreConfig, given, worst=(10 if data is not None else 0) if worst is None else worst
     )
-    rows = _Rows() if as_json and data is not None else None
+    printed = _Rows() if as_json and data is not None else None
     if data is not None:
         with progress("scoring", count_pairs(data) * (2 if relative else 1)) as advance:
             done = score_data(
@@ -132,7 +135,8 @@ def score(
                 overwrite=overwrite,
                 command_line=command_line(),
                 on_rows=advance,
-                on_result=rows.add if rows is not None else lambda result: None,
+                block_rows=rows,
+                on_result=printed.add if printed is not None else lambda result: None,
             )
     else:
         with progress("scoring", len(pairs)) as advance:
@@ -146,8 +150,8 @@ def score(
             )
     from longalign.cli.show_scores import failure_lines, show_outcome
 
-    if rows is not None:
-        rows.end(done.to_json())
+    if printed is not None:
+        printed.end(done.to_json())
     elif as_json:
         print_json(done.to_json())
     else:

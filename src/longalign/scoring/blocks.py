@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,7 +24,7 @@ from longalign.scoring.outcome import ScoreConfig
 from longalign.scoring.parts import part_path, write_part
 from longalign.scoring.stream import Embedder, Seen, embed_images, score_batch
 
-ROWS = 1024  # of a block: what a killed run loses at most
+ROWS = 256  # of a block: what a killed run loses at most
 
 
 @dataclass
@@ -36,6 +37,7 @@ class _OfPairs(Work):
         config: the settings.
         folder: of the parts.
         model: in place of loading the one of the settings; for this process alone.
+        size: rows of a block.
     """
 
     data: str
@@ -43,10 +45,14 @@ class _OfPairs(Work):
     config: ScoreConfig
     folder: str
     model: PreferenceModel | None = None
+    size: int = ROWS
 
     @property
     def blocks(self) -> int:
-        return block_count(ROWS, self.rows)
+        return block_count(self.size, self.rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "model": None}
 
     def open(self) -> None:
         self.source = open_pairs(self.data)
@@ -62,7 +68,7 @@ class _OfPairs(Work):
         Args:
             block: its number.
         """
-        rows = block_rows(block, ROWS, self.rows)
+        rows = block_rows(block, self.size, self.rows)
         pairs = (partial(pair_at, self.source, row) for row in rows)
         return list(embed_images(self.embedder, pairs, self.config.batch_size))
 

@@ -34,6 +34,7 @@ def score_data(
     *,
     engine: Engine | None = None,
     model: PreferenceModel | None = None,
+    block_rows: int = ROWS,
     out: str | Path | None = None,
     overwrite: bool = False,
     command_line: str | None = None,
@@ -50,6 +51,7 @@ def score_data(
         config: the settings.
         engine: where the work is done; None: in this process.
         model: in place of loading ``config.model``; for this process alone.
+        block_rows: rows of a block, and what an interruption loses at most. They decide the last bits.
         out: run folder: ``scores/00000.parquet`` … (`longalign.scoring.parts`), ``worst.jsonl`` with the lowest
             sentences, ``report.html``. None: nothing is kept.
         overwrite: begin anew in ``out``.
@@ -71,19 +73,21 @@ def score_data(
     model = model or config.load()
     local = engine is None or engine.on == "local"
     settings = {"command": "score", "data": data, "rows": len(source), **asdict(config)}
+    settings["block_rows"] = block_rows
     with _folder(out, settings, overwrite) as (folder, run):
         outcome = Outcome.of(config, model, run.path if run else None)
         ready = model if local else None
         stopped = False
         try:
-            _run(data, len(source), config, folder, engine, ready, on_rows)
+            _run(data, len(source), block_rows, config, folder, engine, ready, on_rows)
         except KeyboardInterrupt:
             stopped = True
-        lowest = _read(outcome, folder, len(source), stopped, on_result)
+        blocks = block_count(block_rows, len(source))
+        lowest = _read(outcome, folder, blocks, stopped, on_result)
         if stopped and not outcome.summary.scored:
             raise Interrupted("nothing was scored yet")
         outcome.check()
-        outcome.lowest = [_with_picture(item, source, row) for row, item in lowest]
+        outcome.lowest = [_with_picture(item, source, b * block_rows + k) for b, k, item in lowest]
         if run is not None:
             write_run(outcome, run, command_line)
         if stopped:
@@ -114,18 +118,19 @@ def _folder(
 def _run(
     data: str,
     rows: int,
+    size: int,
     config: ScoreConfig,
     folder: Path,
     engine: Engine | None,
     model: PreferenceModel | None,
     on_rows: Callable[[int], None],
 ) -> None:
-    work = ScoreWork(data, rows, config, str(folder / SCORES), model)
+    work = ScoreWork(data, rows, config, str(folder / SCORES), model, size)
     if config.relative and not all(map(work.has, range(work.blocks))):
-        first = EmbedWork(data, rows, config, str(folder / _EMBEDDINGS), model)
+        first = EmbedWork(data, rows, config, str(folder / _EMBEDDINGS), model, size)
         run_work(first, engine, on_rows)
         first.total()  # says if there are too few
-        work.embedded = replace(first, model=None)
+        work.embedded = first
     run_work(work, engine, on_rows)
     shutil.rmtree(folder / _EMBEDDINGS, ignore_errors=True)
 
@@ -133,22 +138,22 @@ def _run(
 def _read(
     outcome: Outcome,
     folder: Path,
-    rows: int,
+    blocks: int,
     some: bool,
     on_result: Callable[[Scored | Failure], None],
-) -> list[tuple[int, Scored]]:
-    """Counts all results, in order; returns the lowest ones with their row numbers."""
+) -> list[tuple[int, int, Scored]]:
+    """Counts all results, in order; returns the lowest ones, each with its block and its place in there."""
     lowest = Lowest(outcome.config.worst)
-    for block in range(block_count(ROWS, rows)):
+    for block in range(blocks):
         part = part_path(folder / SCORES, block)
         if some and not part.is_file():
             continue
         for k, result in enumerate(read_part(part)):
             outcome.add(result)
             if not isinstance(result, Failure):
-                lowest.add(result, block * ROWS + k)
+                lowest.add(result, (block, k))
             on_result(result)
-    return [(row, item) for item, row in lowest.numbered()]
+    return [(block, k, item) for item, (block, k) in lowest.numbered()]
 
 
 def _with_picture(item: Scored, source: Source, row: int) -> Scored:

@@ -54,17 +54,17 @@ class Lowest:
     def __init__(self, size: int) -> None:
         self.size = size
         # of negative values: the highest kept is on top
-        self._heap: list[tuple[float, int, Scored, int]] = []
+        self._heap: list[tuple[float, int, Scored, tuple[int, int]]] = []
         self._count = count()
 
-    def add(self, item: Scored, row: int = -1) -> None:
+    def add(self, item: Scored, place: tuple[int, int] = (0, 0)) -> None:
         """Keeps a pair if it is one of the lowest.
 
         Args:
             item: the pair.
-            row: its number, which `numbered` gives back.
+            place: where it is, which `numbered` gives back.
         """
-        entry = (-item.values[item.worst], -next(self._count), item, row)  # at a draw the earlier one stays
+        entry = (-item.values[item.worst], -next(self._count), item, place)  # at a draw the earlier one stays
         if len(self._heap) < self.size:
             heapq.heappush(self._heap, entry)
         elif self.size:
@@ -74,9 +74,9 @@ class Lowest:
         """The lowest first."""
         return [item for item, _ in self.numbered()]
 
-    def numbered(self) -> list[tuple[Scored, int]]:
-        """The lowest first, each with its row number."""
-        return [(item, row) for _, _, item, row in sorted(self._heap, key=lambda e: (-e[0], -e[1]))]
+    def numbered(self) -> list[tuple[Scored, tuple[int, int]]]:
+        """The lowest first, each with its place."""
+        return [(item, place) for _, _, item, place in sorted(self._heap, key=lambda e: (-e[0], -e[1]))]
 
 
 def worst_row(item: Scored) -> dict[str, Any]:
