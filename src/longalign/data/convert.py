@@ -10,12 +10,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from longalign.data.arrow import pyarrow
 from longalign.data.block_log import BlockLog
 from longalign.data.captioned import usable
-from longalign.data.entries import CaptionedPicture, Failure, Source
+from longalign.data.entries import (
+    PICTURE_ERRORS,
+    CaptionedPicture,
+    Failure,
+    Source,
+    not_a_picture,
+)
 from longalign.engine import Engine, Work, block_count, block_rows, run_work
 from longalign.errors import LongalignError
 from longalign.runs import atomic_path, atomic_write_text, json_line, read_json_object
@@ -185,8 +191,8 @@ def _encoded(entry: CaptionedPicture) -> tuple[bytes, str]:
             suffix = _SUFFIXES.get(image.format or "")
             if suffix is not None:
                 return data, suffix
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise LongalignError(f"cannot be read as a picture: {error}") from None
+    except PICTURE_ERRORS as error:
+        raise LongalignError(not_a_picture(error)) from None
     buffer = io.BytesIO()  # of a kind that few programs read from a tar
     entry.picture().save(buffer, "PNG")
     return buffer.getvalue(), "png"

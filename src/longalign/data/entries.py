@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from longalign.errors import LongalignError
 
+PICTURE_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, EOFError, Image.DecompressionBombError)
 IMAGE_KEYS = ("image", "file_name", "path", "file")
 TEXT_KEYS = ("caption", "prompt", "text", "captions", "prompts", "texts")
 
@@ -161,5 +162,16 @@ def decode(data: bytes, where: str) -> Image.Image:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             return to_rgb(ImageOps.exif_transpose(image), where)
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise LongalignError(f"cannot be read as a picture: {error}") from error
+    except PICTURE_ERRORS as error:
+        raise LongalignError(not_a_picture(error)) from error
+
+
+def not_a_picture(error: BaseException) -> str:
+    """Why bytes could not be read as a picture, in words that are the same each time (Pillow names an address).
+
+    Args:
+        error: one of `PICTURE_ERRORS`.
+    """
+    if isinstance(error, UnidentifiedImageError):
+        return "cannot be read as a picture: is none, or of a format that Pillow cannot read"
+    return f"cannot be read as a picture: {error}"
