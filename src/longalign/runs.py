@@ -20,6 +20,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from longalign.errors import LongalignError
+from longalign.paths import is_remote, need_local, path_of, remove_tree, upload
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,7 +70,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         LongalignError: the file cannot be written (no space, no permission, …).
     """
-    path = Path(path)
+    path = path_of(path)
+    if is_remote(path):  # an object store has a whole object or none
+        with tempfile.TemporaryDirectory(prefix="longalign-") as folder:
+            yield Path(folder) / path.name
+            upload(Path(folder) / path.name, path)
+        return
     final = Path(os.path.realpath(path))  # a symbolic link stays; its target is replaced
     temporary = final.parent / f".{final.stem[:40]}-{secrets.token_hex(4)}{final.suffix}"
     with _writing(path, final, temporary):
@@ -90,11 +97,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
                 temporary.unlink()
             raise
         with suppress(OSError):  # the rename survives a power cut, too, on systems that can flush folders
-            folder = os.open(final.parent, os.O_RDONLY)
+            opened = os.open(final.parent, os.O_RDONLY)
             try:
-                os.fsync(folder)
+                os.fsync(opened)
             finally:
-                os.close(folder)
+                os.close(opened)
 
 
 @contextmanager
@@ -136,7 +143,7 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
     """Write `data` to `path`, all or nothing. Raises `LongalignError` like `atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
-    return Path(path)
+    return path_of(path)
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -155,7 +162,7 @@ def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
         LongalignError: the file cannot be read, is no JSON, or holds something else than an object.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        found = json.loads(path_of(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise LongalignError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:  # of JSON, or of UTF-8
@@ -191,7 +198,7 @@ class RunFolder:
         *,
         overwrite: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path = path_of(path)
         with _writing(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise LongalignError(f"{self.path} is a file; a run needs a folder. Choose another name.")
@@ -199,8 +206,9 @@ class RunFolder:
             if any(self.path.iterdir()):
                 self._clear(overwrite)
         self.write_config(config or {})  # first, since it marks the folder as ours
-        with _writing(self.images):
-            self.images.mkdir()
+        if not is_remote(self.path):
+            with _writing(self.images):
+                self.images.mkdir()
 
     @classmethod
     def new(
@@ -241,6 +249,7 @@ class RunFolder:
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``. When there is no room for it, no part of it stays."""
+        need_local(self.path, "lines that are added one by one")
         data = json_line(metrics).encode("utf-8", errors="backslashreplace")
         # Unbuffered: the operating system has the line when this returns, and a failed line can be removed.
         with _writing(self.metrics), open(self.metrics, "ab", buffering=0) as file:
@@ -278,7 +287,7 @@ class RunFolder:
         Raises:
             LongalignError: the folder holds other files, or a run of other settings (the message names them).
         """
-        path = Path(path)
+        path = path_of(path)
         if not path.is_dir() or not any(path.iterdir()):
             return cls(path, config)
         if not is_run(path):
@@ -303,7 +312,7 @@ class RunFolder:
             path: the folder.
         """
         found = cls.__new__(cls)
-        found.path = Path(path)
+        found.path = path_of(path)
         return found
 
     def save_picture(self, path: Path, image: Image, text: PngInfo | None = None) -> None:
@@ -327,9 +336,9 @@ class RunFolder:
         for name in _OURS:
             entry = self.path / name
             if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink(missing_ok=True)
+                remove_tree(entry)
+            elif entry.exists() or entry.is_symlink():
+                entry.unlink()
 
 
 def is_run(folder: Path) -> bool:
@@ -339,7 +348,7 @@ def is_run(folder: Path) -> bool:
         folder: may not exist.
     """
     try:
-        with open(folder / "config.yaml", encoding="utf-8", errors="replace") as file:
+        with (folder / "config.yaml").open(encoding="utf-8", errors="replace") as file:
             return file.readline() == _MARK
     except OSError:
         return False

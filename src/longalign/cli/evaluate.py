@@ -249,8 +249,10 @@ def _evaluate(
 def open_folder(out: Path | None, settings: dict[str, Any], overwrite: bool) -> Any:
     """The run folder: a new one, or the one that the same evaluation began."""
     from longalign.evaluation.processes import processes
+    from longalign.paths import need_local
     from longalign.runs import RunFolder
 
+    need_local(out, "pictures and their pages")
     told = {"command": "evaluate", **settings}
     if out is None:
         if processes() > 1:

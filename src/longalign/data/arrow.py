@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from longalign.errors import LongalignError
+from longalign.paths import is_remote
 
 
 def pyarrow() -> Any:
@@ -48,20 +49,32 @@ def schema(file: Path) -> Any:
     """
     pa = pyarrow()
     try:
-        return arrow_table(file).schema if file.suffix == ".arrow" else pa.parquet.read_schema(file)
+        return arrow_table(file).schema if file.suffix == ".arrow" else parquet_file(file).schema_arrow
     except (OSError, pa.ArrowInvalid) as error:
         raise LongalignError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def group_count(file: Path) -> int:
     """Parts that are read as one."""
-    return 1 if file.suffix == ".arrow" else pyarrow().parquet.ParquetFile(file).num_row_groups
+    return 1 if file.suffix == ".arrow" else parquet_file(file).num_row_groups
+
+
+def parquet_file(file: Path) -> Any:
+    """An open parquet file, local or of a URL.
+
+    Args:
+        file: of `longalign.paths.path_of`.
+    """
+    pa = pyarrow()
+    if is_remote(file):
+        return pa.parquet.ParquetFile(file.path, filesystem=file.fs)  # type: ignore[attr-defined]
+    return pa.parquet.ParquetFile(file)
 
 
 def arrow_table(file: Path) -> Any:
     """All of an Arrow file, mapped and not read: in the stream format (`datasets`) or the file format."""
     pa = pyarrow()
-    mapped = pa.memory_map(str(file))
+    mapped = pa.py_buffer(file.read_bytes()) if is_remote(file) else pa.memory_map(str(file))
     try:
         return pa.ipc.open_stream(mapped).read_all()
     except pa.ArrowInvalid:
@@ -71,4 +84,4 @@ def arrow_table(file: Path) -> Any:
 def row_group(file: Path, group: int, names: tuple[str, ...]) -> Any:
     """Some columns of a part of a parquet file."""
     # opened anew each time: an open file's position would be shared among forked workers
-    return pyarrow().parquet.ParquetFile(file).read_row_group(group, columns=list(names))
+    return parquet_file(file).read_row_group(group, columns=list(names))

@@ -8,6 +8,7 @@ from pathlib import Path
 from longalign.data.captioned import SKIPPED_FILE, SkipLog
 from longalign.data.entries import Failure
 from longalign.engine import Work
+from longalign.paths import is_remote
 from longalign.runs import atomic_path, json_line
 
 
@@ -33,8 +34,11 @@ class BlockLog:
         self.work, self.folder, self.failures = work, folder, failures
         self.log = SkipLog(total, name)
         self._path = folder / SKIPPED_FILE
-        self._path.unlink(missing_ok=True)
-        self.log.open(folder)
+        self._remove()
+        if not is_remote(
+            folder
+        ):  # nothing can be added to an object of a store: there the list is written at the end
+            self.log.open(folder)
 
     def begin(self) -> None:
         """Counts the blocks that are finished already.
@@ -62,7 +66,7 @@ class BlockLog:
         """Lists all failures in the order of the blocks, and returns how many they are."""
         count = 0
         if not len(self.log):
-            self._path.unlink(missing_ok=True)
+            self._remove()
             return 0
         with atomic_path(self._path) as path, open(path, "wb") as file:
             for block in range(self.work.blocks):
@@ -71,3 +75,7 @@ class BlockLog:
                     file.write(line.encode("utf-8", errors="backslashreplace"))
                     count += 1
         return count
+
+    def _remove(self) -> None:
+        if self._path.is_file():
+            self._path.unlink()

@@ -191,7 +191,9 @@ def size_of(entry: CaptionedPicture | Failure) -> Size | None:
         return entry.image.height, entry.image.width
     picture_suffixes()  # registers further formats with Pillow
     try:
-        with Image.open(entry.image if isinstance(entry.image, Path) else io.BytesIO(entry.image)) as image:
+        with Image.open(
+            entry.image if isinstance(entry.image, Path) else io.BytesIO(entry.content())
+        ) as image:
             # The base class's: that of PNG decodes the whole picture, in search of a tag behind it.
             turned = Image.Image.getexif(image).get(_ORIENTATION) in _TURNED
             size = (image.width, image.height) if turned else (image.height, image.width)

@@ -17,11 +17,10 @@ be rid of it.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from safetensors.torch import save_file
@@ -46,6 +45,7 @@ from longalign.data.store import Store, next_shard
 from longalign.data.text_states import Padding, TextSide
 from longalign.engine import Engine, run_work
 from longalign.errors import LongalignError
+from longalign.paths import is_remote, path_of, remove_tree
 from longalign.runs import atomic_path, atomic_write_text, read_json_object
 
 
@@ -130,10 +130,10 @@ class CacheBuilder:
         return found
 
     def _set_up(self, out: Path, encoder: RowEncoder, at_once: int) -> None:
-        self.encoder, self.out, self.at_once = encoder, out, at_once
-        self._earlier = _earlier(out)
+        self.encoder, self.out, self.at_once = encoder, path_of(out), at_once
+        self._earlier = _earlier(self.out)
         for folder in (LATENTS, TEXTS):
-            Store(out / folder)  # says which shard is damaged
+            Store(self.out / folder)  # says which shard is damaged
         self._note(self._earlier.get("work"), complete=False)
 
     def build(
@@ -184,7 +184,7 @@ class CacheBuilder:
         counts = [work.part(block)[2:4] for block in done]
         latents, texts = (sum(c[k] for c in counts) for k in range(2))
         self._note(None, complete=True)
-        shutil.rmtree(self.out / BLOCKS, ignore_errors=True)
+        remove_tree(self.out / BLOCKS)
         return self._report(rows, skipped, latents, texts)
 
     def _begin(self, source: Source) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class CacheBuilder:
         earlier = self._earlier.get("work")
         if earlier is not None and {name: earlier.get(name) for name in told} == told:
             return dict(earlier)
-        shutil.rmtree(self.out / BLOCKS, ignore_errors=True)
+        remove_tree(self.out / BLOCKS)
         told["first"] = max(next_shard(self.out / LATENTS), next_shard(self.out / TEXTS))
         self._note(told, complete=False)
         return told
@@ -224,6 +224,9 @@ class CacheBuilder:
             rows.flush()
             del rows
         self._write_padding(padding or self.encoder.texts.padding)
+        if is_remote(self.out):
+            with (self.out / ROWS).open("rb") as file:
+                return cast(np.ndarray, np.load(file))
         return np.load(self.out / ROWS, mmap_mode="r")
 
     def _write_padding(self, padding: Padding) -> None:

@@ -22,6 +22,7 @@ from longalign.data.store import Store, write_shard
 from longalign.data.text_states import Padding
 from longalign.engine import Work, block_count, block_rows
 from longalign.errors import LongalignError
+from longalign.paths import local_file, path_of
 from longalign.runs import atomic_path
 
 BLOCKS = "blocks"  # a folder of the parts, until all are there
@@ -83,7 +84,7 @@ class CacheWork(Work):
         Args:
             block: its number.
         """
-        return Path(self.out) / BLOCKS / f"{block:06d}.safetensors"
+        return path_of(self.out) / BLOCKS / f"{block:06d}.safetensors"
 
     def has(self, block: int) -> bool:
         return self.path(block).is_file()
@@ -97,7 +98,7 @@ class CacheWork(Work):
             raise LongalignError(
                 f"the data have {len(self.source):,} rows here and {self.rows:,} where the command was started"
             )
-        out = Path(self.out)
+        out = path_of(self.out)
         self._latents = Store(out / LATENTS, below=self.first)
         self._texts = Store(out / TEXTS, below=self.first)
 
@@ -123,7 +124,7 @@ class CacheWork(Work):
         wanted = {p.text_key: p.text for _, p in good if p.text_key not in self._texts}
         encoder.texts.forget_padding()  # which captions share a batch decides its last bits
         texts = encoder.captions(wanted) if wanted else {}
-        out = Path(self.out)
+        out = path_of(self.out)
         write_shard(out / LATENTS, shard, {key: ({"latent": t}, None) for key, t in latents.items()})
         write_shard(out / TEXTS, shard, texts)
 
@@ -156,7 +157,7 @@ class CacheWork(Work):
         """
         path = self.path(block)
         try:
-            with safe_open(path, "pt") as file:
+            with local_file(path) as local, safe_open(local, "pt") as file:
                 notes = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             rows = np.frombuffer(tensors.pop(_TABLE).numpy().tobytes(), ROW, int(notes["rows"]))

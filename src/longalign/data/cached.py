@@ -18,6 +18,7 @@ from longalign.data.captioned import Example
 from longalign.data.store import Reader
 from longalign.data.text_states import Padding, TextSide, TextStates
 from longalign.errors import LongalignError
+from longalign.paths import local_file
 from longalign.weights.fingerprint import Fingerprint, difference
 
 SETTINGS, ROWS, PADDING = "cache.json", "rows.npy", "padding.safetensors"
@@ -136,7 +137,7 @@ def read_padding(folder: Path, made_of: str | None = None) -> Padding | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as file:
+        with local_file(path) as local, safe_open(local, "pt") as file:
             notes = file.metadata()
             if made_of is not None and notes["made_of"] != made_of:
                 return None

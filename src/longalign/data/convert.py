@@ -24,6 +24,7 @@ from longalign.data.entries import (
 )
 from longalign.engine import Engine, Work, block_count, block_rows, run_work
 from longalign.errors import LongalignError
+from longalign.paths import path_of
 from longalign.runs import atomic_path, atomic_write_text, json_line, read_json_object
 
 FORMATS = {"webdataset": ".tar", "parquet": ".parquet"}
@@ -87,6 +88,7 @@ def convert(
     counts = source.caption_counts()
     several = counts is not None and bool((counts > 1).any())
     settings = {"data": name, "format": format, "rows": rows, "count": len(source)}
+    out = path_of(out)
     if out.is_dir() and any(out.iterdir()):
         earlier = read_json_object(out / _SETTINGS) if (out / _SETTINGS).is_file() else None
         if earlier != settings:
@@ -133,7 +135,7 @@ class ConvertWork(Work):
         Args:
             block: its number.
         """
-        return Path(self.out) / f"{block:05d}{FORMATS[self.format]}"
+        return path_of(self.out) / f"{block:05d}{FORMATS[self.format]}"
 
     def has(self, block: int) -> bool:
         return self.path(block).is_file()
@@ -164,7 +166,7 @@ class ConvertWork(Work):
         return rows, [Failure(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
 
     def _left_out(self, block: int) -> Path:
-        return Path(self.out) / _LEFT_OUT / f"{block:05d}.jsonl"
+        return path_of(self.out) / _LEFT_OUT / f"{block:05d}.jsonl"
 
     def _entries(self, numbers: range, failures: list[Failure]) -> Any:
         """Number, encoded picture, its suffix, and captions of each row that can be used."""

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from longalign.errors import LongalignError
+from longalign.paths import is_remote
 
 PICTURE_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, EOFError, Image.DecompressionBombError)
 IMAGE_KEYS = ("image", "file_name", "path", "file")
@@ -24,7 +25,9 @@ TEXT_KEYS = ("caption", "prompt", "text", "captions", "prompts", "texts")
 
 @dataclass(frozen=True)
 class CaptionedPicture:
-    """A picture (its file, its encoded bytes, or itself) and its caption. ``name`` stands for it in messages.
+    """A picture (its file, local or of a URL, its encoded bytes, or itself) and its caption.
+
+    ``name`` stands for it in messages.
 
     ``others``: further captions of the same picture, where the data have a list of them.
     """
@@ -47,13 +50,13 @@ class CaptionedPicture:
         """
         if isinstance(self.image, bytes):
             return self.image
-        if isinstance(self.image, Path):
+        if not isinstance(self.image, Image.Image):
             try:
                 return self.image.read_bytes()
             except FileNotFoundError:
                 raise LongalignError("no such image file") from None
             except OSError as error:
-                raise LongalignError(f"cannot be read: {error.strerror}") from None
+                raise LongalignError(f"cannot be read: {error.strerror or error}") from None
         return f"{self.image.mode} {self.image.size};".encode() + self.image.tobytes()
 
     def picture(self) -> Image.Image:
@@ -66,6 +69,8 @@ class CaptionedPicture:
 
         if isinstance(self.image, bytes):
             return decode(self.image, self.name)
+        if is_remote(self.image):
+            return decode(self.content(), self.name)
         try:
             if isinstance(self.image, Path):
                 return load_image(self.image)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from longalign.data.entries import (
 )
 from longalign.data.text_files import decode_text, delimiter_of, read_text
 from longalign.errors import LongalignError
+from longalign.paths import files_below
 from longalign.picture_formats import is_picture, left_out, picture_suffixes
 
 _SAMPLE_BYTES = 1 << 20
@@ -41,7 +41,7 @@ class JsonLines(Source):
         self._converted: bytes | None = None
         starts, numbers, counts, at = [], [], [], 0
         try:
-            with open(path, "rb") as file:
+            with path.open("rb") as file:
                 if b"\0" in file.read(_SAMPLE_BYTES):  # UTF-16 of Windows
                     file.seek(0)
                     self._converted = decode_text(file.read(), str(path)).encode()
@@ -72,7 +72,7 @@ class JsonLines(Source):
         return len(texts) if isinstance(texts, list) else 1
 
     def _open(self) -> IO[bytes]:
-        return open(self.path, "rb") if self._converted is None else io.BytesIO(self._converted)
+        return self.path.open("rb") if self._converted is None else io.BytesIO(self._converted)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -114,7 +114,7 @@ class JsonLineList(Sequence[dict[str, Any]]):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with open(path, "rb") as file:
+            with path.open("rb") as file:
                 lengths = np.fromiter(map(len, file), np.int64)
         except OSError as error:
             raise LongalignError(f"{path}: cannot be read: {error.strerror}") from None
@@ -124,7 +124,7 @@ class JsonLineList(Sequence[dict[str, Any]]):
         return len(self._starts)
 
     def __getitem__(self, index: Any) -> Any:
-        with open(self.path, "rb") as file:
+        with self.path.open("rb") as file:
             file.seek(int(self._starts[index]))
             return json.loads(file.readline())
 
@@ -164,7 +164,7 @@ class CocoCaptions(Source):
     def __init__(self, path: Path, folder: Path | None = None) -> None:
         self.path = path
         try:
-            with open(path, "rb") as file:
+            with path.open("rb") as file:
                 content = json.load(file)
             names = {image["id"]: image["file_name"] for image in content["images"]}
             self._rows = [
@@ -250,12 +250,10 @@ def pictures_in(folder: Path) -> Iterator[Path]:
     A warning counts the files that are left out since they cannot be read here, by suffix.
     """
     others: list[str] = []
-    for where, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            if is_picture(name):
-                yield Path(where) / name
-            else:
-                others.append(name)
+    for file in files_below(folder):
+        if is_picture(file.name):
+            yield file
+        else:
+            others.append(file.name)
     if (line := left_out(others)) is not None:
         warnings.warn(f"{folder}: {line}", stacklevel=2)

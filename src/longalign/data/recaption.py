@@ -22,6 +22,7 @@ from longalign.data.of_worlds import names_world, parse_world
 from longalign.data.vision_language import VisionLanguageModel
 from longalign.engine import Engine, Work, block_count, block_rows, run_work
 from longalign.errors import LongalignError
+from longalign.paths import need_local
 from longalign.picture_formats import picture_suffixes
 from longalign.runs import (
     atomic_path,
@@ -105,6 +106,7 @@ def caption_pictures(
     Raises:
         LongalignError: no pictures, more than 5 % of them unreadable, or the disk is full.
     """
+    need_local(out, "captions")
     out = Path(out)
     folder = out.with_name(out.stem + ".parts")
     begin = Round.of(folder, out, pictures, batch_size)

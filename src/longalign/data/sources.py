@@ -14,6 +14,7 @@ from longalign.data.several_captions import Captions, with_captions
 from longalign.data.tables import CaptionTable
 from longalign.data.tars import TarShards
 from longalign.errors import LongalignError
+from longalign.paths import path_of
 from longalign.plugins import Table
 from longalign.published import how_to_get
 from longalign.worlds import WORLDS, world
@@ -32,10 +33,10 @@ def open_source(
     """Captioned pictures from files.
 
     Args:
-        name: a file: ``.jsonl``, ``.csv``, ``.tsv``, ``.parquet`` or ``.arrow`` with a row a picture, COCO's captions
-            as ``.json``, or a WebDataset shard (``.tar``); or a folder: with ``metadata.jsonl``, ``.csv``, ``.tsv`` or
-            ``.parquet`` (as the imagefolder of `datasets`), with ``.parquet``, ``.arrow`` or ``.tar`` files, or with
-            pictures and a ``.txt`` beside each.
+        name: a path, or a URL (``s3://…``, see `longalign.paths`). Of a file: ``.jsonl``, ``.csv``, ``.tsv``,
+            ``.parquet`` or ``.arrow`` with a row a picture, COCO's captions as ``.json``, or a WebDataset shard
+            (``.tar``). Of a folder: with ``metadata.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` (as the imagefolder of
+            `datasets`), with ``.parquet``, ``.arrow`` or ``.tar`` files, or with pictures and a ``.txt`` beside each.
         images: the folder that picture paths are relative to; else that of the file.
         column: key or column of the captions; else the first of caption, prompt, text, captions, prompts, texts.
 
@@ -43,10 +44,10 @@ def open_source(
         LongalignError: no such file or folder, or nothing of that kind in it. What is wrong with one row becomes a
             `Failure`.
     """
-    path = Path(name)
+    path = path_of(name)
     if not path.exists():
-        raise LongalignError(f"{path}: no such file or folder{how_to_get(path)}")
-    folder = None if images is None else Path(images)
+        raise LongalignError(f"{path}: no such file or folder{how_to_get(str(path))}")
+    folder = None if images is None else path_of(images)
     keys = (column,) if column else TEXT_KEYS
     if path.is_dir():
         found = next((path / m for m in METADATA if (path / m).is_file()), None)
@@ -98,7 +99,7 @@ def named_source(
 
 def _is_one_object(path: Path) -> bool:
     """Whether a file is one JSON object and not one a line."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         try:
             json.loads(file.readline())
         except ValueError:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from longalign.errors import LongalignError
+from longalign.paths import local_file
 from longalign.runs import atomic_path
 
 _OPEN_FILES = 64
@@ -39,7 +40,7 @@ class Store:
             if below is not None and number >= below:
                 break
             try:
-                with safe_open(path, "pt") as file:
+                with local_file(path) as local, safe_open(local, "pt") as file:
                     notes = json.loads((file.metadata() or {})[_NOTES])
             except (SafetensorError, OSError, KeyError, ValueError) as error:
                 raise LongalignError(

@@ -49,7 +49,7 @@ class TarShards(Source):
         if text is None:
             return Failure(name, "has no caption (.txt or .json)")
         try:
-            with open(shard, "rb") as file:
+            with shard.open("rb") as file:
                 said, data = _read(file, text), _read(file, picture)
             caption = decode_text(said, name).strip()
             texts: list[str] | str = [caption]
@@ -72,7 +72,7 @@ class TarShards(Source):
         if not is_json or text is None:
             return 1
         try:
-            with open(self.shards[number], "rb") as file:
+            with self.shards[number].open("rb") as file:
                 found = json.loads(decode_text(_read(file, text), name))
         except (OSError, ValueError):
             return 1
@@ -82,7 +82,7 @@ class TarShards(Source):
     def _index(self, number: int, shard: Path) -> None:
         parts: dict[str, dict[str, Place]] = {}
         try:
-            with tarfile.open(shard, "r:") as archive:
+            with shard.open("rb") as opened, tarfile.open(fileobj=opened, mode="r:") as archive:
                 for member in archive:
                     archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps them all
                     if member.isfile():

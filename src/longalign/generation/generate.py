@@ -14,6 +14,7 @@ from longalign.generation.painter import ON_STEP, Painter
 from longalign.generation.result import Generation
 from longalign.generation.settings import GenerateConfig
 from longalign.generation.work import GenerateWork
+from longalign.paths import need_local
 from longalign.report import counted
 from longalign.runs import RunFolder
 
@@ -59,6 +60,7 @@ def generate(
             run folder cannot be written, or has a run of other settings or prompts.
         Interrupted: Ctrl-C while pictures are drawn. The pictures that were finished are kept, with their report.
     """
+    need_local(out, "pictures and their pages")
     prompts = [prompts] if isinstance(prompts, str) else prompts
     here = engine is None or engine.on == "local"
     # Workers of Ray load the model themselves. It is loaded here, too: its defaults are settings of the run, and what

@@ -17,6 +17,7 @@ from torch import Tensor
 from longalign.data.entries import Failure
 from longalign.engine import Work, block_count, block_rows
 from longalign.errors import LongalignError
+from longalign.paths import local_file, path_of
 from longalign.preference import PreferenceModel
 from longalign.runs import atomic_path
 from longalign.scoring.data import Pair, open_pairs, pair_at
@@ -85,7 +86,7 @@ class EmbedWork(_OfPairs):
         Args:
             block: its number.
         """
-        return Path(self.folder) / f"{block:05d}.safetensors"
+        return path_of(self.folder) / f"{block:05d}.safetensors"
 
     def has(self, block: int) -> bool:
         return self.part(block).is_file()
@@ -118,7 +119,7 @@ class EmbedWork(_OfPairs):
             LongalignError: the file is damaged.
         """
         try:
-            with safe_open(self.part(block), "pt") as file:
+            with local_file(self.part(block)) as local, safe_open(local, "pt") as file:
                 rows = json.loads(file.metadata()["rows"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except (SafetensorError, OSError, KeyError, ValueError) as error:
@@ -144,7 +145,8 @@ class EmbedWork(_OfPairs):
         """
         total, count = torch.zeros(0, dtype=torch.float64), 0
         for block in range(self.blocks):
-            tensors = load_file(self.part(block))
+            with local_file(self.part(block)) as file:
+                tensors = load_file(file)
             total = total + tensors["total"] if count else tensors["total"]
             count += len(tensors["pooled"])
         if count < 2:
@@ -165,7 +167,7 @@ class ScoreWork(_OfPairs):
     embedded: EmbedWork | None = None
 
     def has(self, block: int) -> bool:
-        return part_path(Path(self.folder), block).is_file()
+        return part_path(path_of(self.folder), block).is_file()
 
     def open(self) -> None:
         super().open()
@@ -185,5 +187,5 @@ class ScoreWork(_OfPairs):
             for batch in batches
             for result in score_batch(self.embedder, batch, decomposition, self.total, self.count)
         ]
-        write_part(part_path(Path(self.folder), block), results)
+        write_part(part_path(path_of(self.folder), block), results)
         return len(results)

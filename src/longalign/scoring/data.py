@@ -15,6 +15,7 @@ from longalign.data.entries import TEXT_KEYS, CaptionedPicture, Failure, Source
 from longalign.data.sources import METADATA as _METADATA
 from longalign.data.sources import named_source
 from longalign.errors import LongalignError
+from longalign.paths import is_remote
 
 if TYPE_CHECKING:
     from longalign.preference.images import ImageLike
@@ -104,7 +105,7 @@ def pair_at(source: Source, row: int) -> Pair | Failure:
 def _pair(entry: CaptionedPicture | Failure) -> Pair | Failure:
     if isinstance(entry, Failure):
         return entry
-    if isinstance(entry.image, bytes):
+    if isinstance(entry.image, bytes) or is_remote(entry.image):
         try:
             return Pair(entry.picture(), entry.text, entry.name)
         except LongalignError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from longalign.data.entries import Failure, Source
 from longalign.engine import Engine, block_count, run_work
 from longalign.errors import Interrupted, LongalignError
+from longalign.paths import remove_tree
 from longalign.preference import PreferenceModel
 from longalign.report import counted
 from longalign.runs import RunFolder
@@ -132,7 +132,7 @@ def _run(
         first.total()  # says if there are too few
         work.embedded = first
     run_work(work, engine, on_rows)
-    shutil.rmtree(folder / _EMBEDDINGS, ignore_errors=True)
+    remove_tree(folder / _EMBEDDINGS)
 
 
 def _read(

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from longalign.data.arrow import pyarrow
+from longalign.data.arrow import parquet_file, pyarrow
 from longalign.data.entries import Failure
 from longalign.errors import LongalignError
 from longalign.preference import SegmentScore
@@ -63,7 +63,7 @@ def read_part(path: Path) -> Iterator[Scored | Failure]:
     """
     pa = pyarrow()
     try:
-        rows = pa.parquet.read_table(path).to_pylist()
+        rows = parquet_file(path).read().to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise LongalignError(
             f"{path}: cannot be read ({str(error).splitlines()[0]}). Remove it: the same "
