@@ -12,6 +12,7 @@ import tiny
 import torch
 from captioned_files import Some, imagefolder_jsonl, png
 from framed_pictures import BUCKETS, Framed, framed
+from small_cache import LENGTH, SIDE_PX, Long, builder
 from typer.testing import CliRunner
 
 from longalign.backbones.latents import encode_pixels
@@ -27,8 +28,6 @@ from longalign.diffusion.denoiser import Denoiser
 from longalign.errors import LongalignError
 from longalign.weights.fingerprint import fingerprint
 
-LENGTH = 24
-SIDE_PX = 16
 # The rows of caches before there were buckets.
 OLD_ROW = [
     ("row", "<i8"),
@@ -38,22 +37,6 @@ OLD_ROW = [
     ("text_shard", "<u4"),
 ]
 OLD_ROW += [("clip", "<u4"), ("sd3_t5", "<u4"), ("t5", "<u4"), ("cut", "?"), ("bytes", "<u4")]
-
-
-class Long(Some):
-    """Captions of different padded lengths, those of rows 0 and 4 alike."""
-
-    def __getitem__(self, index: int) -> Any:
-        found = super().__getitem__(index)
-        if isinstance(found, CaptionedPicture):
-            text = ["A cat.", "A dog runs. " * 5, "A tree.", "The red house."][index % 4]
-            return CaptionedPicture(found.image, text, found.name)
-        return found
-
-
-def builder(out: Path, pipe: Any, strategy: str = "clip-cat", t5: Any = None, **options: Any) -> CacheBuilder:
-    side = TextSide(pipe, strategy, LENGTH, t5)
-    return CacheBuilder(out, pipe, side, SIDE_PX, **{"stored": "float32", "at_once": 3, **options})
 
 
 def counts(report: CacheReport) -> tuple[int, int, int, int]:
