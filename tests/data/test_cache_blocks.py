@@ -133,7 +133,10 @@ def test_a_full_disk(tmp_path: Path) -> None:
     """A shard of 12 kB does not fit. The message names it, no part of it stays, and the same command goes on."""
     out, pipe = tmp_path / "c", tiny.tiny_sd15()
     made = builder(out, pipe, at_once=ROWS)
-    with file_limit(9000), pytest.raises(LongalignError, match=r"Cannot write .*latents/00000\.safetensors"):
+    with (
+        file_limit(10_000),
+        pytest.raises(LongalignError, match=r"Cannot write .*latents/00000\.safetensors"),
+    ):
         made.build(Long(ROWS))
     assert not list(out.rglob("*.safetensors"))
     assert builder(out, pipe, at_once=ROWS).build(Long(ROWS)).rows == ROWS

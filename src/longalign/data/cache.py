@@ -41,7 +41,7 @@ from longalign.data.cached import (
     write_rows,
 )
 from longalign.data.entries import Source
-from longalign.data.row_encoder import RowEncoder
+from longalign.data.row_encoder import RowEncoder, digest
 from longalign.data.store import check_shards, next_shard, save_noted
 from longalign.data.text_states import Padding, TextSide
 from longalign.engine import Engine, run_work
@@ -203,7 +203,7 @@ class CacheBuilder:
             "batch_size": self.encoder.batch_size,
             "reading": json.loads(json.dumps(reading)),
             "file": None if stat is None else [stat.st_size, stat.st_mtime_ns],
-            "settings": json.loads(json.dumps(self.encoder.settings)),
+            "settings": digest(json.dumps(self.encoder.settings).encode()),
         }
         earlier = self._earlier.get("work")
         if earlier is not None and {name: earlier.get(name) for name in told} == told:

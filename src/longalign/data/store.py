@@ -124,7 +124,12 @@ def save_noted(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, An
         LongalignError: the disk refuses.
     """
     with atomic_path(path) as temporary:
-        save_file(dict(tensors), temporary, {_NOTES: json.dumps(notes)})
+        try:
+            save_file(dict(tensors), temporary, {_NOTES: json.dumps(notes)})
+        except SafetensorError as error:  # safetensors raises this when the disk is full, among other things
+            raise LongalignError(
+                f"Cannot write {path}: {error}. Free some space: the same command goes on"
+            ) from error
 
 
 def notes_in(file: Any) -> dict[str, Any]:
