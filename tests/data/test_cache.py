@@ -12,6 +12,8 @@ import tiny
 import torch
 from captioned_files import Some, imagefolder_jsonl, png
 from framed_pictures import BUCKETS, Framed, framed
+from safetensors import safe_open
+from safetensors.torch import save_file
 from small_cache import LENGTH, SIDE_PX, Long, builder
 from typer.testing import CliRunner
 
@@ -248,6 +250,10 @@ def test_an_old_cache_is_read_as_squares_and_goes_on_with_buckets(tmp_path: Path
     settings = json.loads((out / "cache.json").read_text())
     del settings["bucket_step_px"]
     (out / "cache.json").write_text(json.dumps({**settings, "version": 1}))
+    with safe_open(out / "padding.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        notes = json.loads(file.metadata()["notes"])
+    save_file(tensors, out / "padding.safetensors", notes)  # several notes, as earlier versions wrote them
     old = CachedPictures(out)
     assert old.bucket_of is None and old[1].frame is None and old[1].image.shape == (4, 16, 16)
     assert counts(framed_cache(out, pipe).build(Framed(6))) == (6, 0, 4, 0)
