@@ -75,6 +75,15 @@ def test_local_work_does_not_import_ray(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
 
 
+# A node that is gone is noticed after some seconds, not after a minute.
+_NOTICE = {
+    "health_check_initial_delay_ms": 2000,
+    "health_check_period_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+_HEAD = {"num_cpus": 1, "include_dashboard": False, "_system_config": _NOTICE}
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Ray on two nodes of one CPU each, in this machine."""
@@ -84,7 +93,7 @@ def cluster():
     helpers = str(Path(__file__).parents[1] / "helpers")
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([helpers, *sys.path])
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    found = Cluster(initialize_head=True, head_node_args=_HEAD)
     found.add_node(num_cpus=1)
     ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
     yield found
@@ -146,3 +155,28 @@ def test_killed_workers_lose_nothing(cluster, tmp_path: Path) -> None:
     assert len(killed) == 2
     assert work.result() == [i * i for i in range(60)]
     assert len({process for _, process in done_by(tmp_path)}) >= 3
+
+
+@pytest.mark.slow
+def test_a_node_that_leaves_is_told_and_its_blocks_are_done(
+    cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second node is taken away after some blocks: the first one's worker does the rest."""
+    import longalign.engine.on_ray as on_ray
+
+    monkeypatch.setattr(on_ray, "_WATCH_S", 0.5)
+    node = cluster.add_node(num_cpus=1)
+    work = Squares(str(tmp_path), total=60, seconds=0.4)
+
+    def leave() -> None:
+        while not (tmp_path / "done.log").is_file() or len(done_by(tmp_path)) < 4:
+            time.sleep(0.2)
+        cluster.remove_node(node, allow_graceful=False)
+
+    thread = threading.Thread(target=leave, daemon=True)
+    thread.start()
+    with caplog.at_level("WARNING", logger="longalign.engine"):
+        run_work(work, Engine("ray", workers=3))
+    thread.join(10)
+    assert work.result() == [i * i for i in range(60)]
+    assert "left the Ray cluster; others do its blocks" in caplog.text

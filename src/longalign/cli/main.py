@@ -19,6 +19,7 @@ from longalign.cli.cache import cache
 from longalign.cli.calibrate import calibrate
 from longalign.cli.caption import caption
 from longalign.cli.curves import curves
+from longalign.cli.data import convert, duplicates
 from longalign.cli.decompose import decompose
 from longalign.cli.demo import demo
 from longalign.cli.doctor import doctor
@@ -94,7 +95,15 @@ GROUPS: Mapping[str, Commands] = {
         "import": import_checkpoint,
         "export": export,
     },
-    "Data": {"cache": cache, "caption": caption},
+    "Data": {
+        "cache": cache,
+        "caption": caption,
+        "data": group(
+            {"convert": convert, "duplicates": duplicates},
+            no_args_is_help=True,
+            help="Captioned pictures in other files; pictures that occur more than once.",
+        ),
+    },
     "This machine": {"doctor": doctor},
     "Sticker world": {
         "stickers": group(
