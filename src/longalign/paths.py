@@ -5,12 +5,13 @@ A local name becomes a `pathlib.Path`, a URL a path of universal_pathlib, which 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,6 +93,56 @@ def local_file(path: Path) -> Iterator[Path]:
         with path.open("rb") as source, open(copy, "wb") as target:
             shutil.copyfileobj(source, target)
         yield copy
+
+
+def fetched(path: Path) -> Path:
+    """A local copy of a file that is used again and again, such as a shard of a cache.
+
+    Copies are kept in ``~/.cache/longalign/fetched``, or in ``LONGALIGN_FETCHED``; those that were not used for the
+    longest time are removed where there are more than 100 GB, or ``LONGALIGN_FETCHED_GB``. All processes of a machine
+    share them.
+
+    Args:
+        path: of `path_of`; a local one is given back.
+
+    Raises:
+        LongalignError: it cannot be fetched.
+    """
+    if not is_remote(path):
+        return path
+    place = Path(os.environ.get("LONGALIGN_FETCHED") or Path.home() / ".cache" / "longalign" / "fetched")
+    try:
+        told = path.stat()
+        key = f"{path} {told.st_size} {getattr(told, 'st_mtime', 0)}"  # a file that was written anew is another one
+        target = place / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}{path.suffix}"
+        if target.is_file():
+            os.utime(target)
+            return target
+        place.mkdir(parents=True, exist_ok=True)
+        with local_file(path) as copy:
+            temporary = target.with_name(f".{target.name}-{os.getpid()}")
+            shutil.copyfile(copy, temporary)
+            os.replace(temporary, target)
+    except Exception as error:  # each kind of storage has its own
+        raise LongalignError(f"{path}: cannot be fetched: {error}") from error
+    _make_room(place, float(os.environ.get("LONGALIGN_FETCHED_GB") or 100) * 1e9, target)
+    return target
+
+
+def _make_room(folder: Path, most_bytes: float, newest: Path) -> None:
+    """Removes the files that were not used for the longest time. One that is open stays readable until it is closed."""
+    files = []
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):  # of another process, which removes, too
+            told = file.stat()
+            files.append((told.st_mtime, told.st_size, file))
+    total = sum(size for _, size, _ in files)
+    for _, size, file in sorted(files):
+        if total <= most_bytes:
+            return
+        if file != newest:
+            file.unlink(missing_ok=True)
+            total -= size
 
 
 def upload(file: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from longalign.errors import LongalignError
@@ -82,7 +83,7 @@ def _unreadable(path: str | os.PathLike[str], error: Exception) -> LongalignErro
 def write_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, all or nothing.
+    """Write a safetensors file, all or nothing. The same tensors and metadata give the same bytes.
 
     Raises:
         LongalignError: the disk refuses.
@@ -91,8 +92,34 @@ def write_tensors(
     with atomic_path(path) as temporary:
         try:
             save_file(plain, temporary, {"format": "pt", **(metadata or {})})
+            with open(temporary, "r+b") as file:
+                length = file.read(8)
+                header = file.read(int.from_bytes(length, "little"))
+                file.seek(8)
+                file.write(_sorted(header))
         except SafetensorError as error:  # safetensors raises this when the disk is full, among other things
             raise LongalignError(f"Cannot write {path}: {error}") from error
+
+
+def serialised(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a small safetensors file. The same tensors and metadata give the same bytes.
+
+    Args:
+        tensors: by name.
+        metadata: by name.
+    """
+    data: bytes = save(dict(tensors), dict(metadata))
+    end = 8 + int.from_bytes(data[:8], "little")
+    return data[:8] + _sorted(data[8:end]) + data[end:]
+
+
+def _sorted(header: bytes) -> bytes:
+    """The header of a safetensors file with its metadata in the order of their names; chance decides it otherwise."""
+    told = json.loads(header)
+    if "__metadata__" in told:
+        told["__metadata__"] = dict(sorted(told["__metadata__"].items()))
+    made = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
+    return made.ljust(len(header)) if len(made) <= len(header) else header
 
 
 def write_pickle(path: str | os.PathLike[str], value: Any) -> None:

@@ -12,6 +12,9 @@ import tiny
 import torch
 from captioned_files import Some, imagefolder_jsonl, png
 from framed_pictures import BUCKETS, Framed, framed
+from safetensors import safe_open
+from safetensors.torch import save_file
+from small_cache import LENGTH, SIDE_PX, Long, builder
 from typer.testing import CliRunner
 
 from longalign.backbones.latents import encode_pixels
@@ -27,8 +30,6 @@ from longalign.diffusion.denoiser import Denoiser
 from longalign.errors import LongalignError
 from longalign.weights.fingerprint import fingerprint
 
-LENGTH = 24
-SIDE_PX = 16
 # The rows of caches before there were buckets.
 OLD_ROW = [
     ("row", "<i8"),
@@ -38,22 +39,6 @@ OLD_ROW = [
     ("text_shard", "<u4"),
 ]
 OLD_ROW += [("clip", "<u4"), ("sd3_t5", "<u4"), ("t5", "<u4"), ("cut", "?"), ("bytes", "<u4")]
-
-
-class Long(Some):
-    """Captions of different padded lengths, those of rows 0 and 4 alike."""
-
-    def __getitem__(self, index: int) -> Any:
-        found = super().__getitem__(index)
-        if isinstance(found, CaptionedPicture):
-            text = ["A cat.", "A dog runs. " * 5, "A tree.", "The red house."][index % 4]
-            return CaptionedPicture(found.image, text, found.name)
-        return found
-
-
-def builder(out: Path, pipe: Any, strategy: str = "clip-cat", t5: Any = None, **options: Any) -> CacheBuilder:
-    side = TextSide(pipe, strategy, LENGTH, t5)
-    return CacheBuilder(out, pipe, side, SIDE_PX, **{"stored": "float32", "at_once": 3, **options})
 
 
 def counts(report: CacheReport) -> tuple[int, int, int, int]:
@@ -265,6 +250,10 @@ def test_an_old_cache_is_read_as_squares_and_goes_on_with_buckets(tmp_path: Path
     settings = json.loads((out / "cache.json").read_text())
     del settings["bucket_step_px"]
     (out / "cache.json").write_text(json.dumps({**settings, "version": 1}))
+    with safe_open(out / "padding.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        notes = json.loads(file.metadata()["notes"])
+    save_file(tensors, out / "padding.safetensors", notes)  # several notes, as earlier versions wrote them
     old = CachedPictures(out)
     assert old.bucket_of is None and old[1].frame is None and old[1].image.shape == (4, 16, 16)
     assert counts(framed_cache(out, pipe).build(Framed(6))) == (6, 0, 4, 0)

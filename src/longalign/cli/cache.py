@@ -105,7 +105,13 @@ def cache(
     builder = CacheBuilder.of(out, load_encoder(), rows)
     with progress("caching", len(source)) as advance:
         report = builder.build(
-            source, name, advance, engine=engine, load_source=load_source, load_encoder=load_encoder
+            source,
+            name,
+            advance,
+            engine=engine,
+            load_source=load_source,
+            load_encoder=load_encoder,
+            reading={"split": split, "images": folder, "column": column},
         )
     if as_json:
         print_json(report.to_json())

@@ -17,13 +17,13 @@ be rid of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from safetensors.torch import save_file
 
 from longalign.data.block_log import BlockLog
 from longalign.data.buckets import Buckets, are_enlarged, describe
@@ -32,21 +32,23 @@ from longalign.data.cached import (
     LATENTS,
     PADDING,
     PARTS,
-    ROW,
     ROWS,
     SETTINGS,
     TEXTS,
     padding_tensors,
     read_padding,
+    write_rows,
 )
 from longalign.data.entries import Source
-from longalign.data.row_encoder import RowEncoder
-from longalign.data.store import Store, next_shard
+from longalign.data.row_encoder import RowEncoder, digest
+from longalign.data.store import check_shards, next_shard, save_noted
 from longalign.data.text_states import Padding, TextSide
 from longalign.engine import Engine, run_work
 from longalign.errors import LongalignError
 from longalign.paths import is_remote, path_of, remove_tree
-from longalign.runs import atomic_path, atomic_write_text, read_json_object
+from longalign.runs import atomic_write_text, read_json_object
+
+_LEFTOVER = re.compile(r"\.(\d+|rows|padding|cache|skipped)-[0-9a-f]{8}\.(safetensors|npy|jsonl?)")
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class CacheBuilder:
         self.encoder, self.out, self.at_once = encoder, path_of(out), at_once
         self._earlier = _earlier(self.out)
         for folder in (LATENTS, TEXTS):
-            Store(self.out / folder)  # says which shard is damaged
+            check_shards(self.out / folder)
         self._note(self._earlier.get("work"), complete=False)
 
     def build(
@@ -145,20 +147,23 @@ class CacheBuilder:
         engine: Engine | None = None,
         load_source: Callable[[], Source] | None = None,
         load_encoder: Callable[[], RowEncoder] | None = None,
+        reading: Mapping[str, Any] | None = None,
     ) -> CacheReport:
         """Make the cache hold all rows of a source.
 
         Args:
             source: the rows.
-            name: of the data, for messages.
+            name: of the data. A command that was stopped goes on with data of the same name.
             on_rows: called with the number of rows of each block.
             engine: where the work is done; None: in this process.
             load_source, load_encoder: give the same to other processes; functions that can be pickled.
+            reading: how the source reads the data, in JSON. A command that was stopped goes on where it is the same.
 
         Raises:
             LongalignError: more than 5 % of the rows cannot be used, or the disk is full. What is done stays done.
         """
-        told = self._begin(source)
+        _remove_leftovers(self.out)
+        told = self._begin(source, {"name": name, **(reading or {})})
         here = engine is None or engine.on == "local"
         work = CacheWork(
             str(self.out),
@@ -170,6 +175,7 @@ class CacheBuilder:
             load_source,
             load_encoder,
         )
+        work.remove_broken()
         log = BlockLog(work, len(source), name, self.out, work.failures)
         log.begin()
         done: list[int] = []
@@ -187,15 +193,17 @@ class CacheBuilder:
         remove_tree(self.out / BLOCKS)
         return self._report(rows, skipped, latents, texts)
 
-    def _begin(self, source: Source) -> dict[str, Any]:
+    def _begin(self, source: Source, reading: Mapping[str, Any]) -> dict[str, Any]:
         """What the blocks depend on: of the command that was stopped, if it was this one; else a new one begins."""
         file = getattr(source, "path", None)
         stat = file.stat() if isinstance(file, Path) and file.is_file() else None
         told = {
             "rows": len(source),
             "size": self.at_once,
+            "batch_size": self.encoder.batch_size,
+            "reading": json.loads(json.dumps(reading)),
             "file": None if stat is None else [stat.st_size, stat.st_mtime_ns],
-            "settings": json.loads(json.dumps(self.encoder.settings)),
+            "settings": digest(json.dumps(self.encoder.settings).encode()),
         }
         earlier = self._earlier.get("work")
         if earlier is not None and {name: earlier.get(name) for name in told} == told:
@@ -211,18 +219,17 @@ class CacheBuilder:
         if not count:
             raise LongalignError(f"{self.out}: no row of the data can be used")
         padding = read_padding(self.out, self.encoder.of_texts)
-        at = 0
-        with atomic_path(self.out / ROWS) as path:
-            rows = np.lib.format.open_memmap(path, mode="w+", dtype=ROW, shape=(count,))
+
+        def tables() -> Iterator[np.ndarray]:
+            nonlocal padding
             for block in range(work.blocks):
                 part = work.part(block)
-                rows[at : at + len(part.rows)] = part.rows
-                at += len(part.rows)
                 padding = (
                     padding.filled_up(part.padding) if padding and part.padding else padding or part.padding
                 )
-            rows.flush()
-            del rows
+                yield part.rows
+
+        write_rows(self.out, count, tables())
         self._write_padding(padding or self.encoder.texts.padding)
         if is_remote(self.out):
             with (self.out / ROWS).open("rb") as file:
@@ -232,8 +239,7 @@ class CacheBuilder:
     def _write_padding(self, padding: Padding) -> None:
         self.padding = padding
         tensors, notes = padding_tensors(padding, self.encoder.dtype)
-        with atomic_path(self.out / PADDING) as path:
-            save_file(tensors, path, {**notes, "made_of": self.encoder.of_texts})
+        save_noted(self.out / PADDING, tensors, {**notes, "made_of": self.encoder.of_texts})
 
     def _note(self, work: dict[str, Any] | None, *, complete: bool) -> None:
         told = {**self.encoder.settings, "complete": complete, **({} if work is None else {"work": work})}
@@ -272,6 +278,14 @@ def _earlier(out: Path) -> dict[str, Any]:
     if PARTS in found:
         raise LongalignError(f"{out}: is a merge of caches: go on with those, and merge them again")
     return found
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Removes what `atomic_path` had begun when the command was killed."""
+    for folder in (out, *(out / name for name in (LATENTS, TEXTS, BLOCKS))):
+        for path in folder.glob(".*"):
+            if _LEFTOVER.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def _described(rows: np.ndarray, buckets: Buckets) -> str:

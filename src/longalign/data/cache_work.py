@@ -12,18 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from longalign.data.cached import LATENTS, ROW, TEXTS, padding_of, padding_tensors
+from longalign.data.cached import LATENTS, ROW, TEXTS, padding_of, padding_tensors, read_padding
 from longalign.data.entries import Failure, Source
 from longalign.data.row_encoder import Prepared, RowEncoder
-from longalign.data.store import Store, write_shard
+from longalign.data.store import Store, notes_in, save_noted, shard_numbers, write_shard
 from longalign.data.text_states import Padding
 from longalign.engine import Work, block_count, block_rows
 from longalign.errors import LongalignError
 from longalign.paths import local_file, path_of
-from longalign.runs import atomic_path
 
 BLOCKS = "blocks"  # a folder of the parts, until all are there
 _TABLE = "rows"  # name of the table among the tensors of a part
@@ -101,6 +99,9 @@ class CacheWork(Work):
         out = path_of(self.out)
         self._latents = Store(out / LATENTS, below=self.first)
         self._texts = Store(out / TEXTS, below=self.first)
+        self._padding = read_padding(
+            out, self.encoder.of_texts
+        )  # of an earlier command; written anew at the end
 
     def do(self, block: int) -> int:
         assert self.encoder is not None and self.source is not None
@@ -124,6 +125,7 @@ class CacheWork(Work):
         wanted = {p.text_key: p.text for _, p in good if p.text_key not in self._texts}
         encoder.texts.forget_padding()  # which captions share a batch decides its last bits
         texts = encoder.captions(wanted) if wanted else {}
+        encodes_padding = self._fill_padding({p.text_key: p.text for _, p in good if p.text_key not in texts})
         out = path_of(self.out)
         write_shard(out / LATENTS, shard, {key: ({"latent": t}, None) for key, t in latents.items()})
         write_shard(out / TEXTS, shard, texts)
@@ -139,12 +141,28 @@ class CacheWork(Work):
         failures = [[f.name, f.reason] for f in found if isinstance(f, Failure)]
         notes = {"failures": json.dumps(failures), "latents": str(len(latents)), "texts": str(len(texts))}
         tensors = {_TABLE: torch.frombuffer(bytearray(table.tobytes() or b"\0"), dtype=torch.uint8)}
-        if texts:
+        if texts or encodes_padding:
             of_padding, more = padding_tensors(encoder.texts.padding, encoder.dtype)
             tensors, notes = {**tensors, **of_padding}, {**notes, **more}
-        with atomic_path(self.path(block)) as path:
-            save_file(tensors, path, {**notes, "rows": str(len(table))})
+        save_noted(self.path(block), tensors, {**notes, "rows": str(len(table))})
         return len(numbers)
+
+    def _fill_padding(self, known: dict[str, str]) -> bool:
+        """Encodes captions that earlier shards have, where the padding that they need was lost or is another model's.
+
+        Args:
+            known: key → caption.
+        """
+        assert self.encoder is not None
+        side, lacking = self.encoder.texts, dict[tuple[int, ...], str]()
+        for key, text in known.items():
+            clip, sd3_t5, t5, *_ = self._texts.where(key)[1]
+            there = [side.padding, *([] if self._padding is None else [self._padding])]
+            if not any(padding.covers((clip, sd3_t5), t5) for padding in there):
+                lacking.setdefault((clip, sd3_t5, t5), text)
+        if lacking:
+            side.encode(list(lacking.values()))
+        return bool(lacking)
 
     def part(self, block: int) -> Part:
         """What was found of a block.
@@ -158,7 +176,7 @@ class CacheWork(Work):
         path = self.path(block)
         try:
             with local_file(path) as local, safe_open(local, "pt") as file:
-                notes = file.metadata()
+                notes = notes_in(file)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             rows = np.frombuffer(tensors.pop(_TABLE).numpy().tobytes(), ROW, int(notes["rows"]))
             failures = [Failure(*f) for f in json.loads(notes["failures"])]
@@ -168,6 +186,22 @@ class CacheWork(Work):
             ) from None
         padding = padding_of(tensors, notes) if "family" in notes else None
         return Part(rows, failures, int(notes["latents"]), int(notes["texts"]), padding)
+
+    def remove_broken(self) -> None:
+        """Removes parts whose shards are gone, so that these blocks are done again.
+
+        Raises:
+            LongalignError: a part is damaged.
+        """
+        there = {kind: shard_numbers(path_of(self.out) / kind) for kind in (LATENTS, TEXTS)}
+        for block in range(self.blocks):
+            if self.has(block):
+                rows = self.part(block).rows
+                named = {LATENTS: rows["picture_shard"], TEXTS: rows["text_shard"]}
+                if any(
+                    not there[kind].issuperset(np.unique(found).tolist()) for kind, found in named.items()
+                ):
+                    self.path(block).unlink()
 
     def failures(self, block: int) -> tuple[int, list[Failure]]:
         """How many rows a block has, and those that cannot be used.

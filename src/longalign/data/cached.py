@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from torch.utils.data import Dataset
 
 from longalign.data.buckets import Frame
 from longalign.data.captioned import Example
-from longalign.data.store import Reader
+from longalign.data.store import Reader, notes_in
 from longalign.data.text_states import Padding, TextSide, TextStates
 from longalign.errors import LongalignError
-from longalign.paths import local_file
+from longalign.paths import fetched, local_file, path_of
+from longalign.runs import atomic_path
 from longalign.weights.fingerprint import Fingerprint, difference
 
 SETTINGS, ROWS, PADDING = "cache.json", "rows.npy", "padding.safetensors"
@@ -47,7 +48,7 @@ _SQUARE_ROW = np.dtype([(name, ROW[name]) for name in ROW.names or () if name no
 
 def is_cache(name: str | Path) -> bool:
     """Whether a folder is a cache."""
-    return (Path(name) / SETTINGS).is_file()
+    return (path_of(name) / SETTINGS).is_file()
 
 
 class CachedPictures(Dataset[Example]):
@@ -63,14 +64,14 @@ class CachedPictures(Dataset[Example]):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = path_of(folder)
         try:
             self.settings: dict[str, Any] = json.loads((self.folder / SETTINGS).read_text())
             if not self.settings["complete"]:
                 raise LongalignError(
                     f"{folder}: the cache is not complete: the same longalign cache command goes on with it"
                 )
-            self.rows = np.load(self.folder / ROWS, mmap_mode="r")
+            self.rows = np.load(fetched(self.folder / ROWS), mmap_mode="r")
         except (OSError, ValueError, KeyError) as error:
             raise LongalignError(f"{folder}: cannot be read as a cache: {error}") from None
         padding = read_padding(self.folder)
@@ -131,6 +132,26 @@ class CachedPictures(Dataset[Example]):
                 )
 
 
+def write_rows(folder: Path, count: int, tables: Iterable[np.ndarray]) -> None:
+    """Writes the index of a cache, a table at a time.
+
+    Written and not mapped: where the disk is full, writing to a mapping ends the process.
+
+    Args:
+        folder: of the cache.
+        count: rows of all tables.
+        tables: (n,) of dtype `ROW` each.
+
+    Raises:
+        LongalignError: the disk refuses.
+    """
+    told = {"descr": np.lib.format.dtype_to_descr(ROW), "fortran_order": False, "shape": (count,)}
+    with atomic_path(folder / ROWS) as path, open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, told)
+        for table in tables:
+            file.write(table.tobytes())
+
+
 def read_padding(folder: Path, made_of: str | None = None) -> Padding | None:
     """What `longalign.data.cache` wrote; None where there is none, or it is of other encoders than ``made_of``."""
     path = folder / PADDING
@@ -138,12 +159,12 @@ def read_padding(folder: Path, made_of: str | None = None) -> Padding | None:
         return None
     try:
         with local_file(path) as local, safe_open(local, "pt") as file:
-            notes = file.metadata()
+            notes = notes_in(file)
             if made_of is not None and notes["made_of"] != made_of:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             return padding_of(tensors, notes)
-    except (SafetensorError, OSError, KeyError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise LongalignError(f"{path}: cannot be read: {error}") from None
 
 

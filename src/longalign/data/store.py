@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from longalign.errors import LongalignError
-from longalign.paths import local_file
+from longalign.paths import fetched, is_remote, local_file
 from longalign.runs import atomic_path
 
 _OPEN_FILES = 64
@@ -35,19 +35,10 @@ class Store:
 
     def __init__(self, folder: Path, below: int | None = None) -> None:
         self._found: dict[str, tuple[int, Any]] = {}
-        for path in sorted(folder.glob("[0-9]*.safetensors"), key=lambda p: int(p.stem)):
-            number = int(path.stem)
+        for number in sorted(shard_numbers(folder)):
             if below is not None and number >= below:
                 break
-            try:
-                with local_file(path) as local, safe_open(local, "pt") as file:
-                    notes = json.loads((file.metadata() or {})[_NOTES])
-            except (SafetensorError, OSError, KeyError, ValueError) as error:
-                raise LongalignError(
-                    f"{path}: is no shard of a cache, or a damaged one ({error}): remove it and run longalign cache "
-                    "again"
-                ) from None
-            for key, note in notes.items():
+            for key, note in _notes_of(folder / _name(number)).items():
                 self._found[key] = (number, note)
 
     def __contains__(self, key: str) -> bool:
@@ -58,13 +49,47 @@ class Store:
         return self._found[key]
 
 
+def shard_numbers(folder: Path) -> set[int]:
+    """The numbers of the shards that are there.
+
+    Args:
+        folder: of the shards.
+    """
+    return {int(path.stem) for path in folder.glob("[0-9]*.safetensors")}
+
+
 def next_shard(folder: Path) -> int:
     """The first number that no shard of a folder has, nor any after it.
 
     Args:
         folder: of the shards.
     """
-    return 1 + max((int(path.stem) for path in folder.glob("[0-9]*.safetensors")), default=-1)
+    return 1 + max(shard_numbers(folder), default=-1)
+
+
+def check_shards(folder: Path) -> None:
+    """Reads the headers of all shards, and keeps nothing of them.
+
+    Args:
+        folder: of the shards.
+
+    Raises:
+        LongalignError: a shard is damaged.
+    """
+    for number in shard_numbers(folder):
+        _notes_of(folder / _name(number))
+
+
+def _notes_of(path: Path) -> dict[str, Any]:
+    """Key → note of a shard."""
+    try:
+        with local_file(path) as local, safe_open(local, "pt") as file:
+            found: dict[str, Any] = json.loads((file.metadata() or {})[_NOTES])
+            return found
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise LongalignError(
+            f"{path}: is no shard of a cache, or a damaged one ({error}): remove it and run longalign cache again"
+        ) from None
 
 
 def write_shard(folder: Path, number: int, entries: Mapping[str, tuple[Mapping[str, Tensor], Any]]) -> None:
@@ -85,9 +110,41 @@ def write_shard(folder: Path, number: int, entries: Mapping[str, tuple[Mapping[s
         for key, (parts, _) in entries.items()
         for part, tensor in parts.items()
     }
-    notes = {key: note for key, (_, note) in entries.items()}
-    with atomic_path(folder / _name(number)) as path:
-        save_file(tensors, path, {_NOTES: json.dumps(notes)})
+    save_noted(folder / _name(number), tensors, {key: note for key, (_, note) in entries.items()})
+
+
+def save_noted(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Writes tensors with notes. As one note: safetensors writes several in an order that chance decides.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        notes: what JSON can hold, by name.
+
+    Raises:
+        LongalignError: the disk refuses.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, {_NOTES: json.dumps(notes)})
+        except SafetensorError as error:  # safetensors raises this when the disk is full, among other things
+            raise LongalignError(
+                f"Cannot write {path}: {error}. Free some space: the same command goes on"
+            ) from error
+
+
+def notes_in(file: Any) -> dict[str, Any]:
+    """What `save_noted` was given, of an open file; notes of earlier versions are several.
+
+    Args:
+        file: as `safe_open` gives it.
+
+    Raises:
+        ValueError: it has no such notes.
+    """
+    told = file.metadata() or {}
+    found: dict[str, Any] = json.loads(told[_NOTES]) if _NOTES in told else told
+    return found
 
 
 class Reader:
@@ -102,7 +159,7 @@ class Reader:
 
     def __init__(self, folder: Path, kind: str, parts: Sequence[Mapping[str, Any]] | None = None) -> None:
         told = parts or [{"folder": ".", kind: 0}]
-        self._folders = [Path(os.path.normpath(folder / part["folder"])) / kind for part in told]
+        self._folders = [_beside(folder, part["folder"]) / kind for part in told]
         self._firsts = [int(part[kind]) for part in told]
         self._open: OrderedDict[int, Any] = OrderedDict()
 
@@ -115,7 +172,7 @@ class Reader:
             if shard not in self._open:
                 if len(self._open) >= _OPEN_FILES:
                     self._open.popitem(last=False)
-                self._open[shard] = safe_open(self._path(shard), "pt")
+                self._open[shard] = safe_open(fetched(self._path(shard)), "pt")
             self._open.move_to_end(shard)
             found: Tensor = self._open[shard].get_tensor(f"{key}.{part}")
             return found
@@ -127,6 +184,13 @@ class Reader:
     def _path(self, shard: int) -> Path:
         of = bisect_right(self._firsts, shard) - 1
         return self._folders[of] / _name(shard - self._firsts[of])
+
+
+def _beside(folder: Path, part: str) -> Path:
+    """The folder of a part, as a merged cache names it."""
+    if part == ".":
+        return folder
+    return folder / part if is_remote(folder) else Path(os.path.normpath(folder / part))
 
 
 def _name(shard: int) -> str:

@@ -99,6 +99,14 @@ class Padding:
     own: dict[Shape, Tensor] = field(default_factory=dict)
     t5: dict[int, Tensor] = field(default_factory=dict)
 
+    def covers(self, own_shape: Shape, t5: int) -> bool:
+        """Whether a caption of some padded lengths can be joined.
+
+        Args:
+            own_shape, t5: as `TextStates.shape`.
+        """
+        return (not sum(own_shape) or own_shape in self.own) and (not t5 or t5 in self.t5)
+
     def filled_up(self, other: Padding) -> Padding:
         """With what the other has and this one has not.
 

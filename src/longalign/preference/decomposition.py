@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from longalign.errors import LongalignError
 from longalign.runs import atomic_write_bytes
+from longalign.safe_files import serialised
 from longalign.worlds import resolve_beside
 
 FILE_NAME = "decomposition.safetensors"  # beside the weights of the preference model
@@ -125,7 +125,7 @@ class Decomposition:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write as safetensors: `sum` (D,), with `count` and `source` as metadata."""
         metadata = {"format": _FORMAT, "count": str(self.count), "source": self.source}
-        return atomic_write_bytes(path, to_safetensors({"sum": self.total.contiguous()}, metadata))
+        return atomic_write_bytes(path, serialised({"sum": self.total.contiguous()}, metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], width: int | None = None) -> Decomposition:

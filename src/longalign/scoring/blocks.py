@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from longalign.data.entries import Failure
@@ -19,7 +19,7 @@ from longalign.engine import Work, block_count, block_rows
 from longalign.errors import LongalignError
 from longalign.paths import local_file, path_of
 from longalign.preference import PreferenceModel
-from longalign.runs import atomic_path
+from longalign.safe_files import write_tensors
 from longalign.scoring.data import Pair, open_pairs, pair_at
 from longalign.scoring.outcome import ScoreConfig
 from longalign.scoring.parts import part_path, write_part
@@ -104,8 +104,7 @@ class EmbedWork(_OfPairs):
         patches = [s.patches for s in good if s.patches is not None]
         if patches:
             tensors["patches"] = torch.stack(patches)
-        with atomic_path(self.part(block)) as path:
-            save_file(tensors, path, {"rows": json.dumps(rows)})
+        write_tensors(self.part(block), tensors, {"rows": json.dumps(rows)})
         return len(found)
 
     def kept(self, block: int, batch_size: int) -> Iterator[list[tuple[Pair, Seen] | Failure]]:
