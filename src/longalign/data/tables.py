@@ -21,7 +21,7 @@ from longalign.data.arrow import (
     arrow_table,
     files_of,
     group_count,
-    pyarrow,
+    parquet_file,
     row_group,
     schema,
 )
@@ -112,4 +112,4 @@ class CaptionTable(Source):
     def _rows_in(self, file: Path, group: int) -> int:
         if file.suffix == ".arrow":
             return self._table(file).num_rows
-        return pyarrow().parquet.ParquetFile(file).metadata.row_group(group).num_rows
+        return parquet_file(file).metadata.row_group(group).num_rows
