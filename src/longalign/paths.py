@@ -43,7 +43,8 @@ def path_of(name: str | os.PathLike[str]) -> Path:
     try:
         from upath import UPath
 
-        found: Any = UPath(f"{scheme}://{rest}")
+        # Without a memory of listings: other processes write, too.
+        found: Any = UPath(f"{scheme}://{rest}", use_listings_cache=False)
         _ = found.fs  # made now: it needs the package of its kind
     except ImportError:
         package = _PACKAGES.get(scheme, f"the package of fsspec for {scheme}://")

@@ -202,8 +202,9 @@ class RunFolder:
         with _writing(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise LongalignError(f"{self.path} is a file; a run needs a folder. Choose another name.")
-            self.path.mkdir(parents=True, exist_ok=True)
-            if any(self.path.iterdir()):
+            if not is_remote(self.path):  # a store has no folders, only names
+                self.path.mkdir(parents=True, exist_ok=True)
+            if self.path.is_dir() and any(self.path.iterdir()):
                 self._clear(overwrite)
         self.write_config(config or {})  # first, since it marks the folder as ours
         if not is_remote(self.path):
