@@ -5,7 +5,7 @@
 
 An undisturbed run comes first. Then the same command into another folder is killed at moments of a fixed seed, some
 seconds after its start, until it has been killed so often, and ends at last. Exit code 1 if any file of the two folders
-differs; config.yaml and report.html may differ in the name of the folder.
+differs; config.yaml and report.html may differ in the name of the folder and in the date.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,8 @@ COMMANDS: dict[str, tuple[list[str], str, tuple[float, float]]] = {
     "generate": (["generate", "@stickers:960", "--steps", "2"], "images/*.png", (0.5, 5.0)),
     "score": (["score", "--data", "stickers:5120", "--rows", "64"], "scores/*", (0.5, 4.0)),
 }
-NAMED = ("config.yaml", "report.html")  # the page has the command line
+NAMED = ("config.yaml", "report.html")  # the page has the command line and the date
+DATE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d UTC")
 
 
 def start(arguments: list[str], out: Path) -> subprocess.Popen[bytes]:
