@@ -107,7 +107,7 @@ def test_tars_are_plain(tmp_path: Path) -> None:
 
 
 class Twice(Source):
-    """Rows 0 and 3 have the same bytes; row 4 is row 0 as JPEG, row 5 smaller; rows 1, 2 are others, row 6 is broken."""
+    """Rows 0 and 3 have the same bytes; row 4 is row 0 as JPEG, row 5 smaller; 1 and 2 are others; 6 is broken."""
 
     def __len__(self) -> int:
         return 7

@@ -76,8 +76,10 @@ class Objective(ABC):
     Attributes:
         Settings: pydantic model of the objective's own section of a recipe.
         DataSettings: pydantic model of the section ``data``.
+        collective: whether `samples` communicates, so that every process has to call it.
     """
 
+    collective: ClassVar[bool] = False
     Settings: ClassVar[type[BaseModel]]
     DataSettings: ClassVar[type[BaseModel]]
 
@@ -120,6 +122,10 @@ class Objective(ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the trained model as a transformers or diffusers folder. Only the main process calls it."""
+
+    def large_module(self) -> nn.Module | None:
+        """The module whose frozen weights `train.shard` divides among processes. None: there is none."""
+        return None
 
     def opened(self, folder: Path) -> None:
         """Every process calls this with the run folder before the first step, for lists such as skipped rows."""

@@ -272,7 +272,10 @@ class Run:
             set_random_state(seed, EVALUATING, accelerator.process_index)
             own = self.objective.evaluate(accelerator)
             set_random_state(seed, SAMPLING)
-            pictures = on_main_only(accelerator, lambda: self.objective.samples(accelerator))
+            if self.objective.collective:
+                pictures: Any = self.objective.samples(accelerator)
+            else:
+                pictures = on_main_only(accelerator, lambda: self.objective.samples(accelerator))
         found = on_main(accelerator, lambda: own)  # one opinion, by which all of them go on or stop
         self._compare(found)
         progress.evaluated_step = progress.step

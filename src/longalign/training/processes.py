@@ -51,7 +51,8 @@ def make_accelerator(precision: str, *, cpu: bool = False) -> Accelerator:
     if accelerator.distributed_type in sharding:
         raise LongalignError(
             f"accelerate is set up for {accelerator.distributed_type.value}, but every process here holds the whole "
-            "model: launch with plain data parallelism (accelerate launch --multi_gpu)"
+            "model: launch with plain data parallelism (accelerate launch --multi_gpu), and let train.shard=fsdp "
+            "divide frozen weights"
         )
     return accelerator
 

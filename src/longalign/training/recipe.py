@@ -84,8 +84,14 @@ class TrainSettings(BaseModel):
     precision: Literal["no", "bf16", "fp16"] = Field(
         "no", description="dtype of autocast; trained weights stay float32"
     )
+    shard: Literal["none", "fsdp"] = Field(
+        "none",
+        description="fsdp: frozen weights are divided among the processes, for models that do not fit one GPU",
+    )
     compile: bool = Field(
-        False, description="torch.compile what is trained: minutes at the first step, faster steps on a GPU"
+        False,
+        validate_default=True,
+        description="torch.compile what is trained: minutes at the first step, faster steps on a GPU",
     )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the average of the weights; 0: none")
     log_every: int = Field(10, gt=0, description="steps between lines of metrics.jsonl")
@@ -115,6 +121,16 @@ class TrainSettings(BaseModel):
         if value is None or value == "auto" or count:
             return value
         raise ValueError("should be a number of rows greater than 0, or auto")
+
+    @field_validator("compile")
+    @classmethod
+    def _alone(cls, value: bool, info: ValidationInfo) -> bool:
+        if info.data.get("shard") == "fsdp":
+            if value:
+                raise ValueError("goes with shard none: sharded weights are gathered block by block")
+            if info.data.get("micro_batch_size") == "auto":
+                raise ValueError("shard fsdp needs a micro_batch_size: processes cannot try each for itself")
+        return value
 
     @field_validator("restart_steps")
     @classmethod

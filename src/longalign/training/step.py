@@ -28,6 +28,7 @@ from longalign.runs import atomic_write_text, json_line
 from longalign.training.batches import Batching, make_loader
 from longalign.training.processes import Means, agree, average_gradients, same_everywhere
 from longalign.training.recipe import Recipe, objective_class
+from longalign.training.sharding import shard
 from longalign.training.weights import Weights, learning_rate
 
 RECORD = "batching.json"  # in the run folder
@@ -69,6 +70,8 @@ def build_task(recipe: Recipe, accelerator: Accelerator) -> tuple[Task, Weights]
     weights = Weights(task.objective.modules(), recipe.train)
     weights.mode(training=True)
     share(weights, accelerator)
+    if recipe.train.shard == "fsdp":
+        task = Task(shard(task.objective, accelerator), task.data)
     if recipe.train.compile:
         for module in weights.modules.values():
             module.compile()  # in place: parameters and checkpoints keep their names

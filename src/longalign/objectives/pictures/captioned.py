@@ -172,6 +172,10 @@ class CaptionedObjective(Objective):
         )
         return Task(objective, train)
 
+    def large_module(self) -> nn.Module | None:
+        """The denoiser."""
+        return self.denoiser.module
+
     @abstractmethod
     def prepare(self) -> None:
         """Add what is trained to the model, and freeze all other weights."""
