@@ -8,8 +8,10 @@ import subprocess
 import sys
 
 
-def two(*command: str, timeout_s: float = 120) -> list[str]:
+def two(*command: str, timeout_s: float = 120, machines: bool = False) -> list[str]:
     """What two processes of ``python COMMAND`` print: standard output of ranks 0 and 1.
+
+    `machines`: with the variables of two machines of one process each, as docs/scale.md has them.
 
     Raises:
         AssertionError: one of them fails; the message has what both printed.
@@ -19,7 +21,7 @@ def two(*command: str, timeout_s: float = 120) -> list[str]:
         port = free.getsockname()[1]
     common = {
         "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "1" if machines else "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "ACCELERATE_USE_CPU": "true",
@@ -28,7 +30,7 @@ def two(*command: str, timeout_s: float = 120) -> list[str]:
     started = [
         subprocess.Popen(
             [sys.executable, *command],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": "0" if machines else str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -63,12 +63,12 @@ def test_sharded_processes_learn_what_one_learns(tmp_path: Path) -> None:
         torch.testing.assert_close(saved[name], tensor, rtol=1e-4, atol=1e-6)
     for mine, its in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
         assert mine == pytest.approx(its, rel=1e-3, abs=1e-5, nan_ok=True)
-    # Gone on with after step 3, it ends bit for bit as it ended before.
+    # Gone on with after step 3, as two machines do it: it ends bit for bit as it ended before.
     again = tmp_path / "again"
     shutil.copytree(tmp_path / "two", again)
     shutil.rmtree(again / "checkpoints/step-00000004")
     shutil.rmtree(again / "model")
-    two(SCRIPT, str(again), "4", "fsdp", timeout_s=300)
+    two(SCRIPT, str(again), "4", "fsdp", timeout_s=300, machines=True)
     resumed = read_parts(again / "checkpoints/step-00000004")
     for part in ("modules", "optimizer", "ema"):
         assert all(torch.equal(resumed[part][name], tensor) for name, tensor in both[part].items())

@@ -107,6 +107,10 @@ class RewardObjective(RewardSampler, Objective):
         if self.settings.gradient_checkpointing:
             self.denoiser.module.enable_gradient_checkpointing()
 
+    def large_module(self) -> nn.Module | None:
+        """The denoiser."""
+        return self.denoiser.module
+
     def modules(self) -> Mapping[str, nn.Module]:
         """The denoiser, whose LoRA is trained."""
         return {self.denoiser.backbone.component: self.denoiser.module}
