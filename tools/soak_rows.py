@@ -93,7 +93,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="longalign-soak-"))
     try:
         names = [options.command] if options.command else list(COMMANDS)
-        return 0 if all(soak(name, options.kills, folder, options.seed) for name in names) else 1
+        equal = {name: soak(name, options.kills, folder, options.seed) for name in names}
+        return 0 if all(equal.values()) else 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -77,8 +77,9 @@ def test_every_command_is_in_the_table_once() -> None:
     names = [name for commands in GROUPS.values() for name in commands]
     assert len(set(names)) == len(names)
     assert [info.name for info in app.registered_commands] + [g.name for g in app.registered_groups] == [
-        *(n for n in names if n not in ("recipes", "stickers")),
+        *(n for n in names if n not in ("recipes", "data", "stickers")),
         "recipes",
+        "data",
         "stickers",
     ]
     for command in (*STICKERS.values(), *(c for commands in GROUPS.values() for c in commands.values())):

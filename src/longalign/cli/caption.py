@@ -10,6 +10,7 @@ import typer
 
 from longalign.cli.options import Device, Dtype, Json, On, Workers, engine_of
 from longalign.cli.terminal import print_json, progress
+from longalign.errors import LongalignError
 
 
 def caption(
@@ -48,6 +49,9 @@ def caption(
 
     engine = engine_of(on, workers)
     first = pictures[0]
+    if out is None and not first.exists():
+        count_pictures(pictures)  # says what is wrong with them
+        raise LongalignError("pictures of a world lie in no folder: name a file with --out")
     target = out or (first if first.is_dir() else first.parent) / "metadata.jsonl"
     total = count_pictures(pictures)
     load = partial(
