@@ -20,7 +20,7 @@ SMALL = {
     "train.tracker": "none",
     "train.precision": "no",
     "train.checkpoint_every_steps": 1,
-    "train.evaluate_every": 2,
+    "train.evaluate_every": 0,
     "supervised.noisings": 1,
     "supervised.length": 16,
     "supervised.oracle_scenes": 3,

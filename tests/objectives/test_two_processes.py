@@ -25,15 +25,15 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.mark.slow  # two more interpreters that load torch
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    """Steps of 4 rows: one process takes them at once, two take 2 × 1 each. Weights and moments after each of 20 steps
+    """Steps of 4 rows: one process takes them at once, two take 2 × 1 each. Weights and moments after each of 8 steps
     agree within 1e-6; after the first step the moments are the gradient and its square, times constants.
     """
     names = ("supervised", "reward", "buckets")
-    two(tiny_objectives.__file__, "20", str(tmp_path / "two"), *names, timeout_s=400)
+    two(tiny_objectives.__file__, "8", str(tmp_path / "two"), *names, timeout_s=400)
     for name in names:
-        one = states(name, tmp_path / "one" / name, steps=20)
+        one = states(name, tmp_path / "one" / name, steps=8)
         both = tiny_objectives.saved(tmp_path / "two" / name)
-        assert len(one) == len(both) == 20
+        assert len(one) == len(both) == 8
         assert max(apart(b, a) for a, b in zip(one, both, strict=True)) < 1e-6
         assert apart(one[1], one[0]) > 1e-4  # and the steps are not all the same
 

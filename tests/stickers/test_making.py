@@ -37,10 +37,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every part after one step."""
+    """Every part after one step of a few scenes."""
     out = tmp_path_factory.mktemp("stickers")
-    for part in SD15_PARTS:
-        train_part(part, out, steps=1, cpu=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for part in SD15_PARTS:
+            patch.setattr(PARTS[part], "batch_size", 4)
+            train_part(part, out, steps=1, cpu=True)
     return out
 
 
