@@ -35,7 +35,7 @@ SAMPLE_S = 2.0
 # of each command: its parts, and the rows of one
 PARTS = {
     "cache": ("blocks/*.safetensors", 1024),
-    "score": ("scores/*.parquet", 1024),
+    "score": ("scores/*.parquet", 256),
     "caption": ("captions.parts/0*.jsonl", 64),
     "generate": ("parts/*.jsonl", 64),
 }
