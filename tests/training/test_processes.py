@@ -25,7 +25,9 @@ sys.path.insert(0, sys.argv[1])
 from line_objective import LineObjective, line_recipe, registered
 from longalign.errors import LongalignError
 from longalign.training import fit
+from longalign.training.loop import _resume
 from longalign.training.processes import average_gradients, make_accelerator, leave_group
+from pathlib import Path
 import torch
 
 os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -53,6 +55,12 @@ p, q = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(2))
 if os.environ["RANK"] == "1":
     p.grad = torch.ones(2)
 average_gradients([q, p], make_accelerator("no"), 2)
+# A disk that the second machine does not see.
+try:
+    seen = "/two/checkpoints/step-00000003" if os.environ["RANK"] == "0" else "/elsewhere"
+    _resume(Path(out + seen), None, None, make_accelerator("no"))
+except LongalignError as error:
+    said["apart"] = str(error).split(": ", 1)[1]
 said["gradients"] = [None if t.grad is None else t.grad.tolist() for t in (p, q)]
 print(json.dumps(said))
 leave_group()
@@ -119,6 +127,7 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     assert said[0]["stopped"] == [2, "signal"]
     assert "differ in train.micro_batch_size, train.lr." in str(said[0]["refused"])
     assert "batch_size 5 is not a multiple of 2 processes" in str(said[0]["uneven"])
+    assert "not every process finds it. With several machines --out has to lie" in str(said[0]["apart"])
 
 
 def test_buckets_hold_one_type_and_no_more_than_fits(monkeypatch: object) -> None:

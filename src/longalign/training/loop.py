@@ -115,7 +115,18 @@ def fit(
 
 
 def _resume(checkpoint: Path, objective: Objective, weights: Weights, accelerator: Accelerator) -> Progress:
-    """Restore the state of `checkpoint`. Every process reads it."""
+    """Restore the state of `checkpoint`. Every process reads it.
+
+    Raises:
+        LongalignError: a process does not find it, or it is broken.
+    """
+    [lacking] = agree(accelerator, not checkpoint.is_dir())
+    if lacking:  # all of them say so: one that went on would wait for the others
+        raise LongalignError(
+            f"{checkpoint}: not every process finds it. With several machines --out has to lie on a disk that all of "
+            "them can reach: move the run folder there, or copy it to each machine, and the same command resumes the "
+            "run."
+        )
     state, parts = read_state(checkpoint), read_parts(checkpoint)
     weights.load_parts(parts)
     share(weights, accelerator)
