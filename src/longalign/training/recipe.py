@@ -86,7 +86,7 @@ class TrainSettings(BaseModel):
     )
     shard: Literal["none", "fsdp"] = Field(
         "none",
-        description="fsdp: frozen weights are divided among the processes, for models that do not fit one GPU",
+        description="fsdp: frozen weights are divided among the processes while they train",
     )
     compile: bool = Field(
         False,

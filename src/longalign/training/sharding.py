@@ -102,7 +102,7 @@ class Sharding:
         if len(busy) > 1:
             raise LongalignError(
                 "train.shard fsdp: two processes call the model in different orders, as captions of other lengths make "
-                "them. Take a train.micro_batch_size of 1, or shard none"
+                "them. Take shard none"
             )
         if busy and any(k == _DONE and not has for k, has in told):  # somebody has no inputs of its own
             source = next(rank for rank, (k, _) in enumerate(told) if k != _DONE)
