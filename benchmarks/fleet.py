@@ -89,7 +89,7 @@ def main() -> None:
     rate = rates()["caching, SD1.5"][0]
     write = rate * (LATENT_BYTES["sd15"] + TEXT_BYTES["sd15"])
     print(
-        f"caching at SD1.5's size: a GPU reads {rate * PICTURE_BYTES / 1e6:.0f} MB/s and writes {write / 1e6:.0f} MB/s; "
+        f"caching, SD1.5: a GPU reads {rate * PICTURE_BYTES / 1e6:.0f} MB/s and writes {write / 1e6:.0f} MB/s; "
         f"64 of them {64 * rate * PICTURE_BYTES / 1e9:.1f} and {64 * write / 1e9:.1f} GB/s"
     )
 

@@ -174,25 +174,37 @@ def plot(results: dict[str, Any], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), sharey=True)
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6))
     for axis, command in zip(axes.flat, COMMANDS, strict=True):
         for stage, style in (("local", "-"), ("ray", "--")):
-            told = results.get(stage, {}).get(command)
-            if told is None:
-                continue
-            names = sorted({name for _, _, memory in told["samples"] for name in memory})
+            samples = _rising(results.get(stage, {}).get(command, {"samples": []})["samples"])
+            names = sorted({name for _, memory in samples for name in memory})
+            if stage == "local":  # actors of another Ray are not of this run
+                names = [name for name in names if name == "driver"]
             for k, name in enumerate(names):
-                points = [(rows, memory[name]) for _, rows, memory in told["samples"] if name in memory]
-                label = "one process" if stage == "local" else "driver" if name == "driver" else f"worker {k}"
-                axis.plot(*zip(*points, strict=True), style, label=f"{stage}: {label}", linewidth=1.2)
+                points = [(rows, memory[name]) for rows, memory in samples if name in memory]
+                label = (
+                    "one process" if stage == "local" else "Ray: command" if k == 0 else f"Ray: worker {k}"
+                )
+                if len(points) > 5:
+                    axis.plot(*zip(*points, strict=True), style, label=label, linewidth=1.2)
         axis.set_title(command)
         axis.set_xlabel("rows done")
         axis.set_ylabel("resident set, MiB")
-        axis.set_ylim(0)
+        axis.set_ylim(0, axis.get_ylim()[1] * 1.15)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="lower right")
     figure.tight_layout()
     figure.savefig(file, dpi=110)
+
+
+def _rising(samples: list[Any]) -> list[tuple[int, dict[str, int]]]:
+    """Rows and resident sets, until the parts are joined and removed."""
+    found: list[tuple[int, dict[str, int]]] = []
+    for _, rows, memory in samples:
+        if not found or rows >= found[-1][0]:
+            found.append((rows, memory))
+    return found
 
 
 def main() -> None:
