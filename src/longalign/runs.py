@@ -17,6 +17,7 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -102,6 +103,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.fsync(opened)
             finally:
                 os.close(opened)
+
+
+_LEFTOVER = re.compile(r"\.(.*)-[0-9a-f]{8}(\.[^.]*)?")
+
+
+def remove_leftovers(folder: Path, stem: str = "") -> None:
+    """Removes files that `atomic_path` had begun when a process was killed. No other process may be writing there.
+
+    Args:
+        folder: where such files may be. Folders below it are not searched, and it may be missing.
+        stem: of the only file that was written there, without its suffix; needed where users have files of their own.
+    """
+    for path in folder.glob(".*"):
+        named = _LEFTOVER.fullmatch(path.name)
+        if named is not None and stem[:40] in ("", named[1]) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -289,6 +306,8 @@ class RunFolder:
             LongalignError: the folder holds other files, or a run of other settings (the message names them).
         """
         path = path_of(path)
+        if not is_remote(path):
+            remove_leftovers(path, "config")  # a run may be killed before it has its settings
         if not path.is_dir() or not any(path.iterdir()):
             return cls(path, config)
         if not is_run(path):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import tiny
 from captioned_files import Some
+from killed import run_and_die
 
 from longalign.data.cache import CacheBuilder
 from longalign.data.entries import CaptionedPicture
@@ -41,33 +40,8 @@ def hashes(out: Path) -> dict[str, str]:
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def build_and_die(out: Path, file: int, rows: int) -> None:
-    """Builds, and is killed before a file gets its name; the first of them is file 0."""
-    replace, left = os.replace, [file]
-
-    def counted(*args: Any, **options: Any) -> None:
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left[0] -= 1
-        replace(*args, **options)
-
-    os.replace = counted
-    builder(out, tiny.tiny_sd15()).build(Long(rows))
-
-
-def main(out: str, rows: str, *files: str) -> None:
-    """`build_and_die` again and again, in processes that this one forks before it computes anything.
-
-    It prints the signal that ended each, and how many unfinished files each left.
-    """
-    for file in files:
-        if not (process := os.fork()):
-            build_and_die(Path(out), int(file), int(rows))
-            os._exit(0)
-        _, status = os.waitpid(process, 0)
-        begun = [path for path in Path(out).rglob(".*") if path.is_file()]
-        print(os.WTERMSIG(status), len(begun))
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    out, rows, *files = sys.argv[1:]
+    run_and_die(
+        lambda: builder(Path(out), tiny.tiny_sd15()).build(Long(int(rows))), Path(out), map(int, files)
+    )

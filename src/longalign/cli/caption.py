@@ -54,18 +54,26 @@ def caption(
         raise LongalignError("pictures of a world lie in no folder: name a file with --out")
     target = out or (first if first.is_dir() else first.parent) / "metadata.jsonl"
     total = count_pictures(pictures)
+    told = instruction or INSTRUCTION
     load = partial(
         Captioner.from_pretrained,
         model,
         device=device,
         dtype=dtype,
-        instruction=instruction or INSTRUCTION,
+        instruction=told,
         max_new_tokens=max_new_tokens,
     )
     captioner = load() if engine.on == "local" else None
     with progress("captioning", total) as advance:
         report = caption_pictures(
-            pictures, target, captioner, load=load, batch_size=batch_size, engine=engine, on_rows=advance
+            pictures,
+            target,
+            captioner,
+            load=load,
+            settings={"model": model, "dtype": dtype, "instruction": told, "max_new_tokens": max_new_tokens},
+            batch_size=batch_size,
+            engine=engine,
+            on_rows=advance,
         )
     if as_json:
         print_json({**dataclasses.asdict(report), "out": str(target)})

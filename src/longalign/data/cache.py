@@ -17,7 +17,6 @@ be rid of it.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,9 +45,7 @@ from longalign.data.text_states import Padding, TextSide
 from longalign.engine import Engine, run_work
 from longalign.errors import LongalignError
 from longalign.paths import is_remote, path_of, remove_tree
-from longalign.runs import atomic_write_text, read_json_object
-
-_LEFTOVER = re.compile(r"\.(\d+|rows|padding|cache|skipped)-[0-9a-f]{8}\.(safetensors|npy|jsonl?)")
+from longalign.runs import atomic_write_text, read_json_object, remove_leftovers
 
 
 @dataclass(frozen=True)
@@ -162,7 +159,8 @@ class CacheBuilder:
         Raises:
             LongalignError: more than 5 % of the rows cannot be used, or the disk is full. What is done stays done.
         """
-        _remove_leftovers(self.out)
+        for folder in (self.out, *(self.out / name for name in (LATENTS, TEXTS, BLOCKS))):
+            remove_leftovers(folder)  # of a command that was killed
         told = self._begin(source, {"name": name, **(reading or {})})
         here = engine is None or engine.on == "local"
         work = CacheWork(
@@ -278,14 +276,6 @@ def _earlier(out: Path) -> dict[str, Any]:
     if PARTS in found:
         raise LongalignError(f"{out}: is a merge of caches: go on with those, and merge them again")
     return found
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Removes what `atomic_path` had begun when the command was killed."""
-    for folder in (out, *(out / name for name in (LATENTS, TEXTS, BLOCKS))):
-        for path in folder.glob(".*"):
-            if _LEFTOVER.fullmatch(path.name):
-                path.unlink(missing_ok=True)
 
 
 def _described(rows: np.ndarray, buckets: Buckets) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -43,12 +45,12 @@ class PromptLines(_Lazy):
         parse: bytes of a line and its place for messages → its prompt; a function that can be pickled.
 
     Raises:
-        LongalignError: a line that `parse` refuses, or a file without prompts.
+        LongalignError: a line that `parse` refuses, or a file without prompts; later, a file that was changed.
     """
 
     def __init__(self, path: Path, parse: Any) -> None:
         self.path, self.parse = path, parse
-        starts, at = [], 0
+        starts, at = array("q"), 0
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
@@ -57,16 +59,22 @@ class PromptLines(_Lazy):
                 at += len(line)
         if not starts:
             raise LongalignError(f"{path}: is empty; give one prompt a line, or JSONL")
-        self._starts = np.array(starts, np.int64)
+        self._starts, self._bytes = np.array(starts, np.int64), at
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def text(self, index: int) -> str:
-        with open(self.path, "rb") as file:
-            file.seek(int(self._starts[index]))
-            found: str = self.parse(file.readline(), str(self.path))
-            return found
+        try:
+            with open(self.path, "rb") as file:
+                if os.fstat(file.fileno()).st_size != self._bytes:
+                    raise LongalignError(f"{self.path}: was changed while it was read. Start again")
+                file.seek(int(self._starts[index]))
+                line = file.readline()
+        except OSError as error:  # every machine of a cluster has to have it
+            raise LongalignError(f"{self.path}: cannot be read: {error.strerror}") from None
+        found: str = self.parse(line, str(self.path))
+        return found
 
 
 class WorldPrompts(_Lazy):

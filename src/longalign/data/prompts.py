@@ -46,7 +46,7 @@ def read_prompts(given: Iterable[str]) -> Sequence[str]:
     for argument in given:
         if argument == "-":
             parts.append(parse_prompts(sys.stdin.buffer.read(), "standard input"))
-        elif argument.startswith("@") and names_world(argument[1:]):
+        elif argument.startswith("@") and names_world(argument[1:]) and not Path(argument[1:]).exists():
             parts.append(WorldPrompts(parse_world(argument[1:])))
         elif argument.startswith("@"):
             parts.append(read_prompt_file(Path(argument[1:])))

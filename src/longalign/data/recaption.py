@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from longalign.data.files import JsonLineList, pictures_in
 from longalign.data.of_worlds import names_world, parse_world
 from longalign.data.vision_language import VisionLanguageModel
 from longalign.engine import Engine, Work, block_count, block_rows, run_work
-from longalign.errors import LongalignError
+from longalign.errors import Interrupted, LongalignError
 from longalign.paths import need_local
 from longalign.picture_formats import picture_suffixes
 from longalign.runs import (
@@ -30,6 +30,7 @@ from longalign.runs import (
     atomic_write_text,
     json_line,
     read_json_object,
+    remove_leftovers,
 )
 
 _BATCHES = 8  # of a block
@@ -84,6 +85,7 @@ def caption_pictures(
     captioner: Callable[[Sequence[Image.Image]], list[str]] | None = None,
     *,
     load: Callable[[], Callable[[Sequence[Image.Image]], list[str]]] | None = None,
+    settings: Mapping[str, Any] | None = None,
     batch_size: int = 8,
     engine: Engine | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
@@ -99,22 +101,33 @@ def caption_pictures(
         out: the JSONL file. File names in it are relative to its folder.
         captioner: pictures → captions; for this process alone.
         load: gives a captioner; a function that can be sent to other processes.
+        settings: what captions depend on, in JSON, such as the model's name: an interrupted call goes on with the same.
         batch_size: pictures at once.
         engine: where the work is done; None: in this process.
         on_rows: called with the number of pictures that were done.
 
     Raises:
-        LongalignError: no pictures, more than 5 % of them unreadable, or the disk is full.
+        LongalignError: no pictures, more than 5 % of them unreadable, the disk is full, or an interrupted call had
+            other pictures or settings.
+        Interrupted: Ctrl-C. The message says how many captions are kept.
     """
     need_local(out, "captions")
     out = Path(out)
     folder = out.with_name(out.stem + ".parts")
-    begin = Round.of(folder, out, pictures, batch_size)
+    remove_leftovers(out.parent, out.stem)  # of a call that was killed
+    begin = Round.of(folder, out, pictures, {**(settings or {}), "batch_size": batch_size})
     work = CaptionWork(str(folder), begin.rows, batch_size, captioner, load)
     log = BlockLog(work, begin.rows + begin.kept, "the pictures", out.parent, work.failures)
     log.log.seen = begin.kept
     log.begin()
-    run_work(work, engine, on_rows, log.add)
+    try:
+        run_work(work, engine, on_rows, log.add)
+    except KeyboardInterrupt:
+        done = sum(map(work.has, range(work.blocks)))
+        raise Interrupted(
+            f"{min(done * work.size, begin.rows):,} of {begin.rows:,} pictures are done; their captions are kept in "
+            f"{folder}. The same command goes on with the rest"
+        ) from None
     skipped = log.write()
     written = begin.join(work)
     return CaptionReport(written, begin.kept, skipped)
@@ -141,13 +154,13 @@ class CaptionWork(Work):
         return {**self.__dict__, "captioner": None}
 
     @property
-    def _size(self) -> int:
+    def size(self) -> int:
         """Pictures of a block."""
         return _BATCHES * self.batch_size
 
     @property
     def blocks(self) -> int:
-        return block_count(self._size, self.rows)
+        return block_count(self.size, self.rows)
 
     def part(self, block: int) -> Path:
         """Where a block's captions are.
@@ -170,7 +183,7 @@ class CaptionWork(Work):
 
     def do(self, block: int) -> int:
         assert self.captioner is not None
-        rows = [self._wanted[i] for i in block_rows(block, self._size, self.rows)]
+        rows = [self._wanted[i] for i in block_rows(block, self.size, self.rows)]
         lines = []
         for first in range(0, len(rows), self.batch_size):
             batch = rows[first : first + self.batch_size]
@@ -196,11 +209,24 @@ class CaptionWork(Work):
         """
         path = self.part(block)
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            # Not splitlines(): it also cuts at characters such as U+2028, which may stand in a caption.
+            with open(path, encoding="utf-8", newline="\n") as file:
+                return [json.loads(line) for line in file]
         except (OSError, ValueError) as error:
             raise LongalignError(
                 f"{path}: cannot be read ({error}). Remove it: the same command captions these pictures again"
             ) from None
+
+    def captions(self) -> Iterator[bytes]:
+        """The lines for the final file, in order, of the blocks that are done.
+
+        Raises:
+            LongalignError: a part is damaged.
+        """
+        for block in filter(self.has, range(self.blocks)):
+            for line in self.lines(block):
+                if "error" not in line:
+                    yield (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
     def failures(self, block: int) -> tuple[int, list[Failure]]:
         """How many rows a block has, and those without a caption.
@@ -243,28 +269,39 @@ class Round:
 
     @classmethod
     def of(
-        cls, folder: Path, out: Path, pictures: Sequence[str | os.PathLike[str]], batch_size: int
+        cls,
+        folder: Path,
+        out: Path,
+        pictures: Sequence[str | os.PathLike[str]],
+        settings: Mapping[str, Any],
     ) -> Round:
         """Goes on with the round in a folder, or begins one.
 
         Raises:
-            LongalignError: as of `caption_pictures`; the folder has a round of other pictures or another batch size.
+            LongalignError: as of `caption_pictures`; the folder has a round of other pictures or settings, or ``out``
+                was changed since it began.
         """
-        given = {"pictures": [os.fspath(p) for p in pictures], "batch_size": batch_size}
+        given = json.loads(json_line({"pictures": list(map(_absolute, pictures)), **settings}))
         done = _done(out)
         size = out.stat().st_size if out.is_file() else 0
         state = folder / _STATE
         if state.is_file():
             earlier = read_json_object(state)
-            if earlier["before"] != size:  # its captions are in the file already
-                shutil.rmtree(folder)
-            elif {name: earlier[name] for name in given} != given:
+            begun = cls(folder, out, earlier["rows"], earlier["kept"], earlier["before"])
+            other = [name for name in given if earlier.get(name) != given[name]]
+            if size == begun.before and not other:
+                return begun
+            if size == begun.before:
                 raise LongalignError(
-                    f"{folder}: holds captions of an interrupted run with other pictures or another --batch-size. "
-                    "Go on with those, or remove the folder"
+                    f"{folder}: holds captions of an interrupted run with another {' and '.join(other)}. Go on with "
+                    "the same, or remove the folder"
                 )
-            else:
-                return cls(folder, out, earlier["rows"], earlier["kept"], size)
+            if size != begun.before + begun._bytes(earlier["batch_size"]):
+                raise LongalignError(
+                    f"{out}: was changed since the run that was interrupted, whose captions are in {folder}. Put the "
+                    "file back, or remove the folder"
+                )
+            shutil.rmtree(folder)  # its captions are in the file already
         rows = kept = 0
         with atomic_path(folder / _WANTED) as path, open(path, "wb") as file:
             for row in _wanted(pictures, out.parent):
@@ -288,26 +325,28 @@ class Round:
                 if self.before:
                     with open(self.out, "rb") as old:
                         shutil.copyfileobj(old, file)
-                for block in range(work.blocks):
-                    for line in work.lines(block):
-                        if "error" not in line:
-                            file.write(
-                                (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "replace")
-                            )
-                            written += 1
+                for line in work.captions():
+                    file.write(line)
+                    written += 1
         shutil.rmtree(self.folder)
         return written
+
+    def _bytes(self, batch_size: int) -> int:
+        """Of the captions that are there."""
+        return sum(map(len, CaptionWork(str(self.folder), self.rows, batch_size).captions()))
 
 
 def _wanted(pictures: Sequence[str | os.PathLike[str]], beside: Path) -> Iterator[dict[str, Any]]:
     """A row a picture: its name, and where it is. No name comes twice."""
     seen: set[int] = set()
     for given in pictures:
-        told = os.fspath(given)
-        if names_world(told):
+        told = _absolute(given)
+        if _is_world(given):
             named = parse_world(told)
+            # Other options mean other pictures, and so other names.
+            named_as = ":".join([named.world, *told.split(":")[2:]])
             found: Iterator[dict[str, Any]] = (
-                {"name": f"{named.world}/{i:06d}", "of": told, "row": i} for i in range(named.count)
+                {"name": f"{named_as}/{i:06d}", "of": told, "row": i} for i in range(named.count)
             )
         else:
             found = ({"name": os.path.relpath(p, beside), "path": str(p)} for p in find_pictures([told]))
@@ -319,6 +358,15 @@ def _wanted(pictures: Sequence[str | os.PathLike[str]], beside: Path) -> Iterato
             yield row
 
 
+def _is_world(given: str | os.PathLike[str]) -> bool:
+    return names_world(os.fspath(given)) and not os.path.exists(given)
+
+
+def _absolute(given: str | os.PathLike[str]) -> str:
+    """A file or folder, as any process finds it; or the name of a world's pictures."""
+    return os.fspath(given) if _is_world(given) else os.path.abspath(given)
+
+
 def find_pictures(pictures: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
     """The picture files among files and folders.
 
@@ -327,10 +375,12 @@ def find_pictures(pictures: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
     """
     for given in map(Path, pictures):
         if given.is_dir():
-            inside = list(pictures_in(given))
+            inside = False
+            for path in pictures_in(given):
+                inside = True
+                yield path
             if not inside:
                 raise LongalignError(f"{given}: holds no pictures ({', '.join(picture_suffixes())})")
-            yield from inside
         elif given.is_file():
             yield given
         else:
@@ -349,7 +399,7 @@ def count_pictures(pictures: Sequence[str | os.PathLike[str]]) -> int:
     count = 0
     for given in pictures:
         told = os.fspath(given)
-        count += parse_world(told).count if names_world(told) else sum(1 for _ in find_pictures([told]))
+        count += parse_world(told).count if _is_world(told) else sum(1 for _ in find_pictures([told]))
     return count
 
 

@@ -53,7 +53,7 @@ def write_page(made: Generation, painter: Painter, run: RunFolder, command_line:
     config = painter.config
     told = painter.resolved
     if config.strategy == "auto":
-        told["strategy"] = chosen_by_auto([True] * whole[True] + [False] * whole[False])
+        told["strategy"] = chosen_by_auto(whole[True], whole.total())
     facts = {k.replace("_", " "): str(told[k]) for k in _SHOWN if told[k] is not None}
     one = len(made.prompts) == 1 and len(made.prompts[0]) < 80
     many = pictures > ONE_PAGE
@@ -78,6 +78,8 @@ def write_page(made: Generation, painter: Painter, run: RunFolder, command_line:
                 worst_first("worst", "sentences that are true", {_COLUMN: shares}, of=_COLUMN, format=".0%")
             ]
     write_pages(report, _page_cases(made), run.path, lists=lists)
+    # An interrupted run may have left one of its first pictures. Of many, metrics.jsonl says all.
+    (run.path / "report.jsonl").unlink(missing_ok=True)
     return pictures
 
 
@@ -85,6 +87,7 @@ def _write_metrics(made: Generation, run: RunFolder) -> tuple[int, Counter[bool]
     """metrics.jsonl; the number of pictures, of prompts that fit the window or do not, and texts that were cut off."""
     pictures, whole = 0, Counter[bool]()
     cuts: list[str] = []
+    left_out = 0
     with atomic_path(run.metrics) as path, open(path, "wb") as file:
         for line in made.lines():
             pictures += len(line["images"])
@@ -92,8 +95,12 @@ def _write_metrics(made: Generation, run: RunFolder) -> tuple[int, Counter[bool]
             for cut in line["truncation"]:
                 if len(cuts) < _CUTS or len(made.prompts) <= ONE_PAGE:
                     cuts.append(f"Prompt {line['index'] + 1}, by {cut['where']}: {cut['text']}")
+                else:
+                    left_out += 1
             told = {"prompt": line["prompt"], "images": line["images"], "sentences": line["sentences"]}
             file.write(json_line(told).encode("utf-8", errors="backslashreplace"))
+    if left_out:
+        cuts.append(f"… and {left_out:,} more. The files in the folder parts list all of them.")
     if not pictures:
         run.metrics.unlink(missing_ok=True)
     return pictures, whole, cuts

@@ -62,14 +62,14 @@ class Generation:
         folder: the run folder.
         blocks: how many parts it has.
         settings: the model's defaults.
-        unfinished: lines of the block in which an interrupted run was stopped.
+        unfinished: number of a block in which an interrupted run was stopped → its lines.
     """
 
     prompts: Sequence[str]
     folder: Path
     blocks: int
     settings: ModelSettings = field(default_factory=ModelSettings)
-    unfinished: Sequence[Line] = ()
+    unfinished: Mapping[int, Sequence[Line]] = field(default_factory=dict)
 
     def lines(self, most: int | None = None) -> Iterator[Line]:
         """A line a prompt, in order, as a stream: ``index``, ``prompt``, ``images``, ``seeds``, ``sentences``,
@@ -87,6 +87,7 @@ class Generation:
         for block in range(self.blocks):
             path = part_path(self.folder, block)
             if not path.is_file():
+                yield from self.unfinished.get(block, ())
                 continue
             try:
                 with open(path, encoding="utf-8") as file:
@@ -96,7 +97,6 @@ class Generation:
                     f"{path}: cannot be read ({error}). Remove it: the same command draws these pictures again"
                 ) from None
             yield from lines
-        yield from self.unfinished
 
     @cached_property
     def pictures(self) -> list[Picture]:

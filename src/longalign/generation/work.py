@@ -35,7 +35,7 @@ class GenerateWork(Work):
         folder: the run folder.
         painter: the model, in place of loading it; for this process alone.
         on_step: called after each sampling step with the number of pictures in the batch; for this process alone.
-        unfinished: lines of the block in which this process was interrupted, of the pictures that are there.
+        unfinished: number of the block in which this process was interrupted → lines of the pictures that are there.
     """
 
     prompts: Sequence[str]
@@ -43,7 +43,7 @@ class GenerateWork(Work):
     folder: str
     painter: Painter | None = None
     on_step: ON_STEP | None = None
-    unfinished: list[Line] = field(default_factory=list)
+    unfinished: dict[int, list[Line]] = field(default_factory=dict)
 
     @property
     def blocks(self) -> int:
@@ -73,10 +73,10 @@ class GenerateWork(Work):
         drawn = _Block(numbers, [self.prompts[i] for i in numbers], self)
         try:
             drawn.draw()
+            lines = "".join(map(json_line, drawn.lines()))
         except KeyboardInterrupt:
-            self.unfinished = drawn.lines()
+            self.unfinished[block] = drawn.lines()
             raise
-        lines = "".join(map(json_line, drawn.lines()))
         atomic_write_text(part_path(Path(self.folder), block), lines)
         return len(drawn.jobs)
 
@@ -111,7 +111,7 @@ class _Block:
                 return  # it is there from before, to the byte
             resolved = {**painter.resolved, "seed": seed}
             if self.config.strategy == "auto":
-                resolved["strategy"] = chosen_by_auto([self.whole[i]])
+                resolved["strategy"] = chosen_by_auto(int(self.whole[i]), 1)
             info = picture_info(self.prompts[i], image, resolved)
             self.run.save_image(self.names[job], image, png_text(info))
 
@@ -147,12 +147,13 @@ class _Block:
         return self.run.images / f"{self.names[job]}.png"
 
 
-def chosen_by_auto(whole: Sequence[bool]) -> str:
+def chosen_by_auto(whole: int, prompts: int) -> str:
     """What the strategy `auto` chose, in words.
 
     Args:
-        whole: of each prompt, whether it fits the window.
+        whole: how many prompts fit the window.
+        prompts: of so many.
     """
-    if len(set(whole)) == 1:
-        return "auto: plain (the text fits the window)" if whole[0] else "auto: clip-cat"
-    return f"auto: plain for the {sum(whole)} of {len(whole)} prompts that fit the window, clip-cat for the others"
+    if whole in (0, prompts):
+        return "auto: plain (the text fits the window)" if whole else "auto: clip-cat"
+    return f"auto: plain for the {whole} of {prompts} prompts that fit the window, clip-cat for the others"
