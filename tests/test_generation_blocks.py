@@ -71,20 +71,20 @@ def test_many_pictures_are_on_pages(whole: Path) -> None:
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(whole: Path, tmp_path: Path, pipe: Any) -> None:
-    """Killed at its third picture, before the first part, and before metrics.jsonl; config.yaml is file 0 each time.
+    """Killed at its third picture, and before metrics.jsonl; config.yaml is file 0 each time.
 
-    The third one has removed what the others had begun, but not its own metrics.jsonl.
+    The second process draws 8 pictures and writes 3 parts. It has removed what the first one had begun.
     """
     out = tmp_path / "run"
     done = subprocess.run(
-        [sys.executable, small_generation.__file__, str(out), "3", "3", "10"],
+        [sys.executable, small_generation.__file__, str(out), "3", "12"],
         check=True,
         stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # a forked process has none of its parent's threads
         text=True,
         timeout=120,
     )
-    assert done.stdout.splitlines() == [f"{int(signal.SIGKILL)} {left}" for left in (1, 2, 1)]
+    assert done.stdout.splitlines() == [f"{int(signal.SIGKILL)} 1"] * 2
     steps: list[int] = []
     small(out, pipe=pipe, on_step=steps.append)
     assert not steps
@@ -105,8 +105,8 @@ def test_blocks_in_any_order_by_two_works(whole: Path, tmp_path: Path, pipe: Any
 
 
 def test_an_interrupted_run_reports_in_order(whole: Path, tmp_path: Path, pipe: Any) -> None:
-    """Stopped in the second batch of block 0, while block 1 is done: its pictures come after. There are six pictures, so
-    they are on one page; going on makes a folder of pages of it."""
+    """Stopped in the second batch of block 0, while block 1 is done: its pictures come after. Six pictures are on one
+    page; going on makes a folder of pages of it."""
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     for name in ("parts/00000.jsonl", "parts/00002.jsonl", *(f"images/000{i}-0.png" for i in range(4))):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+import pickle
 import sys
 from pathlib import Path
 
 import pytest
 
+from longalign.data.lazy_prompts import PromptLines
+from longalign.data.of_worlds import parse_world
 from longalign.data.prompt_sets import read_texts
 from longalign.data.prompts import read_prompts, read_text
 from longalign.errors import LongalignError
@@ -132,3 +136,56 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 def test_empty_prompts_are_refused(given: list[str]) -> None:
     with pytest.raises(LongalignError, match=r"no prompt|empty"):
         read_prompts(given)
+
+
+LINES = ["first\r", "", "  ", "second · ünïcode\u2028still second", "{curly} fox", "last"]
+
+
+def test_large_files_are_read_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same prompts as of a small file, also by a process that was sent them; and the same refusals."""
+    jsonl = [json.dumps({"prompt": line}) for line in LINES if line.strip()]
+    files = [
+        write(tmp_path / name, "\n".join(lines).encode())
+        for name, lines in (("p.txt", LINES), ("q.jsonl", jsonl))
+    ]
+    small = [read_prompts([file]) for file in files]
+    monkeypatch.setattr("longalign.data.prompts._LARGE_BYTES", 10)
+    for file, expected in zip(files, small, strict=True):
+        large = pickle.loads(pickle.dumps(read_prompts([file])))
+        assert isinstance(large, PromptLines) and list(large) == expected
+        assert (large[1:3], large[-1]) == (expected[1:3], expected[-1])
+        with pytest.raises(IndexError):
+            large[len(expected)]
+    joined = read_prompts(["a fox", files[0], "a pig"])
+    assert list(joined) == ["a fox", *small[0], "a pig"]
+    with open(tmp_path / "p.txt", "ab") as changed:
+        changed.write(b"more\n")
+    with pytest.raises(LongalignError, match=r"p\.txt: was changed while it was read"):
+        joined[2]
+    (tmp_path / "p.txt").unlink()
+    with pytest.raises(LongalignError, match=r"p\.txt: cannot be read"):
+        joined[2]
+
+
+@pytest.mark.parametrize(("text", "says"), BAD_LINES)
+def test_a_bad_line_of_a_large_file(
+    tmp_path: Path, text: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("longalign.data.prompts._LARGE_BYTES", 10)
+    test_a_bad_line_of_a_jsonl_file_is_refused_and_named(tmp_path, text, says)
+    for data in (b"\n" * 20, b"\xff\xfea\0" * 20, b"a\0b" * 20):
+        with pytest.raises(LongalignError, match=r"is empty|is not UTF-8|is a binary file"):
+            read_prompts([write(tmp_path / "p.txt", data)])
+
+
+def test_captions_of_a_world_without_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that a data set of this name has; a file of the name is meant first."""
+    pictures = parse_world("stickers:3:objects=7-9").open()
+    expected = [pictures[i].text for i in range(3)]
+    monkeypatch.setattr(type(pictures), "picture", None)
+    found = pickle.loads(pickle.dumps(read_prompts(["@stickers:3:objects=7-9"])))
+    assert list(found) == expected and len(set(expected)) == 3
+    with pytest.raises(LongalignError, match="say how many"):
+        read_prompts(["@stickers"])
+    monkeypatch.chdir(tmp_path)
+    assert read_prompts([write(tmp_path / "stickers", b"a fox")[:1] + "stickers"]) == ["a fox"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,18 @@ from typing import Any
 import pytest
 import torch
 from captioned_files import COLOURS, pictures, png
+from file_limit import file_limit
 from PIL import Image
+from tiny_vlm import save_llava
+from typer.testing import CliRunner
 
+from longalign.cli.main import app
 from longalign.data.entries import CaptionedPicture
 from longalign.data.recaption import Captioner, caption_pictures
 from longalign.data.sources import (
     open_source,
 )
-from longalign.errors import LongalignError
+from longalign.errors import Interrupted, LongalignError
 
 
 class Words:
@@ -95,10 +100,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
             return super().__call__(images)
 
     out = tmp_path / "killed.jsonl"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(
+        Interrupted, match=r"16 of 40 pictures are done; .*killed\.parts\. The same command goes on"
+    ):
         caption_pictures([folder], out, Dies(), batch_size=2)
     assert not out.exists() and (tmp_path / "killed.parts/000000.jsonl").is_file()
-    with pytest.raises(LongalignError, match="another --batch-size"):
+    with pytest.raises(LongalignError, match="run with another batch_size"):
         caption_pictures([folder], out, Words(), batch_size=4)
     words = Words()
     report = caption_pictures([folder], out, words, batch_size=2)
@@ -110,6 +117,122 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     again = caption_pictures([folder], out, words, batch_size=2)
     assert (again.written, again.kept) == (1, 39)
     assert json.loads(out.read_text().splitlines()[-1])["file_name"] == "data/21.png"
+
+
+class Separated(Words):
+    """Its captions hold characters at which `str.splitlines` cuts."""
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[str]:
+        return [f"{text}\u2028\x85Another \x0b paragraph." for text in super().__call__(images)]
+
+
+def stopped(folder: Path, out: Path, **options: Any) -> None:
+    """A round of three pictures, one a block, in which the last one is missing."""
+
+    class Dies(Separated):
+        def __call__(self, images: Sequence[Image.Image]) -> list[str]:
+            if self.seen == 2:
+                raise KeyboardInterrupt
+            return super().__call__(images)
+
+    with pytest.raises(Interrupted):
+        caption_pictures([folder], out, Dies(), batch_size=1, **options)
+
+
+def test_a_round_goes_on_with_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same model, and the same file of captions: what was captioned is never thrown away. From elsewhere, too."""
+    monkeypatch.setattr("longalign.data.recaption._BATCHES", 1)
+    folder, out = pictures(tmp_path / "data"), tmp_path / "out.jsonl"
+    out.write_text('{"file_name": "other.png", "text": "Other."}\n')
+    model = {"model": "one", "max_new_tokens": 8}
+    stopped(folder, out, settings=model)
+    with pytest.raises(LongalignError, match="run with another model and max_new_tokens"):
+        caption_pictures([folder], out, Words(), batch_size=1, settings={"model": "two", "max_new_tokens": 9})
+    before = out.read_bytes()
+    out.write_text("")
+    with pytest.raises(LongalignError, match=r"out\.jsonl: was changed .*whose captions are in .*out\.parts"):
+        caption_pictures([folder], out, Words(), batch_size=1, settings=model)
+    out.write_bytes(before)
+    shutil.copytree(tmp_path / "out.parts", tmp_path / "saved")
+    monkeypatch.chdir(folder)
+    words = Separated()
+    report = caption_pictures(["."], out, words, batch_size=1, settings=model)
+    assert (report.written, words.seen) == (3, 1)
+    rows = [json.loads(line) for line in out.read_text().split("\n") if line]
+    assert [row["file_name"] for row in rows] == ["other.png", "data/a.png", "data/b.png", "data/c.png"]
+    assert rows[3]["text"].endswith(".\u2028\x85Another \x0b paragraph.")
+
+
+def test_a_round_that_was_killed_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its captions were added to the file, while the folder of parts was still there: nothing is added twice."""
+    monkeypatch.setattr("longalign.data.recaption._BATCHES", 1)
+    folder, out = pictures(tmp_path / "data"), tmp_path / "out.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr("longalign.data.recaption.shutil.rmtree", lambda folder: None)
+        caption_pictures([folder], out, Separated(), batch_size=1)
+    assert (tmp_path / "out.parts").is_dir()
+    whole = out.read_bytes()
+    (tmp_path / ".out-0123abcd.jsonl").write_text("begun")
+    report = caption_pictures([folder], out, Words(), batch_size=1)
+    assert (report.written, report.kept) == (0, 3)
+    assert out.read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.jsonl"]
+
+
+def test_a_full_disk_keeps_what_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for each part, and none for all captions together."""
+    monkeypatch.setattr("longalign.data.recaption._BATCHES", 1)
+    folder, out = pictures(tmp_path / "data"), tmp_path / "out.jsonl"
+    with file_limit(350), pytest.raises(LongalignError, match=r"Cannot write .*out\.jsonl"):
+        caption_pictures([folder], out, lambda images: ["x" * 200], batch_size=1)
+    assert not out.exists()
+    words = Words()
+    assert caption_pictures([folder], out, words, batch_size=1).written == 3
+    assert words.seen == 0 and out.read_text().count("x" * 200) == 3
+
+
+def test_pictures_of_a_world_are_named_by_their_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other options mean other pictures; a folder of the world's name is meant first."""
+    pictures(tmp_path / "stickers")
+    monkeypatch.chdir(tmp_path)
+    assert caption_pictures(["stickers"], "folder.jsonl", Words()).written == 3
+    out = tmp_path / "out.jsonl"
+    report = caption_pictures(["stickers:1", "stickers:1:seed=1", "stickers:2"], out, Words())
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    names = ["stickers/000000", "stickers:seed=1/000000", "stickers/000001"]
+    assert [row["file_name"] for row in rows] == names and report.written == 3
+
+
+def test_the_command_captions_by_a_model_in_a_folder(tmp_path: Path) -> None:
+    """A LLaVA of random weights. A second call finds nothing to do; a new picture is captioned alone."""
+    folder, model = pictures(tmp_path / "data"), save_llava(tmp_path / "llava")
+    given = [
+        "caption",
+        str(folder),
+        "--model",
+        str(model),
+        "--max-new-tokens",
+        "4",
+        "--device",
+        "cpu",
+        "--json",
+    ]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {
+        "written": 3,
+        "kept": 0,
+        "skipped": 0,
+        "out": str(folder / "metadata.jsonl"),
+    }
+    before = (folder / "metadata.jsonl").read_bytes()
+    assert len(before.splitlines()) == 3
+    (folder / "d.png").write_bytes(png((1, 2, 3)))
+    again = json.loads(CliRunner().invoke(app, given).stdout)
+    assert (again["written"], again["kept"]) == (1, 3)
+    assert (folder / "metadata.jsonl").read_bytes().startswith(before)
 
 
 def test_pictures_of_a_world_are_captioned(tmp_path: Path) -> None:
