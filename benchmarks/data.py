@@ -210,7 +210,7 @@ def compare(rows: int, repeats: int) -> bool:
     return agree
 
 
-def grow(rows: int) -> None:
+def grow(rows: int, tasks: list[str]) -> None:
     """One and two workers: rows a second between the first and the last block."""
     import os
 
@@ -223,7 +223,7 @@ def grow(rows: int) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
-    rates: dict[str, dict[int, float]] = {"caching": {}, "scoring": {}}
+    rates: dict[str, dict[int, float]] = {task: {} for task in tasks}
     with tempfile.TemporaryDirectory() as place:
         for workers in (1, 2):
             engine = Engine("ray", workers)
@@ -263,11 +263,12 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--grow", action="store_true")
     parser.add_argument("--rows", type=int)
+    parser.add_argument("--tasks", default="caching,scoring", help="of --grow")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.grow:
-        grow(options.rows or 8192)
+        grow(options.rows or 8192, options.tasks.split(","))
         return 0
     rows, repeats = (32, 1) if options.quick else (options.rows or 512, options.repeats)
     return 0 if compare(rows, repeats) else 1

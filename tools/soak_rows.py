@@ -42,15 +42,13 @@ def start(arguments: list[str], out: Path) -> subprocess.Popen[bytes]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """The bytes of all files."""
-    files = (f for f in folder.rglob("*") if f.is_file())
-    return {
-        str(f.relative_to(folder)): f.read_bytes()
-        .replace(str(folder).encode(), b"OUT")
-        .replace(b"killed", b"whole")
-        if f.name in NAMED
-        else f.read_bytes()
-        for f in files
-    }
+    found = {}
+    for file in (f for f in folder.rglob("*") if f.is_file()):
+        data = file.read_bytes()
+        if file.name in NAMED:
+            data = DATE.sub(b"DATE", data.replace(str(folder).encode(), b"OUT"))
+        found[str(file.relative_to(folder))] = data
+    return found
 
 
 def soak(name: str, kills: int, folder: Path, seed: int) -> bool:

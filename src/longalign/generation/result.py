@@ -147,7 +147,11 @@ class Generation:
 
 
 def row_json(row: SentenceRow) -> dict[str, Any]:
-    """A sentence as the machine-readable outputs have it; with scores where a preference model gave some."""
+    """A sentence as the machine-readable outputs have it; with scores where a preference model gave some.
+
+    Args:
+        row: the sentence, as the report has it.
+    """
     scores = {"scores": dict(row.scores)} if row.scores else {}
     return {"text": row.text, "beyond_window": row.beyond, "marks": dict(row.marks), **scores}
 
