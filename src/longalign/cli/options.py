@@ -17,7 +17,8 @@ Settings = TypeVar("Settings")
 Prompts = Annotated[
     list[str],
     typer.Argument(
-        help="Prompts: text, @file (one a line, JSONL, or a picture that carries its prompt), or - (standard input)."
+        help="Prompts: text, @file (one a line, JSONL, or a picture that carries its prompt), @stickers:1000 "
+        "(captions of a world), or - (standard input)."
     ),
 ]
 

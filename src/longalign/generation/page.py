@@ -17,7 +17,7 @@ from longalign.runs import RunFolder, atomic_path, json_line
 from longalign.versions import provenance
 
 ONE_PAGE = 200  # pictures
-_COLUMN = "pictures"
+_LIST, _COLUMN = "Smallest share of true sentences", "true"
 _CUTS = 50  # texts that were cut off, on the first page of many
 _SHOWN = (
     "model",
@@ -74,9 +74,7 @@ def write_page(made: Generation, painter: Painter, run: RunFolder, command_line:
             line["index"] + 1: share for line in made.lines() if (share := _share_true(line)) is not None
         }
         if shares:
-            lists = [
-                worst_first("worst", "sentences that are true", {_COLUMN: shares}, of=_COLUMN, format=".0%")
-            ]
+            lists = [worst_first("worst", _LIST, {_COLUMN: shares}, of=_COLUMN, format=".0%")]
     write_pages(report, _page_cases(made), run.path, lists=lists)
     # An interrupted run may have left one of its first pictures. Of many, metrics.jsonl says all.
     (run.path / "report.jsonl").unlink(missing_ok=True)
