@@ -196,7 +196,7 @@ def _evaluate(
     run = run or open_folder(out, job.settings, False)
     parts = FolderParts(run.path / "parts")
     if first:
-        job.plan(parts)
+        job.prepare(parts)
     wait_for_all()
     if engine is not None and engine.on != "local":
         from longalign.evaluation.on_engine import run_on

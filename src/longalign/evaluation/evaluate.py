@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,11 +15,17 @@ from longalign.evaluation.comparison import Comparison, compare
 from longalign.evaluation.drawing import Plan, check_slugs, draw, drawn_set
 from longalign.evaluation.judging import check_judge, judge_runs
 from longalign.evaluation.measuring import Blocks, Measuring, Pass
-from longalign.evaluation.memory import plan_passes
 from longalign.evaluation.parts import FolderParts, MemoryParts, Parts
 from longalign.evaluation.pictures import read_reference, read_sets
+from longalign.evaluation.plan_file import (
+    check_inputs,
+    forget_outdated,
+    inputs_of,
+    planned,
+    told_options,
+)
 from longalign.evaluation.processes import Shard
-from longalign.evaluation.result import Evaluation
+from longalign.evaluation.result import Evaluation, facts_of
 from longalign.evaluation.sets import MeasuredSet, PictureSet
 from longalign.evaluation.settings import (
     JUDGE,
@@ -35,10 +40,8 @@ from longalign.metrics import METRICS
 from longalign.metrics.embedding import Advance
 from longalign.metrics.features import Features
 from longalign.metrics.metric import Metric, MetricColumn, Need, Tools
-from longalign.runs import RunFolder, atomic_write_text
+from longalign.runs import RunFolder
 from longalign.worlds import DEFAULT, owner
-
-PLAN = "plan.json"
 
 
 class EvaluationJob:
@@ -157,6 +160,21 @@ class EvaluationJob:
         for point, plan in self.plans(shard):
             draw(point.contender, plan, run, on_step)
 
+    def prepare(self, parts: FolderParts) -> None:
+        """Looks at what a folder has from an earlier call, before anything is drawn or measured in this one.
+
+        What has to be measured again gets passes of its own. One process does this, before the others begin.
+
+        Args:
+            parts: finished blocks.
+
+        Raises:
+            LongalignError: prompts or pictures have changed since the folder was begun.
+        """
+        check_inputs(parts, inputs_of(self.rows, self.sets, self.reference))
+        forget_outdated(parts, {name: self._told(name) for name in self.metrics})
+        self.plan(parts)
+
     def plan(self, parts: Parts) -> list[Pass]:
         """Decides which metrics are computed together, and notes it beside the parts.
 
@@ -164,7 +182,13 @@ class EvaluationJob:
             parts: finished blocks.
         """
         self.features = self._features()
-        return self._passes(parts)
+        return planned(
+            parts if isinstance(parts, FolderParts) else None,
+            {name: self._told(name) for name in self.metrics},
+            self._weights,
+            with_features=self.features is not None,
+            device=self.config.device,
+        )
 
     def all_sets(self, run: RunFolder | None) -> list[PictureSet]:
         """All sets of pictures: those of models first, in the order of the runs.
@@ -213,15 +237,19 @@ class EvaluationJob:
         if self.reference is not None and self.features is not None:
             measuring.measure_reference()
         loaded: dict[str, Metric] = {}
+        used: list[Pass] = []
         for of_pass in passes:
             metrics = self.load(of_pass)
+            if not metrics and not of_pass.with_features and not measuring.finished(of_pass):
+                continue  # none of its metrics can be loaded, or is wanted now
+            used.append(of_pass)
             self.dropped.update(measuring.run(of_pass, metrics))
             loaded.update({m.name: m for m in metrics})
         kept = [loaded[name] for name in self.metrics if name in loaded and name not in self.dropped]
         if not kept:
             first = next(iter(self.dropped.items()), ("", ""))
             raise LongalignError(f"no metric can be computed; {first[0]}: {first[1]}")
-        return measuring, passes, kept
+        return measuring, used, kept
 
     def blocks_of(self, sets: Sequence[PictureSet]) -> Blocks:
         """The blocks in which pictures are measured.
@@ -323,7 +351,7 @@ class EvaluationJob:
             )
         columns = [column for metric in metrics for column in metric.columns]
         comparisons = self._compare(measured, columns, baseline)
-        facts, notes = self._facts(measured, metrics)
+        facts, notes = facts_of(measured, metrics, self.features, self.reference)
         return Evaluation(
             measured,
             comparisons,
@@ -350,10 +378,11 @@ class EvaluationJob:
         """
         if run is None and self.points:
             raise LongalignError("models draw into a run folder: give one")
-        if run is not None:
+        parts = None if run is None else FolderParts(run.path / "parts")
+        if run is not None and parts is not None:
+            self.prepare(parts)
             self.draw(run, on_step=on_step)
         sets = self.all_sets(run)
-        parts = None if run is None else FolderParts(run.path / "parts")
         return self.result(*self.measure(sets, parts, on_step=on_step))
 
     def _compare(
@@ -373,27 +402,8 @@ class EvaluationJob:
                 found += compare(at, columns, label, samples=self.config.samples)
         return found
 
-    def _passes(self, parts: Parts) -> list[Pass]:
-        """Which metrics are computed together. A folder keeps its plan: other passes would give other last bits."""
-        file = parts.folder / PLAN if isinstance(parts, FolderParts) else None
-        passes: list[Pass] = []
-        if file is not None and file.is_file():
-            passes = [Pass(**told) for told in json.loads(file.read_text(encoding="utf-8"))]
-        planned = {name for of_pass in passes for name in of_pass.metrics}
-        new = [name for name in self.metrics if name not in planned]
-        wants = self.features is not None and not any(p.with_features for p in passes)
-        if new or wants:
-            passes += plan_passes(
-                new,
-                {name: self._weights(name) for name in new},
-                first=len(passes),
-                with_features=wants,
-                device=self.config.device,
-            )
-            if file is not None:
-                told = json.dumps([asdict(p) for p in passes], indent=1) + "\n"
-                atomic_write_text(file, told)
-        return passes
+    def _told(self, name: str) -> dict[str, Any]:
+        return told_options(metric_options(name, self.config, self.tools))
 
     def _weights(self, name: str) -> Sequence[str]:
         options = metric_options(name, self.config, self.tools)
@@ -451,22 +461,3 @@ class EvaluationJob:
             self.dropped[name] = reason
         if not self.metrics:
             raise LongalignError(reason)
-
-    def _facts(
-        self, measured: Sequence[MeasuredSet], metrics: Sequence[Metric]
-    ) -> tuple[dict[str, str], list[str]]:
-        """For the page's list of facts; and sentences below the table."""
-        facts: dict[str, str] = {}
-        notes = []
-        if self.features is not None:
-            facts["features"] = self.features.what
-            notes.append(f"Features: {self.features.what}.")
-        facts.update({f"{m.name} by": m.what.removeprefix(f"{m.name} by ") for m in metrics if m.what})
-        if self.reference is not None:
-            facts["reference"] = f"{self.reference.label}, {len(self.reference):,} pictures"
-            notes.append(f"Reference: {facts['reference']}; distances of small sets are too large.")
-        if failed := [f"{m.label}: {f.name}: {f.reason}" for m in measured for f in m.failed]:
-            facts["left out"] = f"{len(failed):,} pictures, such as {failed[0]}"
-        if missing := [f"{m.label}: {len(m.missing):,}" for m in measured if m.missing]:
-            facts["prompts without a picture"] = ", ".join(missing)
-        return facts, notes
