@@ -418,12 +418,22 @@ class EvaluationJob:
             missing["reference"] = "needs --reference FOLDER: pictures to compare with"
         for name in list(self.metrics):
             reasons = [missing[need] for need in METRICS[name].needs if need in missing]
+            if self._knows_stickers_alone(name):
+                reasons.append(
+                    "the embedded models know sticker pictures alone: name a preference model with --model"
+                )
             if reasons:
                 self.metrics.remove(name)
                 self.dropped[name] = reasons[0]
         if not self.metrics:
             name, reason = next(iter(self.dropped.items()))
             raise LongalignError(f"{name}: {reason}")
+
+    def _knows_stickers_alone(self, name: str) -> bool:
+        """Would a metric judge other prompts by an embedded model that nobody named?"""
+        model = getattr(METRICS[name].Options(), "model", None)
+        told = self.config.model is not None or f"{name}.model" in self.config.options
+        return self.world is None and not told and isinstance(model, str) and owner(model) is not None
 
     def _reference(self) -> PictureSet | None:
         if not needing("reference", self.metrics):
