@@ -164,6 +164,9 @@ def test_an_embedded_model_judges_no_other_prompts_unasked(tmp_path: Path, confi
     """Denscore's default knows stickers alone, so its numbers of other pictures would mean nothing."""
     found = evaluated(tmp_path / "out", replace(config, metrics="red,denscore"))
     assert found is not None and "know sticker pictures alone" in found.dropped["denscore"]
-    with pytest.raises(LongalignError, match=r"denscore: .* name a preference model with --model"):
-        EvaluationJob([str(tmp_path / "f")], replace(config, metrics="denscore"))
+    with pytest.raises(
+        LongalignError,
+        match=r"^no metric can be computed\. oracle: .*; denscore: .* name a preference model with --model",
+    ):
+        EvaluationJob([str(tmp_path / "f")], replace(config, metrics="oracle,denscore"))
     assert EvaluationJob([str(tmp_path / "f")], replace(config, metrics="denscore", model="stickers")).metrics

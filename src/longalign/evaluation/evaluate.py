@@ -10,8 +10,15 @@ from typing import Any
 from longalign.data.prompt_rows import PromptRow, read_prompt_rows
 from longalign.diffusion.pipelines import load_tokenizer
 from longalign.errors import LongalignError
-from longalign.evaluation.choice import default_metrics, needing, world_of
-from longalign.evaluation.comparison import Comparison, compare
+from longalign.evaluation.choice import (
+    OF_WORLDS,
+    default_metrics,
+    judges_strangers,
+    need_some,
+    needing,
+    world_of,
+)
+from longalign.evaluation.comparison import compare
 from longalign.evaluation.drawing import Plan, check_slugs, draw, drawn_set
 from longalign.evaluation.judging import check_judge, judge_runs
 from longalign.evaluation.measuring import Blocks, Measuring, Pass
@@ -26,7 +33,7 @@ from longalign.evaluation.plan_file import (
 )
 from longalign.evaluation.processes import Shard
 from longalign.evaluation.result import Evaluation, facts_of
-from longalign.evaluation.sets import MeasuredSet, PictureSet
+from longalign.evaluation.sets import PictureSet
 from longalign.evaluation.settings import (
     JUDGE,
     EvaluateConfig,
@@ -35,11 +42,11 @@ from longalign.evaluation.settings import (
     parse_metrics,
     read_job,
 )
-from longalign.evaluation.sweep import Point, parse_sweep, points_of
+from longalign.evaluation.sweep import Point, compare_points, parse_sweep, points_of
 from longalign.metrics import METRICS
 from longalign.metrics.embedding import Advance
 from longalign.metrics.features import Features
-from longalign.metrics.metric import Metric, MetricColumn, Need, Tools
+from longalign.metrics.metric import Metric, Need, Tools
 from longalign.runs import RunFolder
 from longalign.worlds import DEFAULT, owner
 
@@ -247,8 +254,8 @@ class EvaluationJob:
             loaded.update({m.name: m for m in metrics})
         kept = [loaded[name] for name in self.metrics if name in loaded and name not in self.dropped]
         if not kept:
-            first = next(iter(self.dropped.items()), ("", ""))
-            raise LongalignError(f"no metric can be computed; {first[0]}: {first[1]}")
+            self.metrics = []
+            need_some(self.metrics, self.dropped)
         return measuring, used, kept
 
     def blocks_of(self, sets: Sequence[PictureSet]) -> Blocks:
@@ -350,7 +357,12 @@ class EvaluationJob:
                 f"--baseline {baseline!r}: there is no such run; there are {', '.join(labels)}"
             )
         columns = [column for metric in metrics for column in metric.columns]
-        comparisons = self._compare(measured, columns, baseline)
+        samples = self.config.samples
+        if self.sweep is None:
+            comparisons = compare(measured, columns, baseline, samples=samples)
+        else:
+            base = self.config.baseline or self.points[0].base
+            comparisons = compare_points(self.sweep, self.points, measured, columns, base, samples)
         facts, notes = facts_of(measured, metrics, self.features, self.reference)
         return Evaluation(
             measured,
@@ -385,23 +397,6 @@ class EvaluationJob:
         sets = self.all_sets(run)
         return self.result(*self.measure(sets, parts, on_step=on_step))
 
-    def _compare(
-        self, measured: Sequence[MeasuredSet], columns: Sequence[MetricColumn], baseline: str
-    ) -> list[Comparison]:
-        """With the baseline; in a sweep at each value with the baseline's picture of the same value."""
-        if len(measured) < 2:
-            return []
-        if self.sweep is None:
-            return compare(measured, columns, baseline, samples=self.config.samples)
-        base = self.config.baseline or self.points[0].base
-        found: list[Comparison] = []
-        for value in self.sweep.values:
-            at = [m for p, m in zip(self.points, measured, strict=False) if p.value == value]
-            label = self.sweep.label(base, value)
-            if len(at) > 1 and label in [m.label for m in at]:
-                found += compare(at, columns, label, samples=self.config.samples)
-        return found
-
     def _told(self, name: str) -> dict[str, Any]:
         return told_options(metric_options(name, self.config, self.tools))
 
@@ -418,22 +413,13 @@ class EvaluationJob:
             missing["reference"] = "needs --reference FOLDER: pictures to compare with"
         for name in list(self.metrics):
             reasons = [missing[need] for need in METRICS[name].needs if need in missing]
-            if self._knows_stickers_alone(name):
-                reasons.append(
-                    "the embedded models know sticker pictures alone: name a preference model with --model"
-                )
+            told = self.config.model is not None or f"{name}.model" in self.config.options
+            if self.world is None and not told and judges_strangers(name):
+                reasons.append(f"{OF_WORLDS}: name a preference model with --model")
             if reasons:
                 self.metrics.remove(name)
                 self.dropped[name] = reasons[0]
-        if not self.metrics:
-            name, reason = next(iter(self.dropped.items()))
-            raise LongalignError(f"{name}: {reason}")
-
-    def _knows_stickers_alone(self, name: str) -> bool:
-        """Would a metric judge other prompts by an embedded model that nobody named?"""
-        model = getattr(METRICS[name].Options(), "model", None)
-        told = self.config.model is not None or f"{name}.model" in self.config.options
-        return self.world is None and not told and isinstance(model, str) and owner(model) is not None
+        need_some(self.metrics, self.dropped)
 
     def _reference(self) -> PictureSet | None:
         if not needing("reference", self.metrics):
@@ -455,8 +441,7 @@ class EvaluationJob:
         plain = self.world.plain_features if self.world is not None else None
         name = config.features or plain or config.model or DEFAULT
         if not config.features and self.world is None and owner(name) is not None:
-            reason = "the embedded models know sticker pictures alone: name an extractor with --features"
-            self._without("features", reason)
+            self._without("features", f"{OF_WORLDS}: name an extractor with --features")
             return None
         try:
             return Features.from_pretrained(name, device=config.device, dtype=config.dtype)
@@ -469,5 +454,4 @@ class EvaluationJob:
         for name in needing(need, self.metrics):
             self.metrics.remove(name)
             self.dropped[name] = reason
-        if not self.metrics:
-            raise LongalignError(reason)
+        need_some(self.metrics, self.dropped)
