@@ -269,7 +269,8 @@ def test_fid_says_what_it_is_worth() -> None:
     assert metric.from_features(x, y, draws)["fid"].cell == f"{fid(x, y):.4g} (meaningless)"
     one = np.ones((40, 16), np.float32)
     assert metric.from_features(one, one, draws)["fid"] == Number(0, "0")
-    assert math.isnan(metric.from_features(x[:1], y, draws)["fid"].value)
+    few = metric.from_features(x[:1], y, draws)["fid"]
+    assert math.isnan(few.value) and few.cell == "— (2 pictures needed)"
 
 
 def test_errors() -> None:
