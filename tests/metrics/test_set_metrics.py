@@ -205,7 +205,7 @@ def test_precision_and_recall_by_hand() -> None:
     assert precision_recall(x, y, 1) == (pytest.approx(2 / 3), 1)
 
 
-@pytest.mark.parametrize("at_once", [2048, 7])
+@pytest.mark.parametrize("at_once", [1024, 7])
 def test_precision_and_recall_are_the_plain_definition_and_torch_fidelitys(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
