@@ -19,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -93,7 +95,12 @@ def distances(counts: list[int]) -> None:
         x = np.random.default_rng(count).normal(size=(count, 128)).astype(np.float32)
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
-    formulas = {"FID": fid, "KID": kid, "CMMD": cmmd, "precision": precision_recall}
+    formulas: dict[str, Callable[[Any, Any], Any]] = {
+        "FID": fid,
+        "KID": kid,
+        "CMMD": cmmd,
+        "precision": precision_recall,
+    }
     for formula in formulas.values():
         formula(features(20), features(21))  # libraries are loaded
     start = peak()
