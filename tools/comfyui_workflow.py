@@ -155,6 +155,12 @@ def drawing(graph: dict[str, Any]) -> Image.Image:
         x, y = node["pos"]
         return (x + node["size"][0] if right else x), y + 46 + 20 * slot
 
+    # Behind the boxes, so that no text is crossed.
+    for _, source, slot, target, into, kind in graph["links"]:
+        a, b = place(nodes[source], slot, True), place(nodes[target], into, False)
+        bend = max(abs(b[0] - a[0]) / 2, 40)
+        path = [_bezier(a, (a[0] + bend, a[1]), (b[0] - bend, b[1]), b, i / 40) for i in range(41)]
+        draw.line(path, fill=COLOURS[kind], width=3, joint="curve")
     for node in nodes.values():
         (x, y), (w, h) = node["pos"], node["size"]
         ours = node["type"].startswith("Longalign")
@@ -168,11 +174,6 @@ def drawing(graph: dict[str, Any]) -> Image.Image:
             if top + 16 <= y + h:
                 draw.text((x + 12, top), line, fill="#b9c2cc", font=small)
             top += 18
-    for _, source, slot, target, into, kind in graph["links"]:
-        a, b = place(nodes[source], slot, True), place(nodes[target], into, False)
-        bend = max(abs(b[0] - a[0]) / 2, 40)
-        path = [_bezier(a, (a[0] + bend, a[1]), (b[0] - bend, b[1]), b, i / 40) for i in range(41)]
-        draw.line(path, fill=COLOURS[kind], width=3, joint="curve")
     for node in nodes.values():
         for right, slots in ((False, node["inputs"]), (True, node["outputs"])):
             for i, slot in enumerate(slots):
@@ -233,7 +234,7 @@ def main() -> None:
     info = PngInfo()
     info.add_text("workflow", json.dumps(graph))
     drawing(graph).quantize(64).save(FOLDER / "workflow.png", pnginfo=info, optimize=True)
-    marked_example().quantize(128).save(FOLDER / "marked.png", optimize=True)
+    marked_example().quantize(200).save(FOLDER / "marked.png", optimize=True)
 
 
 if __name__ == "__main__":
