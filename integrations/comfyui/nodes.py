@@ -31,7 +31,10 @@ class EncodeSegments:
         return {
             "required": {
                 "clip": ("CLIP", {"tooltip": "SD 1.x, 2.x, XL or 3, with the LoRAs that are on it."}),
-                "prompt": ("STRING", {**text, "tooltip": "Of any length. (words:1.2) as everywhere in ComfyUI."}),
+                "prompt": (
+                    "STRING",
+                    {**text, "tooltip": "Of any length. (words:1.2) as everywhere in ComfyUI."},
+                ),
                 "negative": ("STRING", {**text, "default": "", "tooltip": "The negative prompt."}),
             },
             "optional": {
@@ -60,7 +63,11 @@ class EncodeSegments:
 
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "STRING")
     RETURN_NAMES = ("positive", "negative", "report")
-    OUTPUT_TOOLTIPS = ("Of the prompt.", "Of the negative prompt, of the same length.", "How the texts were cut.")
+    OUTPUT_TOOLTIPS = (
+        "Of the prompt.",
+        "Of the negative prompt, of the same length.",
+        "How the texts were cut.",
+    )
     FUNCTION = "encode"
     CATEGORY = CATEGORY
     DESCRIPTION = "Encodes a prompt of any length, each sentence by itself (LongAlign)."
@@ -99,10 +106,16 @@ class LoadPreference:
                 ),
             },
             "optional": {
-                "tokenizer": ("STRING", {"default": "", "tooltip": "Where the model has none: a folder or hub name."}),
+                "tokenizer": (
+                    "STRING",
+                    {"default": "", "tooltip": "Where the model has none: a folder or hub name."},
+                ),
                 "late": (
                     ("trained", "zero-shot", "none"),
-                    {"default": "trained", "tooltip": "How sentences are looked for in the picture's patches."},
+                    {
+                        "default": "trained",
+                        "tooltip": "How sentences are looked for in the picture's patches.",
+                    },
                 ),
             },
         }
@@ -132,7 +145,10 @@ class ScoreSentences:
             "required": {
                 "preference": (_PREFERENCE, {"tooltip": "From the node that loads one."}),
                 "image": ("IMAGE", {"tooltip": "One or several."}),
-                "prompt": ("STRING", {"multiline": True, "tooltip": "Of any length; the same for all images."}),
+                "prompt": (
+                    "STRING",
+                    {"multiline": True, "tooltip": "Of any length; the same for all images."},
+                ),
             }
         }
 
@@ -170,7 +186,12 @@ class ScoreSentences:
                 for segment, verdict in zip(of_one, verdicts_of(of_one), strict=True)
             ]
         worst = min(segment.best for segment in scores.worst())
-        return torch.stack([_tensor(page) for page in pages]), "\n".join(lines), float(scores.overall.mean()), worst
+        return (
+            torch.stack([_tensor(page) for page in pages]),
+            "\n".join(lines),
+            float(scores.overall.mean()),
+            worst,
+        )
 
 
 class LoadSoftTokens:
@@ -196,7 +217,9 @@ class LoadSoftTokens:
     RETURN_TYPES = ("MODEL",)
     FUNCTION = "load"
     CATEGORY = CATEGORY
-    DESCRIPTION = "Adds trained soft text tokens (SoftREPA). Between scale 0 and 1 the model runs twice a step."
+    DESCRIPTION = (
+        "Adds trained soft text tokens (SoftREPA). Between scale 0 and 1 the model runs twice a step."
+    )
 
     def load(self, model: Any, tokens: str, scale: float = 1.0) -> tuple[Any]:
         """Runs the node."""

@@ -154,10 +154,18 @@ class ComfyText:
         texts = [self._weighted(text) for text in (prompt, negative)]
         if self.settings.strategy == "plain" or (self.settings.strategy == "auto" and self._fit(texts)):
             plain = [
-                self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in (prompt, negative)
+                self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
+                for text in (prompt, negative)
             ]
-            return plain[0], plain[1], "Read by ComfyUI's own encoding, since " + (
-                "it was asked for." if self.settings.strategy == "plain" else "both prompts fit the window."
+            return (
+                plain[0],
+                plain[1],
+                "Read by ComfyUI's own encoding, since "
+                + (
+                    "it was asked for."
+                    if self.settings.strategy == "plain"
+                    else "both prompts fit the window."
+                ),
             )
         readings = [self._read(text) for text in texts]
         clip_length = self._padded(max(reading.length for reading in readings))
@@ -194,8 +202,10 @@ class ComfyText:
         for said in written:
             tokens = self.clip.tokenize(said, return_word_ids=True)
             # A piece is longer than a window only where the tokenizer is unknown, or with textual inversions.
-            for k in range(max(len(tokens[name]) for name in self.names)):
-                rows.append({name: _at(tokens[name], k, self.empty[name]) for name in self.names})
+            rows += [
+                {name: _at(tokens[name], k, self.empty[name]) for name in self.names}
+                for k in range(max(len(tokens[name]) for name in self.names))
+            ]
         counts = [max(len(_words(window)) for window in row.values()) for row in rows]
         whole = self.clip.tokenize(text.written(repair=True), return_word_ids=True)
         reading = _Reading(segments, rows, counts, {n: self._first(n, whole[n]) for n in self.names}, [])
@@ -259,7 +269,9 @@ class ComfyText:
     # <sot> Text1. <sot> Text2. … <pad*>
     def _joined(self, states: Tensor, empty: Tensor, counts: Sequence[int], length: int) -> Tensor:
         """(W, 77, D) states of segments and (77, D) of the empty prompt → (1, length, D)."""
-        pads = empty[2:] if self.settings.pad_star == "paper" else empty[max(2, self.window - _RELEASED_PADS) :]
+        pads = (
+            empty[2:] if self.settings.pad_star == "paper" else empty[max(2, self.window - _RELEASED_PADS) :]
+        )
         pad_star = pads.float().mean(dim=0).to(states.dtype)  # (D,)
         pieces = [of_segment[: 1 + count] for of_segment, count in zip(states, counts, strict=True)]
         row = torch.cat(pieces)  # (n, D)

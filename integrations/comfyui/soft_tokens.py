@@ -85,7 +85,9 @@ def with_soft_tokens(model: Any, tokens: SoftTokens, scale: float = 1.0) -> Any:
 def _patch_attention(model: Any, tokens: SoftTokens, states: Callable[..., Tensor]) -> None:
     config = tokens.config
 
-    def patch(n: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def patch(
+        n: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if options.get(_OFF) or _STAGES.get(options["block"][0]) not in config.stages:
             return n, keys, values
         if keys.shape[-1] != config.width:

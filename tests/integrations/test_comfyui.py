@@ -28,7 +28,9 @@ from longalign.stickers.world import render, scene
 FOLDER = Path(__file__).resolve().parents[2] / "integrations" / "comfyui"
 LONG = (
     "The background is navy. A fox is in the top left. A “red” dog (big) is in the middle.\n- A cat, which is small, is"
-    " in the top right. A frog is below the fox. " + "A bee is in the bottom left, an owl is left of a fox, " * 6
+    " in the top right. A frog is below the fox. "
+    + "A bee is in the bottom left, an owl is left of a fox, "
+    * 6
 )
 TIME = torch.tensor([430.0, 430.0])
 SHORT = "A fox is in the top left."
@@ -172,7 +174,15 @@ def test_weights_reach_over_sentences() -> None:
 
 @pytest.mark.parametrize(
     "prompt",
-    ["a (b) c", "a (b:0.5) c", "((b) c:1.2) d", "(a (b:1.4) c)", "a \\(b\\) c", "(a:b) c", "(a \\(b:0.3\\):1.3)"],
+    [
+        "a (b) c",
+        "a (b:0.5) c",
+        "((b) c:1.2) d",
+        "(a (b:1.4) c)",
+        "a \\(b\\) c",
+        "(a:b) c",
+        "(a \\(b:0.3\\):1.3)",
+    ],
 )
 def test_weights_are_read_as_comfyui_reads_them(prompt: str) -> None:
     """Written again and read by the stand-in, each run keeps its text and weight."""
@@ -210,7 +220,7 @@ def test_wrong_inputs_of_the_encoder(inputs: dict[str, Any], message: str) -> No
 
 
 def test_scores_by_sentence_with_marks() -> None:
-    """Two pictures of a scene, one with a caption of another: scores are those of the model, the worst one is marked."""
+    """Two pictures of a scene, one with a caption of another: scores are those of the model, the worst is marked."""
     prompt = text_of(caption(scene(0, split="test"), 0))
     pictures = [render(scene(i, split="test")) for i in (0, 1)]
     nodes = sys.modules["longalign_nodes.nodes"]
@@ -221,7 +231,7 @@ def test_scores_by_sentence_with_marks() -> None:
     assert score == pytest.approx(float(wanted.overall.mean()), abs=1e-4)
     assert worst == pytest.approx(min(s.best for s in wanted.worst()), abs=1e-4)
     assert marks.dtype == torch.float32 and len(marks) == 2 and marks.shape[-1] == 3
-    assert 0 <= marks.min() and marks.max() <= 1 and marks.shape[1] > marks.shape[2] == 576
+    assert marks.min() >= 0 and marks.max() <= 1 and marks.shape[1] > marks.shape[2] == 576
     assert report.splitlines()[0].startswith("picture 1: ") and "false" in report
     # The red of a wrong sentence: in the picture of another scene there is more of it.
     red = [int(((m[576:] * 255).round() == torch.tensor([198, 40, 40])).all(-1).sum()) for m in marks]
@@ -233,7 +243,11 @@ def test_scores_by_sentence_with_marks() -> None:
     [
         ("LongalignLoadPreference", {"model": " "}, "name a preference model"),
         ("LongalignLoadPreference", {"model": "stickers/nothing"}, "nothing"),
-        ("LongalignScore", {"preference": 1, "image": None, "prompt": "a"}, "connect the output of 'LongAlign: load"),
+        (
+            "LongalignScore",
+            {"preference": 1, "image": None, "prompt": "a"},
+            "connect the output of 'LongAlign: load",
+        ),
         ("LongalignSoftTokens", {"model": None, "tokens": ""}, "name a file of soft tokens"),
     ],
 )
