@@ -1,7 +1,8 @@
 """A part of a picture drawn anew by a long prompt: inpainting with diffusers.
 
     python examples/inpaint.py
-    python examples/inpaint.py --model stable-diffusion-v1-5/stable-diffusion-inpainting --image room.png --mask wall.png --prompt "…"
+    python examples/inpaint.py --model stable-diffusion-v1-5/stable-diffusion-inpainting \\
+        --image room.png --mask wall.png --prompt "…"
 
 Without options it runs on the embedded sticker model: the lower two thirds of a scene are drawn anew.
 
@@ -23,6 +24,7 @@ from torch.nn.functional import interpolate
 
 import longalign
 from longalign.backbones import backbone_of
+from longalign.diffusion.pipelines import settings_of
 from longalign.preference.images import to_pixels
 
 
@@ -31,34 +33,45 @@ def main(argv: list[str] | None = None) -> Path:
     options = argparse.ArgumentParser(description="inpainting with a long prompt")
     options.add_argument("--model", default="stickers", help="a diffusers folder or hub name")
     options.add_argument("--image", help="the picture; without it one is drawn from half the prompt")
-    options.add_argument("--mask", help="white where the picture is drawn anew; without it, the lower two thirds")
+    options.add_argument(
+        "--mask", help="white where the picture is drawn anew; without it, the lower two thirds"
+    )
     options.add_argument("--prompt", default=PROMPT)
     options.add_argument("--negative", default="")
+    options.add_argument(
+        "--guidance", type=float, help="classifier-free guidance; without it, the model's own"
+    )
     options.add_argument("--steps", type=int, default=25)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--out", type=Path, default=Path("runs/inpaint.png"))
     args = options.parse_args(argv)
 
     pipe = longalign.load_pipeline(args.model)
-    seeded = {"num_inference_steps": args.steps, "generator": torch.Generator().manual_seed(args.seed)}
+    guidance = settings_of(args.model, pipe).guidance if args.guidance is None else args.guidance
+    given = {"num_inference_steps": args.steps, "guidance_scale": guidance}
+    noise = torch.Generator().manual_seed(args.seed)
     if args.image is not None:
         image = Image.open(args.image).convert("RGB")
     else:
         half = ". ".join(args.prompt.split(". ")[:4])
-        image = pipe(**longalign.encode(pipe, half).pipeline_kwargs(), **seeded).images[0].convert("RGB")
+        image = (
+            pipe(**longalign.encode(pipe, half).pipeline_kwargs(), **given, generator=noise)
+            .images[0]
+            .convert("RGB")
+        )
     mask = Image.open(args.mask).convert("L") if args.mask else Image.new("L", image.size)
     if not args.mask:
         mask.paste(255, (0, image.height // 3, image.width, image.height))
 
     cond = longalign.encode(pipe, args.prompt, args.negative)
-    size = {"height": image.height, "width": image.width}
+    given |= {**cond.pipeline_kwargs(), "height": image.height, "width": image.width, "generator": noise}
     if pipe.unet.config.in_channels in (4, 9):
         pipe = AutoPipelineForInpainting.from_pipe(pipe)
         pipe.set_progress_bar_config(disable=True)
-        result = pipe(image=image, mask_image=mask, **size, **cond.pipeline_kwargs(), **seeded).images[0]
+        result = pipe(image=image, mask_image=mask, **given).images[0]
     else:
         keep = keeping(pipe, image, mask, args.seed)
-        result = pipe(**size, **cond.pipeline_kwargs(), **seeded, callback_on_step_end=keep).images[0]
+        result = pipe(**given, callback_on_step_end=keep).images[0]
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
     result.save(args.out)

@@ -3,9 +3,9 @@
     python examples/reward_of_my_own.py
     python examples/reward_of_my_own.py --steps 60 --out runs/warm
 
-A reward is a `PreferenceModel`: it embeds pictures and texts, and the reward is their product. Any differentiable score s
-of a picture becomes one: the picture is (s, √(1 − s²)), every text is (1, 0). The recipe names it like any other model,
-with a weight. In another package the name comes from an entry point: see plugin_package/.
+A reward is a `PreferenceModel`: it embeds pictures and texts, and the reward is their product. Any differentiable
+score s of a picture becomes one: the picture is (s, √(1 − s²)), every text is (1, 0). The recipe names it like any
+other model, with a weight. In another package the name comes from an entry point: see plugin_package/.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 `workflow.png` is a drawing of the graph with the workflow in it, as ComfyUI writes it into its own pictures: it can be
 dropped onto ComfyUI's page. `marked.png` is what the score node makes of two pictures of the embedded sticker model
-(UniPC, 25 steps, seed 0), drawn from the first 77 tokens and from all sentences. ComfyUI was not run for either.
+(DDIM, 25 steps, guidance 2, seed 0), drawn from the first 77 tokens and from all sentences. ComfyUI was not run.
 """
 
 from __future__ import annotations
@@ -213,7 +213,9 @@ def marked_example() -> Image.Image:
     for strategy in ("plain", "auto"):
         cond = longalign.encode(pipe, prompt, strategy=strategy)
         noise = torch.Generator().manual_seed(0)
-        drawn = pipe(**cond.pipeline_kwargs(), num_inference_steps=25, generator=noise).images[0]
+        drawn = pipe(
+            **cond.pipeline_kwargs(), num_inference_steps=25, guidance_scale=2.0, generator=noise
+        ).images[0]
         pictures.append(pack.nodes._tensor(drawn.convert("RGB")))
     [preference] = pack.NODE_CLASS_MAPPINGS["LongalignLoadPreference"]().load("stickers")
     marked, _, _, _ = pack.NODE_CLASS_MAPPINGS["LongalignScore"]().score(
