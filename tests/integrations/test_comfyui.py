@@ -113,7 +113,7 @@ def test_conditioning_is_that_of_encode(family: str, pooled: Any) -> None:
         if vector is not None:
             assert near(told["pooled_output"], vector)
     assert report.startswith("prompt: 7 segments, 185 tokens, padded to 240")
-    assert len(clip.calls) == 4 if family == "stickers-sd3" else 2  # T5 apart, and all segments in one call
+    assert len(clip.calls) == (4 if family == "stickers-sd3" else 2)  # T5 apart, and all segments in one call
 
 
 def test_other_settings_are_those_of_encode() -> None:
