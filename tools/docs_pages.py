@@ -1,0 +1,441 @@
+"""Pages of the docs site that are made from the package: commands, recipes, API, changelog. A hook of mkdocs.
+
+Nothing of it is committed: `make docs` makes these pages each time, so they cannot fall behind the code. Tests call the
+functions without mkdocs (`tests/test_docs_pages.py`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src")]  # the code beside these docs, not an installed one
+
+# Page → title, and what it documents: a package by its `__all__`, a module by all that is public in it.
+API: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "encoding": (
+        "Encoding",
+        (
+            "longalign.encoding",
+            "longalign.encoding.segments",
+            "longalign.encoding.strategy",
+            "longalign.encoding.layout",
+            "longalign.encoding.adapter",
+            "longalign.encoding.towers",
+        ),
+    ),
+    "generation": ("Drawing", ("longalign.generation", "longalign.picture_info")),
+    "diffusion": (
+        "Diffusion",
+        (
+            "longalign.diffusion.denoiser",
+            "longalign.diffusion.sampling",
+            "longalign.diffusion.solver",
+            "longalign.diffusion.pipelines",
+            "longalign.backbones",
+            "longalign.backbones.base",
+        ),
+    ),
+    "weights": (
+        "LoRAs",
+        ("longalign.weights.stack", "longalign.weights.lora", "longalign.weights.convert"),
+    ),
+    "soft-tokens": ("Soft tokens", ("longalign.soft_tokens",)),
+    "editing": ("Editing", ("longalign.editing.edit", "longalign.editing.methods")),
+    "preference": (
+        "Preference models",
+        ("longalign.preference", "longalign.preference.decomposition", "longalign.losses"),
+    ),
+    "scoring": (
+        "Scoring",
+        ("longalign.scoring.score", "longalign.scoring.outcome", "longalign.scoring.data"),
+    ),
+    "evaluation": (
+        "Evaluation",
+        (
+            "longalign.evaluation.evaluate",
+            "longalign.evaluation.settings",
+            "longalign.evaluation.information",
+            "longalign.evaluation.retrieval",
+        ),
+    ),
+    "metrics": (
+        "Metrics",
+        (
+            "longalign.metrics",
+            "longalign.metrics.metric",
+            "longalign.metrics.distances",
+            "longalign.metrics.intervals",
+        ),
+    ),
+    "training": ("Training", ("longalign.training", "longalign.recipes")),
+    "objectives": (
+        "Objectives",
+        (
+            "longalign.objectives",
+            "longalign.objectives.pictures.supervised",
+            "longalign.objectives.pictures.consistency",
+            "longalign.objectives.reward.gradient",
+            "longalign.objectives.reward.rewards",
+            "longalign.objectives.preference.objective",
+            "longalign.objectives.contrastive.objective",
+            "longalign.objectives.contrastive.guided",
+        ),
+    ),
+    "data": (
+        "Data",
+        (
+            "longalign.data.sources",
+            "longalign.data.entries",
+            "longalign.data.prompts",
+            "longalign.data.cache",
+            "longalign.data.preferences",
+            "longalign.data.recaption",
+        ),
+    ),
+    "report": ("Reports", ("longalign.report",)),
+    "engine": ("Work on many rows", ("longalign.engine",)),
+    "plugins": (
+        "Worlds, plugins, errors",
+        ("longalign.worlds", "longalign.plugins", "longalign.errors", "longalign.runtime", "longalign.stickers"),
+    ),
+}
+
+
+# ---------------------------------------------------------------------------------------------------- commands
+
+
+@cache
+def command_tree() -> dict[str, Any]:
+    """``longalign generate`` → the command of Typer, for all commands, those inside groups, too."""
+    import typer
+
+    from longalign.cli.main import app
+
+    found: dict[str, Any] = {}
+
+    def walk(command: Any, name: str) -> None:
+        for word, below in getattr(command, "commands", {}).items():
+            found[f"{name} {word}"] = below
+            walk(below, f"{name} {word}")
+
+    walk(typer.main.get_command(app), "longalign")
+    return found
+
+
+def commands_page() -> str:
+    """The reference of all commands: what each does, its arguments, options and defaults."""
+    from longalign.cli.main import GROUPS
+
+    tree = command_tree()
+    lines = [
+        "# Commands",
+        "",
+        "Every command with its options. `longalign COMMAND --help` prints the same. Exit codes: 0 done, 1 something",
+        "broke, 2 the input was wrong (the message says what to do), 130 stopped by Ctrl-C.",
+        "",
+        "```bash\nlongalign segment \"A fox is in the centre. It stands on a red disc.\" --model stickers\n```",
+        "",
+    ]
+    for heading, commands in GROUPS.items():
+        lines += [f"## {heading}", ""]
+        for word in commands:
+            names = [name for name in tree if name == f"longalign {word}" or name.startswith(f"longalign {word} ")]
+            for name in names:
+                lines += _command(name, tree[name])
+    return "\n".join(lines)
+
+
+def _command(name: str, command: Any) -> Iterator[str]:
+    yield from (f"### {name}", "", *_help(command.help or ""), "")
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option" and not p.hidden and p.name != "help"]
+    for title, parameters in (("Argument", arguments), ("Option", options)):
+        if parameters:
+            yield from (f"| {title} | | Default |", "|---|---|---|")
+            for parameter in parameters:
+                shown = parameter.opts if title == "Option" else [parameter.name.upper()]
+                names = " ".join(f"`{opt}`" for opt in [*shown, *parameter.secondary_opts])
+                yield f"| {names} | {_cell(parameter.help or '')} | {_default(parameter)} |"
+            yield ""
+
+
+def _help(text: str) -> Iterator[str]:
+    """Examples of a docstring (indented lines) as one block of code for each run of them."""
+    for block in re.split(r"((?:^    .*\n?\n?)+)", text, flags=re.M):
+        if block.startswith("    "):
+            examples = [line.strip() for line in block.splitlines() if line.strip()]
+            yield from ("", "```bash", *examples, "```", "")
+        elif block.strip():
+            yield re.sub(r"\s*\n\s*", " ", block.replace("\n\n", "\0")).replace("\0", "\n\n").strip()
+
+
+def _default(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    if isinstance(parameter.show_default, str):
+        return _cell(parameter.show_default)
+    value = parameter.default
+    return "" if value is None or value is False or callable(value) else f"`{_cell(str(value))}`"
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;").strip()
+
+
+# ---------------------------------------------------------------------------------------------------- recipes
+
+
+def settings_models() -> dict[str, Any]:
+    """Section of a recipe → its pydantic model: ``train``, and ``data`` and its own section for each objective."""
+    from longalign.objectives import OBJECTIVES
+    from longalign.training.recipe import TrainSettings
+
+    found: dict[str, Any] = {"train": TrainSettings}
+    for name in sorted(OBJECTIVES):
+        if OBJECTIVES[name].__module__.startswith("longalign.stickers"):
+            continue  # how the tiny models were made: not public
+        found[f"data of {name}"] = OBJECTIVES[name].DataSettings
+        found[name] = OBJECTIVES[name].Settings
+    return found
+
+
+def recipes_page() -> str:
+    """The reference of recipes: every shipped one, and every key with its type, default and meaning."""
+    from longalign import recipes
+
+    lines = [
+        "# Recipes",
+        "",
+        "A recipe is one YAML file that says what is trained, on which data and how. "
+        "[Fine-tune on your pictures](fine-tune.md) shows how to use one.",
+        "",
+        "```bash\nlongalign recipes copy stickers-sft mine.yaml\nlongalign train mine.yaml train.steps=200\n```",
+        "",
+        "## Recipes of the package",
+        "",
+        "| recipe | what it trains |",
+        "|---|---|",
+        *(f"| [`{name}`](#{name}) | {_cell(recipes.recipe_title(name))} |" for name in recipes.recipe_names()),
+        "",
+        "| recipe of `longalign evaluate` | what it compares |",
+        "|---|---|",
+        *(
+            f"| [`{name}`](#{name}) | {_cell(_first_comment(recipes.evaluation_file(name)))} |"
+            for name in recipes.evaluation_names()
+        ),
+        "",
+        "## Keys",
+        "",
+        "At the top level stand `objective`, `model`, `seed` and `out`; the sections below hold the rest.",
+        "",
+    ]
+    for section, model in settings_models().items():
+        lines += [f"### {section}", "", *_keys(model), ""]
+    lines += ["## Text of the recipes", ""]
+    for name in recipes.recipe_names():
+        lines += [f"### {name}", "", "```yaml", recipes.recipe_text(name).rstrip(), "```", ""]
+    for name in recipes.evaluation_names():
+        lines += [f"### {name}", "", "```yaml", recipes.evaluation_file(name).read_text("utf-8").rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def _keys(model: Any, prefix: str = "") -> Iterator[str]:
+    """A table of the fields of a pydantic model; models inside it have rows of their own, with dots."""
+    from pydantic import BaseModel
+    from pydantic_core import PydanticUndefined
+
+    if not prefix:
+        yield from ("| key | type | default | meaning |", "|---|---|---|---|")
+    for name, field in model.model_fields.items():
+        kinds = [field.annotation, *typing.get_args(field.annotation)]
+        inner = [k for k in kinds if inspect.isclass(k) and issubclass(k, BaseModel)]
+        default = field.get_default(call_default_factory=True)
+        shown = "required" if default is PydanticUndefined else f"`{_cell(_yaml(default))}`"
+        kind = _cell(_type(field.annotation))
+        yield f"| `{prefix}{field.alias or name}` | {kind} | {shown} | {_cell(field.description or '')} |"
+        for below in inner:
+            yield from _keys(below, f"{prefix}{field.alias or name}.")
+
+
+def _type(annotation: Any) -> str:
+    text = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
+    text = re.sub(r"\b(?:typing|pathlib\.\w+|longalign(?:\.\w+)*)\.", "", text)
+    text = re.sub(r"Literal\[([^\]]*)\]", lambda found: found[1].replace("'", "").replace(", ", " or "), text)
+    return text.replace("NoneType", "null").replace("None", "null").replace(" | ", " or ")
+
+
+def _yaml(value: Any) -> str:
+    plain = {None: "null", True: "true", False: "false"}
+    return plain[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def _first_comment(file: Path) -> str:
+    return file.read_text("utf-8").partition("\n")[0].removeprefix("#").strip()
+
+
+# ---------------------------------------------------------------------------------------------------- API
+
+
+def top_names() -> dict[str, str]:
+    """Name in `longalign.__all__` → where it is defined, such as ``longalign.encoding.encode.encode``."""
+    import longalign
+
+    return {
+        name: _home(getattr(longalign, name), f"longalign.{name}")
+        for name in longalign.__all__
+        if name != "__version__"
+    }
+
+
+def documented() -> dict[str, list[str]]:
+    """Page of the API reference → the full names that it documents, each name on one page alone."""
+    seen: set[str] = set()
+    pages: dict[str, list[str]] = {"index": []}
+    for page, (_, modules) in API.items():
+        names: list[str] = []
+        for module_name in modules:
+            module = importlib.import_module(module_name)
+            listed = getattr(module, "__all__", None)
+            if listed is None:
+                listed = [n for n, v in vars(module).items() if _is_own(module, n, v)]
+            names += [_home(getattr(module, name), f"{module_name}.{name}") for name in listed]
+        pages[page] = [name for name in dict.fromkeys(names) if name not in seen]
+        seen.update(pages[page])
+    pages["index"] = [name for name in dict.fromkeys(top_names().values()) if name not in seen]
+    return pages
+
+
+def _is_own(module: Any, name: str, value: Any) -> bool:
+    kind = inspect.isfunction(value) or inspect.isclass(value)
+    return name[0] != "_" and kind and value.__module__ == module.__name__
+
+
+def _home(value: Any, default: str) -> str:
+    if inspect.isfunction(value) or inspect.isclass(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    return default
+
+
+def api_pages() -> dict[str, str]:
+    """``api/encoding.md`` → its text."""
+    pages = documented()
+    place = {name: page for page, names in pages.items() for name in names}
+    home = top_names()
+    index = [
+        "# API",
+        "",
+        "These names are `longalign.NAME`. The pages of the menu have the modules below them.",
+        "",
+        "```python\nimport longalign\n\nlongalign.__all__\n```",
+        "",
+        "| name | what it is |",
+        "|---|---|",
+        *(
+            f"| [`{name}`]({place[full]}.md#{full}) | {_cell(_summary(full))} |"
+            for name, full in sorted(home.items(), key=lambda pair: pair[0].lower())
+        ),
+        "",
+        "| page | modules |",
+        "|---|---|",
+        *(
+            f"| [{title}]({page}.md) | {', '.join(f'`{m}`' for m in modules)} |"
+            for page, (title, modules) in API.items()
+        ),
+        "",
+        *_entries(pages["index"]),
+    ]
+    found = {"api/index.md": "\n".join(index)}
+    for page, (title, modules) in API.items():
+        head = [f"# {title}", ""]
+        for module in modules:
+            summary = (inspect.getdoc(importlib.import_module(module)) or "").splitlines()[0]
+            head += [f"`{module}`: {_cell(summary)}", ""]
+        found[f"api/{page}.md"] = "\n".join([*head, *_entries(pages[page])])
+    return found
+
+
+def _entries(names: list[str]) -> Iterator[str]:
+    for name in names:
+        yield from (f"::: {name}", "")
+
+
+def _summary(full: str) -> str:
+    module, _, name = full.rpartition(".")
+    value = getattr(importlib.import_module(module), name)
+    return (inspect.getdoc(value) or "").partition("\n")[0]
+
+
+# ---------------------------------------------------------------------------------------------------- changelog, hook
+
+
+def inside_docs(text: str) -> str:
+    """Links of a file of the repository's root as they are from inside docs/; links out of docs/ become plain text."""
+
+    def moved(found: re.Match[str]) -> str:
+        words, target = found[1], found[2]
+        if re.match(r"[a-z]+:|#", target):
+            return found[0]
+        if target.startswith("docs/"):
+            return f"[{words}]({target.removeprefix('docs/')})"
+        return words
+
+    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", moved, text)
+
+
+def pages() -> dict[str, str]:
+    """Path of each page → its text."""
+    return {
+        "commands.md": commands_page(),
+        "recipes.md": recipes_page(),
+        "changelog.md": inside_docs((ROOT / "CHANGELOG.md").read_text("utf-8")),
+        **api_pages(),
+    }
+
+
+def on_config(config: Any) -> Any:
+    """Adds the API's pages, and pages that another change may add, to the menu."""
+    for section in config.nav:
+        if "Reference" in section:
+            entries = [{title: f"api/{page}.md"} for page, (title, _) in API.items()]
+            for place, entry in enumerate(section["Reference"]):
+                if "API" in entry:
+                    section["Reference"][place] = {"API": [{"Overview": "api/index.md"}, *entries]}
+        if "Guide" in section and (ROOT / "docs" / "repair.md").exists():
+            section["Guide"].insert(3, {"Repair in detail": "repair.md"})
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the pages of this file to the site."""
+    from mkdocs.structure.files import File
+
+    for path, text in pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """What other changes bring is named where it is there.
+
+    ``<!-- page: repair.md Repair in detail -->`` becomes a link, ``<!-- command: studio Look at it -->`` a line with the
+    command.
+    """
+
+    def link(found: re.Match[str]) -> str:
+        return f"[{found[2]}]({found[1]})" if (ROOT / "docs" / found[1]).exists() else found[2]
+
+    def command(found: re.Match[str]) -> str:
+        there = f"longalign {found[1]}" in command_tree()
+        return f"{found[2]}: `longalign {found[1]}`" if there else ""
+
+    markdown = re.sub(r"<!-- page: (\S+) (.*?) -->", link, markdown)
+    return re.sub(r"<!-- command: (\S+) (.*?) -->", command, markdown)
