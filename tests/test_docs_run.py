@@ -1,7 +1,7 @@
 """The code of README and docs/ runs: every block of Python, and the commands of blocks marked ``<!-- run -->``.
 
-Each document runs from its first block to its last, in a folder of its own, in this process. In place of names on the hub
-stand the embedded models, in place of a GPU the CPU. A block that cannot run says why: ``<!-- not run: REASON -->``.
+Each document runs from its first block to its last, in a folder of its own, in this process. Names on the hub
+are replaced by the embedded models, and a GPU by the CPU. A block that cannot run says why: ``<!-- not run: REASON -->``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ PROMPT = "The background is navy. A fox is in the top left. A cake is in the cen
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:
-    """``python`` or ``bash``, and the code, of each block that runs."""
+    """``python``, ``bash`` or ``yaml``, and the code, of each block that runs, or is a file (``# FILE.yaml``)."""
     for mark, _, language, code in _BLOCK.findall(text):
-        if (language == "python" and mark != "not run") or mark == "run":
+        file = language == "yaml" and re.match(r"# \S+\.yaml\n", code)
+        if (language == "python" and mark != "not run") or mark == "run" or file:
             yield language, code
 
 
@@ -42,8 +43,8 @@ def replaced(code: str) -> str:
     }
     for name, here in hub.items():
         code = code.replace(name, str(here))
-    code = code.replace("torch.float16", "torch.float32").replace("num_inference_steps=25", "num_inference_steps=2")
-    return code.replace("num_inference_steps=12", "num_inference_steps=2").replace(', "…"', ', "t5"')
+    code = code.replace("torch.float16", "torch.float32").replace(', "…"', ', "t5"')
+    return re.sub(r"\b(num_inference_steps=|steps=|--steps )(?:4|8|12|25)\b", r"\g<1>2", code)
 
 
 def run_commands(code: str) -> None:
@@ -91,11 +92,14 @@ def test_the_code_of_a_document_runs(
     for language, code in blocks(page.read_text("utf-8")):
         if language == "python":
             exec(compile(replaced(code), page.name, "exec"), names)
+        elif language == "yaml":
+            Path(code.split()[1]).write_text(code)
         else:
             run_commands(code)
 
 
 def test_what_runs_is_found() -> None:
-    text = "```python\na\n```\n\n<!-- not run: why -->\n```python\nb\n```\n\n<!-- run -->\n```bash\nc\n```\n\n```bash\nd\n```\n"
+    text = "```python\na\n```\n\n<!-- not run: why -->\n```python\nb\n```\n\n"
+    text += "<!-- run -->\n```bash\nc\n```\n\n```bash\nd\n```\n"
     assert list(blocks(text)) == [("python", "a\n"), ("bash", "c\n")]
     assert len(PAGES) > 8

@@ -54,5 +54,7 @@ def test_a_changed_number_is_found() -> None:
     assert missing(wrong) == ["Denscore ↑: 16.67"]
     [other_row] = marked(text.replace("16.66", "70.47"))  # CLIPScore's
     assert missing(other_row) == ["Denscore ↑: 70.47"]
-    [prose] = marked("The base model has 76.0 % on 1,000 prompts, and 76.3 %.\n\n<!-- result: table2.json -->\n")
+    [prose] = marked(
+        "The base model has 76.0 % on 1,000 prompts, and 76.3 %.\n\n<!-- result: table2.json -->\n"
+    )
     assert missing(prose) == [": 76.3"]

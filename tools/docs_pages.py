@@ -105,7 +105,13 @@ API: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "engine": ("Work on many rows", ("longalign.engine",)),
     "plugins": (
         "Worlds, plugins, errors",
-        ("longalign.worlds", "longalign.plugins", "longalign.errors", "longalign.runtime", "longalign.stickers"),
+        (
+            "longalign.worlds",
+            "longalign.plugins",
+            "longalign.errors",
+            "longalign.runtime",
+            "longalign.stickers",
+        ),
     ),
 }
 
@@ -142,13 +148,15 @@ def commands_page() -> str:
         "Every command with its options. `longalign COMMAND --help` prints the same. Exit codes: 0 done, 1 something",
         "broke, 2 the input was wrong (the message says what to do), 130 stopped by Ctrl-C.",
         "",
-        "```bash\nlongalign segment \"A fox is in the centre. It stands on a red disc.\" --model stickers\n```",
+        '```bash\nlongalign segment "A fox is in the centre. It stands on a red disc." --model stickers\n```',
         "",
     ]
     for heading, commands in GROUPS.items():
         lines += [f"## {heading}", ""]
         for word in commands:
-            names = [name for name in tree if name == f"longalign {word}" or name.startswith(f"longalign {word} ")]
+            names = [
+                name for name in tree if name == f"longalign {word}" or name.startswith(f"longalign {word} ")
+            ]
             for name in names:
                 lines += _command(name, tree[name])
     return "\n".join(lines)
@@ -157,7 +165,9 @@ def commands_page() -> str:
 def _command(name: str, command: Any) -> Iterator[str]:
     yield from (f"### {name}", "", *_help(command.help or ""), "")
     arguments = [p for p in command.params if p.param_type_name == "argument"]
-    options = [p for p in command.params if p.param_type_name == "option" and not p.hidden and p.name != "help"]
+    options = [
+        p for p in command.params if p.param_type_name == "option" and not p.hidden and p.name != "help"
+    ]
     for title, parameters in (("Argument", arguments), ("Option", options)):
         if parameters:
             yield from (f"| {title} | | Default |", "|---|---|---|")
@@ -224,7 +234,10 @@ def recipes_page() -> str:
         "",
         "| recipe | what it trains |",
         "|---|---|",
-        *(f"| [`{name}`](#{name}) | {_cell(recipes.recipe_title(name))} |" for name in recipes.recipe_names()),
+        *(
+            f"| [`{name}`](#{name}) | {_cell(recipes.recipe_title(name))} |"
+            for name in recipes.recipe_names()
+        ),
         "",
         "| recipe of `longalign evaluate` | what it compares |",
         "|---|---|",
@@ -244,7 +257,14 @@ def recipes_page() -> str:
     for name in recipes.recipe_names():
         lines += [f"### {name}", "", "```yaml", recipes.recipe_text(name).rstrip(), "```", ""]
     for name in recipes.evaluation_names():
-        lines += [f"### {name}", "", "```yaml", recipes.evaluation_file(name).read_text("utf-8").rstrip(), "```", ""]
+        lines += [
+            f"### {name}",
+            "",
+            "```yaml",
+            recipes.evaluation_file(name).read_text("utf-8").rstrip(),
+            "```",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -426,8 +446,7 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """What other changes bring is named where it is there.
 
-    ``<!-- page: repair.md Repair in detail -->`` becomes a link, ``<!-- command: studio Look at it -->`` a line with the
-    command.
+    ``<!-- page: repair.md Repair in detail -->`` becomes a link, ``<!-- command: studio Look -->`` a line with the command.
     """
 
     def link(found: re.Match[str]) -> str:

@@ -109,7 +109,8 @@ def wrong_sentences() -> Image.Image:
     model = longalign.PreferenceModel.from_pretrained("stickers")
     rows = model.score([image], [prompt]).segments[0]
     lines = [
-        (f"{100 * (row.probability or 0):3.0f} %", RED if row.verdict == "false" else GREEN, row.text) for row in rows
+        (f"{100 * (row.probability or 0):3.0f} %", RED if row.verdict == "false" else GREEN, row.text)
+        for row in rows
     ]
     return listed(image, lines)
 
@@ -156,7 +157,9 @@ def segments() -> Image.Image:
     pen.text((18, 12), "each sentence alone through CLIP", INK, font(17))
     cells(18, 40, ["<sot>", *one, "<eot>", "pad", "pad"], [BLUE, *[GREEN] * 4, grey, grey, grey])
     cells(520, 40, ["<sot>", *two, "<eot>", "pad", "pad"], [BLUE, *["#a65a00"] * 3, grey, grey, grey])
-    pen.text((18, 100), "joined: every <sot> stays, every <eot> and pad goes, pad* fills the rest", INK, font(17))
+    pen.text(
+        (18, 100), "joined: every <sot> stays, every <eot> and pad goes, pad* fills the rest", INK, font(17)
+    )
     cells(18, 128, ["<sot>", *one, "<sot>", *two, "pad*", "pad*", "pad*"],
           [BLUE, *[GREEN] * 4, BLUE, *["#a65a00"] * 3, *[grey] * 3])  # fmt: skip
     pen.text((18, 188), "plain: one text, and what is beyond token 77 is not read", INK, font(17))

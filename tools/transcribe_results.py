@@ -3,9 +3,10 @@
     python tools/transcribe_results.py docs/evaluation.md 2 --out table2.json --command "longalign evaluate …" \
         --date 2026-11-27 --machine "two cores of an AMD EPYC"
 
-`--claims WORDS …` adds the numbers of each paragraph that holds these words. Tables are given by number, counted from 1. The file says that it is a transcription. Where a command can be run again,
-keep its JSON instead (`--json > docs/results/NAME.json`): the test that compares documents with results
-(`tests/test_results.py`) finds numbers at any depth.
+Tables are given by number, counted from 1. `--claims WORDS …` adds the numbers of each paragraph that holds these words.
+The file says that it is a transcription. Where a command can be run again, keep its JSON instead
+(`--json > docs/results/NAME.json`): `tests/test_results.py`, which compares documents with results, finds numbers at any
+depth.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ if __name__ == "__main__":
         "command": given.command,
         "date": given.date,
         "machine": given.machine,
-        "transcribed": f"from {given.document}: the numbers are those of the table, which the command gave on that date",
+        "transcribed": f"from {given.document}: its numbers, which the command gave on that date",
         "tables": [table(found[number - 1]) for number in given.tables],
         "claims": [
             {"text": text, "numbers": [n.value for n in numbers(text)]}

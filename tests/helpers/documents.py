@@ -17,7 +17,9 @@ _MARKER = re.compile(r"^<!-- result: ([^>]*?) -->$", re.M)
 # A number with its sign; the dash of a range ("95.1–97.1") and of a name ("Table-2") is no sign.
 _NUMBER = re.compile(r"(?<![\w.])([−+-]?)(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)(?![\w]|\.\d)")
 # Code, addresses, and places in papers.
-_NO_NUMBERS = re.compile(r"`[^`]*`|\]\([^)]*\)|arXiv \d+\.\d+|(?:§|Eq\. |Fig\. |Figs\. |App\. |Table |torch )[A-Z]?[\d.]*\d")
+_NO_NUMBERS = re.compile(
+    r"`[^`]*`|\]\([^)]*\)|arXiv \d+\.\d+|(?:§|Eq\. |Fig\. |Figs\. |App\. |Table |torch )[A-Z]?[\d.]*\d"
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,11 @@ def values(result: Any) -> Iterator[float]:
 
 def values_of_row(result: Any, label: str) -> list[float]:
     """The numbers of the rows of this label in the ``tables`` of a result; of a result without it, all numbers."""
-    rows = [row for table in result.get("tables", []) for row in table["rows"] if row[0] == label] if label else []
+    rows = (
+        [row for table in result.get("tables", []) for row in table["rows"] if row[0] == label]
+        if label
+        else []
+    )
     return list(values(rows or result))
 
 
