@@ -119,9 +119,11 @@ def test_links_out_of_docs_become_text() -> None:
     )
 
 
-def test_no_page_asks_another_host() -> None:
-    """Fonts of the system; style sheets and scripts from the theme and from docs/assets."""
-    config = (ROOT / "mkdocs.yml").read_text("utf-8")
-    assert "font: false" in config
-    extras = re.findall(r"^extra_(?:css|javascript): \[(.*)\]", config, re.M)
-    assert all((ROOT / "docs" / name.strip()).is_file() for line in extras for name in line.split(","))
+def test_what_another_host_would_send_is_found() -> None:
+    """Scripts, styles and pictures; not links that a reader may follow. The build stops at them (`on_post_page`)."""
+    asked = '<script src="https://a.org/x.js"></script><img src=//b.org/y.png><link rel="stylesheet" href="https://c.org/z.css">'
+    assert docs_pages.foreign(asked) == ["https://a.org/x.js", "//b.org/y.png", "https://c.org/z.css"]
+    assert (
+        docs_pages.foreign('<a href="https://arxiv.org">paper</a><script src="assets/x.js"></script>') == []
+    )
+    assert "font: false" in (ROOT / "mkdocs.yml").read_text("utf-8")

@@ -1,7 +1,7 @@
 """The code of README and docs/ runs: every block of Python, and the commands of blocks marked ``<!-- run -->``.
 
 Each document runs from its first block to its last, in a folder of its own, in this process. Names on the hub
-are replaced by the embedded models, and a GPU by the CPU. A block that cannot run says why: ``<!-- not run: REASON -->``.
+are replaced by the embedded models, and a GPU by the CPU. A block that cannot run says why: ``<!-- not run: WHY -->``.
 """
 
 from __future__ import annotations

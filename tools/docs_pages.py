@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import re
 import sys
 import typing
@@ -446,7 +447,8 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """What other changes bring is named where it is there.
 
-    ``<!-- page: repair.md Repair in detail -->`` becomes a link, ``<!-- command: studio Look -->`` a line with the command.
+    ``<!-- page: repair.md Repair in detail -->`` becomes a link, ``<!-- command: studio Look -->`` a line with the
+    command.
     """
 
     def link(found: re.Match[str]) -> str:
@@ -458,3 +460,20 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
     markdown = re.sub(r"<!-- page: (\S+) (.*?) -->", link, markdown)
     return re.sub(r"<!-- command: (\S+) (.*?) -->", command, markdown)
+
+
+def foreign(html: str) -> list[str]:
+    """Scripts, styles, pictures and frames of a page that another host would have to send."""
+    loaded = re.findall(
+        r"<(?:script|img|iframe|source|video)\b[^>]*?\bsrc=[\"']?((?:https?:)?//[^\"' >]+)", html
+    )
+    links = re.findall(r"<link\b[^>]*>", html)
+    styles = [tag for tag in links if re.search(r"rel=[\"']?(?:stylesheet|preconnect|preload|icon)", tag)]
+    return loaded + re.findall(r"href=[\"']?((?:https?:)?//[^\"' >]+)", " ".join(styles))
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Ends a strict build where a page would ask another host for something."""
+    if found := foreign(output):
+        logging.getLogger("mkdocs.hooks").warning(f"{page.file.src_uri} asks other hosts: {', '.join(found)}")
+    return output

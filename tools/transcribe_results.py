@@ -3,10 +3,10 @@
     python tools/transcribe_results.py docs/evaluation.md 2 --out table2.json --command "longalign evaluate …" \
         --date 2026-11-27 --machine "two cores of an AMD EPYC"
 
-Tables are given by number, counted from 1. `--claims WORDS …` adds the numbers of each paragraph that holds these words.
+Tables are given by number, counted from 1. `--claims WORDS …` adds the numbers of each paragraph that has these words.
 The file says that it is a transcription. Where a command can be run again, keep its JSON instead
-(`--json > docs/results/NAME.json`): `tests/test_results.py`, which compares documents with results, finds numbers at any
-depth.
+(`--json > docs/results/NAME.json`). `tests/test_results.py`, which compares documents with results, finds numbers at
+any depth.
 """
 
 from __future__ import annotations
