@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "src")]  # the code beside these docs, not an installed one
+sys.path[:0] = [str(ROOT / "src")]
+import longalign  # noqa: E402  (the code beside these docs, not an installed one: mkdocs takes the path away again)
 
 # Page → title, and what it documents: a package by its `__all__`, a module by all that is public in it.
 API: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -199,7 +200,9 @@ def _default(parameter: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;").strip()
+    """Text for a cell of a table, where a bar ends the cell and ``<`` begins a tag, but not inside code."""
+    pieces = re.split(r"(`[^`]*`)", re.sub(r"\s+", " ", text).strip())
+    return "".join(p if p.startswith("`") else p.replace("<", "&lt;") for p in pieces).replace("|", "\\|")
 
 
 # ---------------------------------------------------------------------------------------------------- recipes
@@ -308,8 +311,6 @@ def _first_comment(file: Path) -> str:
 
 def top_names() -> dict[str, str]:
     """Name in `longalign.__all__` → where it is defined, such as ``longalign.encoding.encode.encode``."""
-    import longalign
-
     return {
         name: _home(getattr(longalign, name), f"longalign.{name}")
         for name in longalign.__all__
