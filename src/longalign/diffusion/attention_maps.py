@@ -26,6 +26,7 @@ from longalign.backbones.base import Pipeline
 from longalign.errors import LongalignError
 from longalign.soft_tokens.attachment import arguments_of, forget_compiled
 
+_SCORES_AT_ONCE = 2**24  # 64 MiB
 # blue, cyan, green, yellow, red: the usual order of heat
 _HEAT = np.array([(0, 0, 160), (0, 160, 255), (80, 220, 80), (255, 220, 0), (220, 0, 0)], np.float32)
 
@@ -36,10 +37,11 @@ class AttentionMaps:
     Args:
         columns: positions of tokens along L.
         joint: whether picture and text share an attention (SD3).
+        groups: (B, G, columns) weights with which the maps of columns are added up; None: they stay apart.
     """
 
-    def __init__(self, columns: Sequence[int], joint: bool) -> None:
-        self.columns, self.joint = list(columns), joint
+    def __init__(self, columns: Sequence[int], joint: bool, groups: Tensor | None = None) -> None:
+        self.columns, self.joint, self.groups = list(columns), joint, groups
         self.step = -1
         self.active = False
         self.grid = (0, 0)  # (height, width) of the latents, or of SD3's patches
@@ -50,6 +52,8 @@ class AttentionMaps:
 
     def result(self) -> Tensor:
         """(B, columns, h, w) float32 on the CPU: the mean over heads, layers and steps, of the conditional rows.
+
+        With groups it is (B, G, h, w).
 
         Layers of a lower resolution are enlarged to that of the finest one (bilinearly, which keeps sums over tokens).
 
@@ -70,6 +74,13 @@ class AttentionMaps:
 
     def _add(self, maps: Tensor, size: tuple[int, int]) -> None:
         """(B, columns, h·w) of one layer and one step."""
+        if self.groups is not None:
+            if len(self.groups) != len(maps):
+                raise LongalignError(
+                    f"groups are of {len(self.groups)} prompts, and the model was called with {len(maps)}: give the "
+                    "pipeline that conditioning, and one picture a prompt"
+                )
+            maps = torch.einsum("bgc,bcn->bgn", self.groups.to(maps), maps)
         maps = maps.reshape(*maps.shape[:2], *size).float().cpu()
         before = self._sums.get(size)
         if before is not None and before.shape != maps.shape:
@@ -89,6 +100,7 @@ def attention_maps(
     layers: Collection[int] | None = None,
     steps: Collection[int] | None = None,
     guided: bool | None = None,
+    groups: Tensor | None = None,
 ) -> Iterator[AttentionMaps]:
     """Collect attention maps of some tokens while a pipeline samples; afterwards the model is as before::
 
@@ -104,6 +116,8 @@ def attention_maps(
         layers: places among the model's attention layers with text, from 0; None: all.
         steps: which calls of the model, from 0; None: all.
         guided: whether the first half of the batch is unconditional and left out; None: as the pipeline says.
+        groups: (B, G, columns) for B prompts: the maps of columns are added up with these weights, so that G maps a
+            prompt are kept in place of one a column.
 
     Raises:
         LongalignError: no tokens are given, the model has none of these layers or positions, or it belongs to no known
@@ -120,7 +134,7 @@ def attention_maps(
     chosen = [layer for k, layer in enumerate(found) if layers is None or k in layers]
     if not chosen:
         raise LongalignError(f"no attention layer is chosen: the model has {len(found)}, counted from 0")
-    maps = AttentionMaps(token_columns, places.joint)
+    maps = AttentionMaps(token_columns, places.joint, groups)
     arguments = arguments_of(module)
 
     def before(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -217,7 +231,10 @@ def _shifted(maps: AttentionMaps, seen: int) -> list[int]:
 def _attention(
     layer: Any, image: Tensor, text: Tensor, bias: Tensor | None, columns: Sequence[int]
 ) -> Tensor:
-    """(B, columns, N) of image states (B, N, C) and text states (B, L, D); one head after the other, to save memory."""
+    """(B, columns, N) of image states (B, N, C) and text states (B, L, D).
+
+    One head and some queries after the other, so that memory does not grow with the square of the picture's positions.
+    """
 
     def heads(states: Tensor, norm: Any) -> Tensor:
         split = states.unflatten(-1, (layer.heads, -1)).transpose(1, 2)  # (B, heads, n, d)
@@ -233,13 +250,15 @@ def _attention(
     first = image.shape[1] if joint else 0
     chosen = torch.tensor([first + column for column in columns], device=keys.device)
     total = queries.new_zeros(len(image), len(columns), image.shape[1], dtype=torch.float32)
+    at_once = max(1, _SCORES_AT_ONCE // (len(image) * keys.shape[2]))  # queries
     for head in range(layer.heads):
-        scores = (
-            queries[:, head].float() @ keys[:, head].float().mT * queries.shape[-1] ** -0.5
-        )  # (B, N, keys)
-        if bias is not None and not joint:
-            scores = scores + bias.float()  # (B, 1, L)
-        total += scores.softmax(-1)[..., chosen].mT
+        key = keys[:, head].float().mT
+        for start in range(0, image.shape[1], at_once):
+            some = slice(start, start + at_once)
+            scores = queries[:, head, some].float() @ key * queries.shape[-1] ** -0.5  # (B, n, keys)
+            if bias is not None and not joint:
+                scores = scores + bias.float()  # (B, 1, L)
+            total[:, :, some] += scores.softmax(-1)[..., chosen].mT
     return total / layer.heads
 
 

@@ -82,6 +82,7 @@ def sample(
     on_step: Callable[[int], None] = lambda pictures: None,
     on_image: Callable[[int, Image.Image], None] = lambda row, image: None,
     there: Callable[[int], bool] = lambda row: False,
+    on_latents: Callable[[int, torch.Tensor], None] | None = None,
 ) -> list[Image.Image]:
     """One image for each prompt of a conditioning.
 
@@ -100,6 +101,7 @@ def sample(
         on_step: called after each step with the number of images in the batch.
         on_image: called with each row and its image when its batch is done.
         there: as of `sample_groups`.
+        on_latents: called with each row and its (C, h, w) clean latents before its batch is decoded.
 
     Raises:
         LongalignError: the arguments are wrong, or an image has NaN in it.
@@ -121,8 +123,11 @@ def sample(
                 on_step(stop - start)
             continue
 
-        def after_step(_pipe: Any, _step: int, _t: Any, state: Any, count: int = stop - start) -> Any:
-            on_step(count)
+        def after_step(_pipe: Any, step: int, _t: Any, state: Any, start: int = start, stop: int = stop) -> Any:
+            on_step(stop - start)
+            if on_latents is not None and step == len(pipe.scheduler.timesteps) - 1:
+                for row, of_row in enumerate(state["latents"], start):
+                    on_latents(row, of_row)
             return state
 
         with guided_rows(pipe, guidance), warnings.catch_warnings():

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 from longalign.encoding.conditioning import Conditioning, warn_of_cuts
 from longalign.encoding.defaults import defaults_of
 from longalign.encoding.job import Job
-from longalign.encoding.options import EncodeOptions, Options, check_texts, takes_options
+from longalign.encoding.options import EncodeOptions, Options, check_texts, takes_options, weights_each
 from longalign.encoding.syntax import looks_weighted
 from longalign.encoding.text_parts import TextParts
 from longalign.errors import LongalignError
@@ -64,6 +64,8 @@ def encode(
             ``a1111`` (``(red:1.4)``, ``((word))``, ``[word]``, ``BREAK``) or ``compel`` (``word++``, ``(phrase)1.3``,
             ``("…", "…").and()``). Weights act on token states by the tool's formula (`longalign.encoding.weighting`).
             A cut begins a new segment.
+        weights: one for each segment of the prompt, or a list for each of several prompts (None: all 1). They act by
+            compel's rule: above 1 the sentence has more effect, below 1 less.
         clean: repair the text for the CLIPs as their training text was (`longalign.encoding.cleaning`): curly quotes,
             ligatures, HTML entities. ``plain`` never does.
         clip_skip: how many of a CLIP's last layers are skipped, as in diffusers (A1111 counts one more). As there,
@@ -109,7 +111,7 @@ def encode_groups(
 
     Args:
         pipe_or_parts, prompts, negative_prompt: as in `encode`. So are the options: strategy, length, max_length,
-            segments, pooled, language, syntax, clean, clip_skip, prompt_2, prompt_3, negative_prompt_2,
+            segments, pooled, language, syntax, weights, clean, clip_skip, prompt_2, prompt_3, negative_prompt_2,
             negative_prompt_3, t5, batch_size, cache.
 
     Raises:
@@ -176,9 +178,11 @@ class _Texts(NamedTuple):
             one_each = given is not None and not isinstance(given, str) and len(given) == len(self.prompts)
             return [given[i] for i in places] if given is not None and one_each else given
 
+        weights = weights_each(self.options.weights, len(self.prompts))
         options = replace(
             self.options,
             strategy=strategy,
+            weights=None if self.options.weights is None else [weights[i] for i in places],
             prompt_2=chosen(self.options.prompt_2),
             prompt_3=chosen(self.options.prompt_3),
             negative_prompt_2=chosen(self.options.negative_prompt_2),

@@ -11,7 +11,7 @@ import torch
 from longalign.encoding.conditioning import Conditioning, Truncation
 from longalign.encoding.encoder_outputs import ClipBank, T5Bank
 from longalign.encoding.layout import segment_row
-from longalign.encoding.options import Options, check_texts
+from longalign.encoding.options import Options, check_texts, weights_each
 from longalign.encoding.plain import encode_plain
 from longalign.encoding.reading import Reader, Reading, Texts
 from longalign.encoding.segments import Segmenter
@@ -93,7 +93,25 @@ class Job:
             syntax=options.syntax,
             clean=options.clean,
         )
-        self.readings = self.reader.read([*self.texts, *(self.negatives or [])])
+        self.readings = self.reader.read([*self.texts, *(self.negatives or [])], self._weights())
+
+    def _weights(self) -> dict[str, tuple[float, ...]]:
+        """Prompt → the weights of its segments, for prompts that have some."""
+        found: dict[str, tuple[float, ...]] = {}
+        each = weights_each(self.options.weights, len(self.prompts))
+        for prompt, weights in zip(self.prompts, each, strict=True):
+            if weights is not None and found.setdefault(prompt, weights) != weights:
+                raise LongalignError(
+                    "the same prompt occurs with different weights: encode it in separate calls"
+                )
+        negatives = {text for texts in self.negatives or () for text in texts}
+        if negatives & set(found) or any(
+            of is None and prompt in found for prompt, of in zip(self.prompts, each, strict=True)
+        ):
+            raise LongalignError(
+                "a prompt with weights occurs once more without, or as a negative prompt: encode it in separate calls"
+            )
+        return found
 
     def _texts(self, negative: str | Sequence[str] | None) -> tuple[list[Texts], list[Texts] | None]:
         """The texts for each encoder: of the prompts, and of the negative prompts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
@@ -17,6 +18,8 @@ from longalign.errors import LongalignError
 from longalign.plugins import unknown
 
 Pooled = Literal["first", "mean", "whole"]
+# One weight a segment: of the only prompt, or a list for each prompt (None: all 1)
+SentenceWeights = Sequence[float] | Sequence[Sequence[float] | None] | None
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -29,6 +32,7 @@ class EncodeOptions(TypedDict, total=False):
     pooled: Pooled
     language: str
     syntax: Syntax
+    weights: SentenceWeights
     clean: bool
     clip_skip: int | None
     prompt_2: str | Sequence[str] | None
@@ -55,6 +59,7 @@ class Options:
     pooled: Pooled = "whole"
     language: str = "en"
     syntax: Syntax = "plain"
+    weights: SentenceWeights = None
     clean: bool = True
     clip_skip: int | None = None
     prompt_2: str | Sequence[str] | None = None
@@ -77,6 +82,11 @@ class Options:
             check_choice("segments", self.segments, get_args(Mode))
             check_language(self.language)  # a prompt that fits the window may never be cut
         check_choice("syntax", self.syntax, get_args(Syntax))
+        if self.weights is not None and self.syntax == "a1111":
+            raise LongalignError(
+                "weights of whole sentences act by compel's rule: A1111's brings the mean of a sentence back to what it "
+                "was. Use syntax='plain' or syntax='compel' with weights"
+            )
         if self.strategy != "auto":
             Strategy.of(self.strategy)
 
@@ -122,6 +132,33 @@ def takes_options(function: _Function) -> _Function:
     options = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in signature(Options).parameters.values()]
     function.__signature__ = own.replace(parameters=named + options)  # type: ignore[attr-defined]
     return function
+
+
+def weights_each(weights: SentenceWeights, prompts: int) -> list[tuple[float, ...] | None]:
+    """The weights of the segments of each prompt.
+
+    Args:
+        weights: as of `encode`.
+        prompts: how many there are.
+
+    Raises:
+        LongalignError: another number of lists, or a weight that is no finite number from 0 on.
+    """
+    if weights is None:
+        return [None] * prompts
+    told: Any = list(weights)
+    if prompts == 1 and all(isinstance(weight, int | float) for weight in told):
+        told = [told]
+    if len(told) != prompts or not all(of is None or isinstance(of, Sequence) for of in told):
+        raise LongalignError(
+            f"weights must be one list of numbers for each of the {prompts} prompts (or None for a prompt without)"
+        )
+    for of in told:
+        for weight in of or ():
+            good = isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight)
+            if not good or weight < 0:
+                raise LongalignError(f"a weight must be a number from 0 on, not {weight!r}")
+    return [None if of is None else tuple(map(float, of)) for of in told]
 
 
 def check_texts(given: str | Sequence[str], what: str) -> list[str]:

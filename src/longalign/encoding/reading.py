@@ -138,11 +138,18 @@ class Reader:
         self.clean = clean and not self.plain
         self.has_row = strategy.clip and backbone.clip_tokens
 
-    def read(self, prompts: Sequence[Texts]) -> dict[Texts, Reading]:
-        """Reads each different prompt once."""
+    def read(
+        self, prompts: Sequence[Texts], weights: Mapping[str, Sequence[float]] | None = None
+    ) -> dict[Texts, Reading]:
+        """Reads each different prompt once.
+
+        Args:
+            weights: text → one weight for each of its segments.
+        """
+        weights = weights or {}
         distinct = list(dict.fromkeys(prompts))
         sources = {
-            text: Source.read(text, self.syntax, self.segmenter)
+            text: Source.read(text, self.syntax, self.segmenter, weights.get(text))
             for text in dict.fromkeys(text for texts in distinct for text in texts)
         }
         # The text, and the numbers of the CLIPs that get it.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from longalign.encoding.segments import Segment, Segmenter
 from longalign.encoding.syntax import Marked, Syntax, read_syntax
 from longalign.encoding.tokens import Tokens
+from longalign.errors import LongalignError
 
 # Of each token between the special ones: its weight, and the number of the run of equal weight that it is in.
 Marks = tuple[tuple[float, int], ...]
@@ -28,10 +29,31 @@ class Source:
     pieces: tuple[Segment, ...]
 
     @classmethod
-    def read(cls, prompt: str, syntax: Syntax, segmenter: Segmenter) -> Source:
-        """Takes the marks out and cuts the rest into segments."""
+    def read(
+        cls, prompt: str, syntax: Syntax, segmenter: Segmenter, weights: Sequence[float] | None = None
+    ) -> Source:
+        """Takes the marks out and cuts the rest into segments.
+
+        Args:
+            weights: one for each segment; they are multiplied with those of the notation.
+
+        Raises:
+            LongalignError: the text has another number of segments.
+        """
         marked = read_syntax(prompt, syntax)
-        return cls(prompt, marked, tuple(segmenter(marked.text, marked.cuts)))
+        pieces = tuple(segmenter(marked.text, marked.cuts))
+        if weights is None:
+            return cls(prompt, marked, pieces)
+        if len(weights) != len(pieces):
+            raise LongalignError(
+                f"{len(weights)} weights do not go with {len(pieces)} segments, which is what the prompt is cut into: "
+                "give one a segment"
+            )
+        of_characters = list(marked.weights)
+        for piece, weight in zip(pieces, weights, strict=True):
+            for at in range(piece.start, min(piece.end, len(of_characters))):
+                of_characters[at] *= weight
+        return cls(prompt, replace(marked, weights=tuple(of_characters)), pieces)
 
     @property
     def text(self) -> str:

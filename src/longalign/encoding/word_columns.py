@@ -37,7 +37,7 @@ def word_columns(
 
     Args:
         pipe_or_parts, prompt, negative_prompt: as they were given to `longalign.encode`; so are the options: strategy,
-            length, max_length, segments, pooled, language, syntax, clean, clip_skip, prompt_2, prompt_3,
+            length, max_length, segments, pooled, language, syntax, weights, clean, clip_skip, prompt_2, prompt_3,
             negative_prompt_2, negative_prompt_3, t5, batch_size, cache.
         conditioning: the result of `longalign.encode`.
         word: a word or several in a row, whole words, in upper or lower case.
@@ -52,6 +52,62 @@ def word_columns(
             prompt with these options.
     """
     asked = Options.of(word_columns, suiting(pipe_or_parts, options))
+    text, places = _read(pipe_or_parts, conditioning, prompt, negative_prompt, row, asked)
+    spans = [
+        found.span() for found in re.finditer(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, re.IGNORECASE)
+    ]
+    if not word.strip() or not spans:
+        near = nearest(word, dict.fromkeys(_WORD.findall(text)))
+        raise LongalignError(
+            f"the prompt does not have the word {word!r}" + (f"; did you mean {near!r}?" if near else "")
+        )
+    columns = [list(_within(places, span)) for span in spans]
+    if not any(columns):
+        raise LongalignError(f"{word!r} was cut off from the prompt: the encoder did not read it")
+    return [of_place for of_place in columns if of_place]
+
+
+@takes_options
+def span_columns(
+    pipe_or_parts: Any,
+    conditioning: Conditioning,
+    prompt: str,
+    spans: Sequence[tuple[int, int]],
+    negative_prompt: str | None = None,
+    *,
+    row: int = 0,
+    **options: Unpack[EncodeOptions],
+) -> list[list[int]]:
+    """The positions of pieces of the text, such as its sentences, in one row of a conditioning.
+
+    Unlike `Conditioning.segment_of` it does not depend on how the text was cut for the encoder.
+
+    Args:
+        pipe_or_parts, conditioning, prompt, negative_prompt, row: as of `word_columns`; so are the options: strategy,
+            length, max_length, segments, pooled, language, syntax, weights, clean, clip_skip, prompt_2, prompt_3,
+            negative_prompt_2, negative_prompt_3, t5, batch_size, cache.
+        spans: the first character of each piece, and the one behind its last, in the text without marks of a notation.
+
+    Returns:
+        for each piece its positions along L; none where it was cut off.
+
+    Raises:
+        LongalignError: the conditioning is not that of the prompt with these options.
+    """
+    asked = Options.of(span_columns, suiting(pipe_or_parts, options))
+    _, places = _read(pipe_or_parts, conditioning, prompt, negative_prompt, row, asked)
+    return [list(_within(places, span)) for span in spans]
+
+
+def _read(
+    pipe_or_parts: Any,
+    conditioning: Conditioning,
+    prompt: str,
+    negative_prompt: str | None,
+    row: int,
+    asked: Options,
+) -> tuple[str, list[Place]]:
+    """The text without marks, and the places of its tokens in a row of the conditioning."""
     [job] = jobs_for(pipe_or_parts, prompt, negative_prompt, asked)
     [shape] = job.groups()
     reading = job.readings[job.texts[0]]
@@ -63,20 +119,7 @@ def word_columns(
             f"row {row} of the conditioning is not this prompt with these options: give those of the call of "
             "longalign.encode (encode each prompt alone where CLIP and T5 have parts)"
         )
-    text = reading.source.text
-    spans = [
-        found.span() for found in re.finditer(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, re.IGNORECASE)
-    ]
-    if not word.strip() or not spans:
-        near = nearest(word, dict.fromkeys(_WORD.findall(text)))
-        raise LongalignError(
-            f"the prompt does not have the word {word!r}" + (f"; did you mean {near!r}?" if near else "")
-        )
-    places = [*_clip_places(job, reading), *_t5_places(reading, shape[0])]
-    columns = [list(_within(places, span)) for span in spans]
-    if not any(columns):
-        raise LongalignError(f"{word!r} was cut off from the prompt: the encoder did not read it")
-    return [of_place for of_place in columns if of_place]
+    return reading.source.text, [*_clip_places(job, reading), *_t5_places(reading, shape[0])]
 
 
 def _within(places: Iterable[Place], span: tuple[int, int]) -> Iterator[int]:
