@@ -446,21 +446,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """What other changes bring is named where it is there.
-
-    ``<!-- page: repair.md Repair in detail -->`` becomes a link, ``<!-- command: studio Look -->`` a line with the
-    command.
-    """
+    """``<!-- page: repair.md Repair in detail -->`` becomes a link where that page is there."""
 
     def link(found: re.Match[str]) -> str:
         return f"[{found[2]}]({found[1]})" if (ROOT / "docs" / found[1]).exists() else found[2]
 
-    def command(found: re.Match[str]) -> str:
-        there = f"longalign {found[1]}" in command_tree()
-        return f"{found[2]}: `longalign {found[1]}`" if there else ""
-
-    markdown = re.sub(r"<!-- page: (\S+) (.*?) -->", link, markdown)
-    return re.sub(r"<!-- command: (\S+) (.*?) -->", command, markdown)
+    return re.sub(r"<!-- page: (\S+) (.*?) -->", link, markdown)
 
 
 def foreign(html: str) -> list[str]:
