@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import pkgutil
 import re
 import sys
 import typing
@@ -51,7 +52,10 @@ API: Mapping[str, tuple[str, tuple[str, ...]]] = {
         ("longalign.weights.stack", "longalign.weights.lora", "longalign.weights.convert"),
     ),
     "soft-tokens": ("Soft tokens", ("longalign.soft_tokens",)),
-    "editing": ("Editing", ("longalign.editing.edit", "longalign.editing.methods")),
+    "editing": (
+        "Editing and repair",
+        ("longalign.editing.edit", "longalign.editing.methods", "longalign.repair"),
+    ),
     "preference": (
         "Preference models",
         ("longalign.preference", "longalign.preference.decomposition", "longalign.losses"),
@@ -318,13 +322,23 @@ def top_names() -> dict[str, str]:
     }
 
 
+@cache
+def modules_of(page: str) -> tuple[str, ...]:
+    """The modules of a page; the last one also has packages with an `__all__` that no page names."""
+    named = {module for _, modules in API.values() for module in modules} | {"longalign"}
+    walked = pkgutil.walk_packages(longalign.__path__, "longalign.")
+    others = [m.name for m in walked if m.ispkg and m.name not in named]
+    rest = [name for name in others if hasattr(importlib.import_module(name), "__all__")]
+    return (*API[page][1], *(rest if page == list(API)[-1] else ()))
+
+
 def documented() -> dict[str, list[str]]:
     """Page of the API reference → the full names that it documents, each name on one page alone."""
     seen: set[str] = set()
     pages: dict[str, list[str]] = {"index": []}
-    for page, (_, modules) in API.items():
+    for page in API:
         names: list[str] = []
-        for module_name in modules:
+        for module_name in modules_of(page):
             module = importlib.import_module(module_name)
             listed = getattr(module, "__all__", None)
             if listed is None:
@@ -369,16 +383,16 @@ def api_pages() -> dict[str, str]:
         "| page | modules |",
         "|---|---|",
         *(
-            f"| [{title}]({page}.md) | {', '.join(f'`{m}`' for m in modules)} |"
-            for page, (title, modules) in API.items()
+            f"| [{title}]({page}.md) | {', '.join(f'`{m}`' for m in modules_of(page))} |"
+            for page, (title, _) in API.items()
         ),
         "",
         *_entries(pages["index"]),
     ]
     found = {"api/index.md": "\n".join(index)}
-    for page, (title, modules) in API.items():
+    for page, (title, _) in API.items():
         head = [f"# {title}", ""]
-        for module in modules:
+        for module in modules_of(page):
             summary = (inspect.getdoc(importlib.import_module(module)) or "").splitlines()[0]
             head += [f"`{module}`: {_cell(summary)}", ""]
         found[f"api/{page}.md"] = "\n".join([*head, *_entries(pages[page])])
