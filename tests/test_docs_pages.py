@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import re
@@ -22,17 +21,17 @@ from longalign.recipes import evaluation_names, recipe_names
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_pages", ROOT / "tools" / "docs_pages.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+def load(name: str) -> ModuleType:
+    """A file of tools/, without leaving its folder on the path."""
     before = list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    return module
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path[:] = before
 
 
-docs_pages = load()
+docs_pages, docs_api = load("docs_pages"), load("docs_api")
 
 
 @cache
@@ -64,7 +63,7 @@ def test_every_recipe_and_key_is_on_the_page() -> None:
 
 def test_every_public_name_is_documented() -> None:
     """What `longalign` and its packages have in ``__all__``, but for constants; each on one page alone."""
-    listed = [name for names in docs_pages.documented().values() for name in names]
+    listed = [name for names in docs_api.documented().values() for name in names]
     assert len(listed) == len(set(listed))
     packages = [m.name for m in pkgutil.walk_packages(longalign.__path__, "longalign.") if m.ispkg]
     for package in ("longalign", *packages):
@@ -73,7 +72,7 @@ def test_every_public_name_is_documented() -> None:
             value = getattr(module, name)
             if inspect.isfunction(value) or inspect.isclass(value):
                 assert f"{value.__module__}.{value.__qualname__}" in listed, f"{package}.{name}"
-    for name, full in docs_pages.top_names().items():
+    for name, full in docs_api.top_names().items():
         assert f"[`{name}`]" in pages()["api/index.md"] and full in listed
 
 
