@@ -6,9 +6,10 @@ A block of README or docs/ that a line ``<!-- result: FILE -->`` follows takes i
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
-from documents import DOCUMENTS, RESULTS, Marked, Number, marked, missing, numbers
+from documents import DOCUMENTS, RESULTS, Marked, Number, marked, missing, numbers, unmarked
 
 MARKED = [block for file in DOCUMENTS for block in marked(file.read_text("utf-8"), file.name)]
 
@@ -24,6 +25,19 @@ def test_result_files_say_their_command_and_are_used(name: str) -> None:
     if "transcribed" in result:
         assert result["command"] and result["date"] and result["machine"]
     assert any(name in block.files for block in MARKED)
+
+
+@pytest.mark.parametrize(
+    "document", [file for file in DOCUMENTS if file.parent.name == "docs"], ids=lambda f: f.name
+)
+def test_each_decimal_number_has_a_result_file(document: Path) -> None:
+    assert unmarked(document.read_text("utf-8")) == []
+
+
+def test_a_number_without_a_result_file_is_found() -> None:
+    text = "# A 1.5\n\nIt has 3.25 of it (arXiv 2410.11817, SD 1.5).\n\n```\n4.5\n```\n\n"
+    text += "Two.\n\nFour 4.5.\n\n<!-- no result: why -->\n"
+    assert unmarked(text) == ["It has 3.25 of it (arXiv 2410.11817, SD 1.5).: 3.25"]
 
 
 def test_numbers_of_a_cell() -> None:

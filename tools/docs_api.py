@@ -1,4 +1,4 @@
-"""The API reference of the docs site: which names are on which page, and the text of the pages (for `docs_pages.py`)."""
+"""The API reference of the docs site: which names are on which page, and the text of those pages (for `docs_pages`)."""
 
 from __future__ import annotations
 

@@ -16,10 +16,9 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _MARKER = re.compile(r"^<!-- result: ([^>]*?) -->$", re.M)
 # A number with its sign; the dash of a range ("95.1–97.1") and of a name ("Table-2") is no sign.
 _NUMBER = re.compile(r"(?<![\w.])([−+-]?)(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)(?![\w]|\.\d)")
-# Code, addresses, and places in papers.
-_NO_NUMBERS = re.compile(
-    r"`[^`]*`|\]\([^)]*\)|arXiv \d+\.\d+|(?:§|Eq\. |Fig\. |Figs\. |App\. |Table |torch )[A-Z]?[\d.]*\d"
-)
+# Code, addresses, names of models and versions, and places in papers.
+_NAMES = ("§", "SD ", "Python ", "Apache-", r"Eq\. ", r"Figs?\. ", r"App\. ", "Table ", "torch ")
+_NO_NUMBERS = re.compile(rf"`[^`]*`|\]\([^)]*\)|arXiv\s+\d+\.\d+|(?:{'|'.join(_NAMES)})[A-Z]?[\d.]*\d")
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,22 @@ def marked(text: str, document: str = "") -> Iterator[Marked]:
             tuple(float(base) ** int(power or 1) for base, _, power in units),
             rows,
         )
+
+
+def unmarked(text: str) -> list[str]:
+    """The first words of each table and paragraph with a decimal number that no line ``<!-- result: … -->`` follows.
+
+    Code, headings and blocks with ``<!-- no result: WHY -->`` behind them are left out.
+    """
+    blocks = re.split(r"\n\n+", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S).strip())
+    found = []
+    for block, after in zip(blocks, [*blocks[1:], ""], strict=True):
+        skipped = block.startswith(("#", "<!--", "    ", "!["))
+        lines = block.splitlines()[2:] if block.startswith("|") else [block]
+        printed = [n for line in lines for n in numbers(line) if "." in n.text]
+        if printed and not skipped and not after.startswith(("<!-- result:", "<!-- no result:")):
+            found.append(f"{' '.join(block.split())[:60]}: {', '.join(n.text for n in printed[:3])}")
+    return found
 
 
 def tables_of(text: str) -> list[list[str]]:
