@@ -6,6 +6,7 @@
 | see how a prompt is cut | `Segmenter`, `Segment`, `TruncationWarning`, `Truncation` |
 | load a model with LoRAs and soft tokens | `load_pipeline`, `Stack`, `SoftTokens` |
 | draw and edit pictures | `generate`, `GenerateConfig`, `edit`, `EditResult` |
+| mend what came out wrong | `repair`, `Repaired`, `attend`, `Attended` |
 | judge pictures | `PreferenceModel`, `Scores`, `Decomposition`, `score`, `ScoreConfig` |
 | train | `read_recipe`, `Recipe`, `fit`, `recipe_names` |
 | work below the pipelines | `Denoiser`, `TextParts`, `ConcatRule` |
@@ -21,6 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from longalign.diffusion.attend import Attended, attend
     from longalign.diffusion.denoiser import Denoiser
     from longalign.editing.edit import EditResult, edit
     from longalign.encoding import (
@@ -36,10 +38,13 @@ if TYPE_CHECKING:
     )
     from longalign.encoding.segments import Segment, Segmenter
     from longalign.errors import LongalignError
-    from longalign.generation import GenerateConfig, generate
+    from longalign.generation.generate import generate
+    from longalign.generation.settings import GenerateConfig
     from longalign.preference import PreferenceModel, Scores
     from longalign.preference.decomposition import Decomposition
     from longalign.recipes import recipe_names
+    from longalign.repairing.repair import repair
+    from longalign.repairing.result import Repaired
     from longalign.scoring.outcome import ScoreConfig
     from longalign.scoring.score import score
     from longalign.soft_tokens import SoftTokens
@@ -53,6 +58,7 @@ from longalign.versions import VERSION as __version__
 silence_needless_warnings()
 
 _HOME = {
+    "Attended": "longalign.diffusion.attend",
     "ConcatRule": "longalign.encoding",
     "Conditioning": "longalign.encoding",
     "Decomposition": "longalign.preference.decomposition",
@@ -63,6 +69,7 @@ _HOME = {
     "LongalignError": "longalign.errors",
     "PreferenceModel": "longalign.preference",
     "Recipe": "longalign.training.recipe",
+    "Repaired": "longalign.repairing.result",
     "ScoreConfig": "longalign.scoring.outcome",
     "Scores": "longalign.preference",
     "Segment": "longalign.encoding.segments",
@@ -73,6 +80,7 @@ _HOME = {
     "TextParts": "longalign.encoding",
     "Truncation": "longalign.encoding",
     "TruncationWarning": "longalign.encoding",
+    "attend": "longalign.diffusion.attend",
     "edit": "longalign.editing.edit",
     "encode": "longalign.encoding",
     "encode_groups": "longalign.encoding",
@@ -81,6 +89,7 @@ _HOME = {
     "load_pipeline": "longalign.weights.stack",
     "read_recipe": "longalign.training.recipe",
     "recipe_names": "longalign.recipes",
+    "repair": "longalign.repairing.repair",
     "score": "longalign.scoring.score",
 }
 
@@ -105,6 +114,7 @@ _MOVED = {
 _PACKAGES = ("encoding", "metrics", "preference", "recipes", "soft_tokens", "stickers", "worlds")
 
 __all__ = [
+    "Attended",
     "ConcatRule",
     "Conditioning",
     "Decomposition",
@@ -115,6 +125,7 @@ __all__ = [
     "LongalignError",
     "PreferenceModel",
     "Recipe",
+    "Repaired",
     "ScoreConfig",
     "Scores",
     "Segment",
@@ -126,6 +137,7 @@ __all__ = [
     "Truncation",
     "TruncationWarning",
     "__version__",
+    "attend",
     "edit",
     "encode",
     "encode_groups",
@@ -134,6 +146,7 @@ __all__ = [
     "load_pipeline",
     "read_recipe",
     "recipe_names",
+    "repair",
     "score",
 ]
 

@@ -79,6 +79,16 @@ def generate(
     ] = False,
     batch_size: BatchSize = 16,
     scorer: Scorer = None,
+    repair: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Rounds in which what the scorer takes for false is drawn again; the report shows before and after.",
+        ),
+    ] = 0,
+    best_of: Annotated[
+        int, typer.Option(min=1, help="Draw so many for each picture and keep the best by the scorer.")
+    ] = 1,
     language: Language = "en",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -105,6 +115,8 @@ def generate(
 
         longalign generate @prompts.jsonl --on ray --out runs/many
 
+        longalign generate @prompts.txt --scorer stickers --best-of 2 --repair 2
+
         longalign generate @prompts.txt --soft-tokens runs/softrepa --soft-token-scale 0.7
     """
     given = locals()
@@ -120,7 +132,7 @@ def generate(
     )
     engine = engine_of(on, workers)
     local = engine.on == "local"
-    with progress("drawing", len(texts) * num * (steps if local else 1)) as advance:
+    with progress("drawing", len(texts) * num * (config.most_steps if local else 1)) as advance:
         made = run(
             texts,
             config,
@@ -138,12 +150,15 @@ def generate(
             map(made.prompt_json, made.lines()),
         )
         return
+    from longalign.generation.repairs import in_words
     from longalign.generation.result import rows_of
     from longalign.report import counted
 
     for line in made.lines(MOST_PROMPTS):
         files = [p.path for p in made.pictures_of(line)]
         print_paths(f"prompt {line['index'] + 1}: {counted(len(line['sentences']), 'sentence')}", files)
+        for repaired in line.get("repairs", ()):
+            print(f"  {in_words(repaired)}")
     if len(made.prompts) > MOST_PROMPTS:
         print(f"… {counted(len(made.prompts) - MOST_PROMPTS, 'more prompt')}: see the report")
     tell_unjudged(map(rows_of, made.lines()), made.settings.oracle)

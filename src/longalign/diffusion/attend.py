@@ -86,8 +86,9 @@ def attend(
     Raises:
         LongalignError: the model belongs to no known family, columns do not fit, or no chosen step has come.
     """
-    with attending(pipe, conditioning, columns=columns, steps=steps) as maps, guided_rows(
-        pipe, call.get("guidance_scale")
+    with (
+        attending(pipe, conditioning, columns=columns, steps=steps) as maps,
+        guided_rows(pipe, call.get("guidance_scale")),
     ):
         images = pipe(**conditioning.pipeline_kwargs(), **call).images
     return Attended(list(images), densities(maps.result(), columns_of(conditioning, columns)))
@@ -115,7 +116,9 @@ def attending(
         raise LongalignError(f"columns of {len(told)} prompts do not go with {len(conditioning)} prompts")
     groups = torch.zeros(len(told), max(map(len, told)), length)
     for of_prompt, group in zip(told, groups, strict=True):
-        for positions, row in zip(of_prompt, group, strict=False):  # prompts have different numbers of sentences
+        for positions, row in zip(
+            of_prompt, group, strict=False
+        ):  # prompts have different numbers of sentences
             if not all(0 <= column < length for column in positions):
                 raise LongalignError(f"columns must be from 0 to {length - 1}, not {list(positions)}")
             row[list(positions)] = 1

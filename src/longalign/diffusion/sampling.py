@@ -123,7 +123,9 @@ def sample(
                 on_step(stop - start)
             continue
 
-        def after_step(_pipe: Any, step: int, _t: Any, state: Any, start: int = start, stop: int = stop) -> Any:
+        def after_step(
+            _pipe: Any, step: int, _t: Any, state: Any, start: int = start, stop: int = stop
+        ) -> Any:
             on_step(stop - start)
             if on_latents is not None and step == len(pipe.scheduler.timesteps) - 1:
                 for row, of_row in enumerate(state["latents"], start):

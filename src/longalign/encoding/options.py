@@ -84,8 +84,8 @@ class Options:
         check_choice("syntax", self.syntax, get_args(Syntax))
         if self.weights is not None and self.syntax == "a1111":
             raise LongalignError(
-                "weights of whole sentences act by compel's rule: A1111's brings the mean of a sentence back to what it "
-                "was. Use syntax='plain' or syntax='compel' with weights"
+                "weights of whole sentences act by compel's rule: A1111's brings the mean of a sentence back to what "
+                "it was. Use syntax='plain' or syntax='compel' with weights"
             )
         if self.strategy != "auto":
             Strategy.of(self.strategy)

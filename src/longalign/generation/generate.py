@@ -11,6 +11,7 @@ from longalign.engine import Engine, run_work
 from longalign.errors import Interrupted, LongalignError
 from longalign.generation.page import write_page
 from longalign.generation.painter import ON_STEP, Painter
+from longalign.generation.repairs import FOLDER, check_settings
 from longalign.generation.result import Generation
 from longalign.generation.settings import GenerateConfig
 from longalign.generation.work import GenerateWork
@@ -38,10 +39,12 @@ def generate(
 ) -> Generation:
     """Draws `config.num` pictures of each prompt and writes a run folder with images and `report.html`.
 
-    Picture k of every prompt comes from seed `config.seed + k`. The same seed and prompt give the same picture. Prompts
-    are drawn in blocks of 64 pictures; the same call with the same ``out`` goes on where it was stopped, and gives the
-    same files. The device alone may be another one, which changes the last bits of the pictures; other settings are
-    refused. Memory does not grow with the number of pictures. Up to 200 pictures are on one page; of more there is a
+    Picture k of every prompt comes from seed `config.seed + k`. With `config.best_of` or `config.repair` it is the
+    result of `longalign.repair` that begins with this seed, and the report shows it before and after. The same seed
+    and prompt give the same picture. Prompts are drawn in blocks of 64 pictures; the same call with the same ``out``
+    goes on where it was stopped, and gives the same files. The device alone may be another one, which changes the last
+    bits of the pictures; other settings are refused. Memory does not grow with the number of pictures. Up to 200
+    pictures are on one page; of more there is a
     folder of pages.
 
     Args:
@@ -72,6 +75,7 @@ def generate(
         )
     # Workers of Ray load the model themselves. It is loaded here, too: its defaults are settings of the run, and what
     # is wrong with it is said before workers start.
+    check_settings(config or GenerateConfig())
     painter = Painter(config or GenerateConfig(), pipe)
     config = painter.config
     if prompts:
@@ -105,7 +109,7 @@ def generate(
 
 def _sweep(run: RunFolder) -> None:
     """Removes what killed processes had begun to write, of this run and of those that it goes on from."""
-    folders = (run.path / name for name in ("parts", "pages"))
+    folders = (run.path / name for name in ("parts", "pages", FOLDER))
     for folder in (run.path, run.images, *folders, *(run.path / "thumbnails").glob("*")):
         remove_leftovers(folder)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from longalign.generation.painter import Painter
+from longalign.generation.repairs import page_panels, panels
 from longalign.generation.result import Generation, Line, rows_of
 from longalign.generation.work import chosen_by_auto
 from longalign.preference.sentences import words_of_scores
@@ -63,7 +64,7 @@ def write_page(made: Generation, painter: Painter, run: RunFolder, command_line:
         cases=[] if many else list(_cases(made)),
         truncation=cuts,
         window_tokens=window_of(painter.pipe.tokenizer),
-        scores=words_of_scores(config.scorer) if config.scorer else "",
+        scores=words_of_scores(config.scorer, _probable(made)) if config.scorer else "",
     )
     if not many:
         write_report(report, run.report, jsonl=run.path / "report.jsonl")
@@ -96,6 +97,7 @@ def _write_metrics(made: Generation, run: RunFolder) -> tuple[int, Counter[bool]
                 else:
                     left_out += 1
             told = {"prompt": line["prompt"], "images": line["images"], "sentences": line["sentences"]}
+            told |= {"repairs": line["repairs"]} if "repairs" in line else {}
             file.write(json_line(told).encode("utf-8", errors="backslashreplace"))
     if left_out:
         cuts.append(f"… and {left_out:,} more. The files in the folder parts list all of them.")
@@ -106,16 +108,29 @@ def _write_metrics(made: Generation, run: RunFolder) -> tuple[int, Counter[bool]
 
 def _cases(made: Generation) -> Iterator[Case]:
     for line in made.lines():
-        panels = [Panel(f"seed {p.seed}", p.image, file=p.file) for p in made.pictures_of(line)]
+        shown: list[Panel] = []
+        for k, p in enumerate(made.pictures_of(line)):
+            panel = Panel(f"seed {p.seed}", p.image, file=p.file)
+            repairs = line.get("repairs")
+            shown += [panel] if repairs is None else panels(repairs[k], p.seed, made.folder, panel)
         title = f"Prompt {line['index'] + 1}"
-        yield Case(title=title, prompt=line["prompt"], panels=panels, sentences=rows_of(line))
+        yield Case(title=title, prompt=line["prompt"], panels=shown, sentences=rows_of(line))
 
 
 def _page_cases(made: Generation) -> Iterator[PageCase]:
     for line in made.lines():
         number = line["index"] + 1
-        panels = [PagePanel(f"seed {p.seed}", p.path) for p in made.pictures_of(line)]
-        yield PageCase(number, "", line["prompt"], panels, rows_of(line))
+        shown: list[PagePanel] = []
+        for k, p in enumerate(made.pictures_of(line)):
+            panel = PagePanel(f"seed {p.seed}", p.path)
+            repairs = line.get("repairs")
+            shown += [panel] if repairs is None else page_panels(repairs[k], p.seed, made.folder, panel)
+        yield PageCase(number, "", line["prompt"], shown, rows_of(line))
+
+
+def _probable(made: Generation) -> bool:
+    """Whether the numbers beside sentences are P(true)."""
+    return any(r["probability"] for line in made.lines(1) for r in line.get("repairs", ()))
 
 
 def _share_true(line: Line) -> float | None:

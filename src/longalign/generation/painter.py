@@ -16,6 +16,8 @@ from longalign.encoding.conditioning import Conditioning
 from longalign.encoding.options import EncodeOptions
 from longalign.generation.settings import GenerateConfig
 from longalign.picture_info import PictureInfo
+from longalign.preference import PreferenceModel
+from longalign.repairing import Repaired, repair
 from longalign.versions import VERSION
 from longalign.weights.stack import encoding_for
 
@@ -101,6 +103,38 @@ class Painter:
             batch_size=self.config.batch_size,
         )
 
+    def repaired(
+        self,
+        prompt: str,
+        seed: int,
+        scorer: PreferenceModel,
+        *,
+        on_step: ON_STEP = lambda pictures: None,
+    ) -> Repaired:
+        """One prompt by `longalign.repair`, with the settings' rounds and number of pictures.
+
+        Args:
+            prompt: its text.
+            seed: of the first picture.
+            scorer: the preference model.
+            on_step: called after each sampling step with the number of pictures in the batch.
+        """
+        return repair(
+            self.pipe,
+            prompt,
+            scorer=scorer,
+            rounds=self.config.repair,
+            best_of=self.config.best_of,
+            seed=seed,
+            negative_prompt=self.config.negative_prompt,
+            steps=self.config.steps,
+            guidance=self.guidance,
+            size=self.size,
+            pictures_at_once=self.config.batch_size,
+            on_step=on_step,
+            **self.encoding,
+        )
+
 
 def picture_info(prompt: str, image: Image.Image, resolved: Mapping[str, Any]) -> PictureInfo:
     """What a picture says of how it was made. Settings that say nothing are left out.
@@ -112,5 +146,7 @@ def picture_info(prompt: str, image: Image.Image, resolved: Mapping[str, Any]) -
     """
     silent = ("negative_prompt", "width", "height", "round_size", "num", "batch_size", "device", "check_base")
     settings = {k: v for k, v in resolved.items() if k not in silent and v not in (None, (), "")}
+    if resolved["best_of"] == 1 and not resolved["repair"]:
+        settings = {k: v for k, v in settings.items() if k not in ("best_of", "repair")}
     size = f"{image.width}x{image.height}"
     return PictureInfo(prompt, resolved["negative_prompt"], {**settings, "size": size, "version": VERSION})

@@ -73,7 +73,7 @@ class Generation:
 
     def lines(self, most: int | None = None) -> Iterator[Line]:
         """A line a prompt, in order, as a stream: ``index``, ``prompt``, ``images``, ``seeds``, ``sentences``,
-        ``truncation``, ``whole``.
+        ``truncation``, ``whole``; of a run with repair also ``repairs``, one a picture (`Repaired.to_json`).
 
         Args:
             most: so many at most; None: all.
@@ -135,6 +135,7 @@ class Generation:
             "images": [{"seed": p.seed, "file": str(p.path)} for p in self.pictures_of(line)],
             "sentences": line["sentences"],
             "truncation": line["truncation"],
+            **({"repairs": line["repairs"]} if "repairs" in line else {}),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -175,6 +176,7 @@ def line_json(
     rows: Sequence[SentenceRow],
     truncation: Sequence[Truncation],
     whole: bool,
+    repairs: Sequence[Mapping[str, Any]] = (),
 ) -> Line:
     """The line of a prompt.
 
@@ -185,6 +187,7 @@ def line_json(
         rows: its sentences.
         truncation: what was cut off.
         whole: whether the text fits the window of the plain encoding.
+        repairs: what was done for each of its pictures.
     """
     return {
         "index": index,
@@ -194,4 +197,5 @@ def line_json(
         "sentences": [row_json(row) for row in rows],
         "truncation": [asdict(cut) for cut in truncation],
         "whole": whole,
+        **({"repairs": list(repairs)} if repairs else {}),
     }

@@ -30,6 +30,8 @@ class GenerateConfig(Stack):
         batch_size: most pictures at once. It decides the last bits of the pictures, so a run goes on with the same one.
         language: of the prompts, for cutting sentences (ISO 639-1).
         scorer: name of a preference model that scores each sentence against each picture. None: none does.
+        repair: rounds in which doubtful sentences of a picture are drawn again (`longalign.repair`). Needs a scorer.
+        best_of: pictures that are drawn for each one, of which the best by the scorer is kept.
     """
 
     strategy: str = "auto"
@@ -51,3 +53,15 @@ class GenerateConfig(Stack):
     batch_size: int = 16
     language: str = "en"
     scorer: str | None = None
+    repair: int = 0
+    best_of: int = 1
+
+    @property
+    def repairs(self) -> bool:
+        """Whether pictures are chosen or repaired by the scorer."""
+        return self.repair > 0 or self.best_of > 1
+
+    @property
+    def most_steps(self) -> int:
+        """Sampling steps of one picture, with all that may be drawn for it."""
+        return self.steps * (self.best_of + self.repair)

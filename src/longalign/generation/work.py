@@ -13,6 +13,7 @@ from longalign.encoding import Truncation
 from longalign.encoding.encode import fits
 from longalign.engine import Work, block_count, block_rows
 from longalign.generation.painter import ON_STEP, Painter, picture_info
+from longalign.generation.repairs import keep_repair, scored_rows, shown_before, told_of
 from longalign.generation.result import Line, line_json, part_path
 from longalign.generation.settings import GenerateConfig
 from longalign.picture_info import png_text
@@ -116,6 +117,10 @@ class _Block:
             self.run.save_image(self.names[job], image, png_text(info))
 
         on_step: Callable[[int], None] = self.on_step or (lambda pictures: None)
+        if self.config.repairs:
+            for job in range(len(self.jobs)):
+                self._repair(job, keep, on_step)
+            return
         painter.paint(
             groups,
             [seed for _, seed in self.jobs],
@@ -123,6 +128,21 @@ class _Block:
             on_step=on_step,
             there=lambda job: self._path(job).is_file(),
         )
+
+    def _repair(
+        self, job: int, keep: Callable[[int, Image.Image], None], on_step: Callable[[int], None]
+    ) -> None:
+        """Draws and repairs one picture, unless it is there."""
+        assert self.scorer is not None
+        left = self.config.most_steps
+        if not self._path(job).is_file():
+            i, seed = self.jobs[job]
+            repaired = self.painter.repaired(self.prompts[i], seed, self.scorer, on_step=on_step)
+            keep_repair(self.run, self.names[job], repaired)
+            keep(job, repaired.image)
+            left -= repaired.calls
+        if left:
+            on_step(left)  # of rounds that were not needed
 
     def lines(self) -> list[Line]:
         """A line for each prompt that has a picture."""
@@ -134,13 +154,18 @@ class _Block:
             if not jobs:
                 continue
             shown = {f"seed {self.jobs[job][1]}": load_image(self._path(job)) for job in jobs}
+            seeds = [self.jobs[job][1] for job in jobs]
+            told = [told_of(self.run, self.names[job]) for job in jobs] if self.config.repairs else []
+            for repair, seed in zip(told, seeds, strict=False):
+                shown |= shown_before(repair, seed, self.run.path)
             rows = sentence_rows(sentences[i], shown, self.painter.settings.oracle)
-            if self.scorer is not None:
+            if told:
+                rows = scored_rows(rows, told, seeds)
+            elif self.scorer is not None:
                 rows = score_rows(self.scorer, rows, shown, prompt)
             files = [str(self._path(job).relative_to(self.run.path)) for job in jobs]
             cut = self.truncation.get(jobs[0], ())
-            seeds = [self.jobs[job][1] for job in jobs]
-            lines.append(line_json(self.numbers[i], prompt, seeds, files, rows, cut, self.whole[i]))
+            lines.append(line_json(self.numbers[i], prompt, seeds, files, rows, cut, self.whole[i], told))
         return lines
 
     def _path(self, job: int) -> Path:

@@ -36,6 +36,13 @@ def score_rows(
     return [replace(row, scores=scores.get(row.text, {})) for row in rows]
 
 
-def words_of_scores(name: str) -> str:
-    """What these scores are, for a legend."""
+def words_of_scores(name: str, probable: bool = False) -> str:
+    """What these scores are, for a legend.
+
+    Args:
+        name: of the preference model.
+        probable: the numbers are P(true) in place of scores.
+    """
+    if probable:
+        return f"P(true) by {name}, in %"
     return f"score by {name}: cosine × 100, higher fits better"

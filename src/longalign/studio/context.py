@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from longalign.errors import LongalignError
@@ -50,9 +50,14 @@ def steps_of(
         show: HTML of the progress, or of an error → what the page's parts become.
         end: the result → the same.
     """
+    preview = None
     try:
         for item in job:
-            yield show(progress_html(item)) if isinstance(item, Progress) else end(item.result)
+            if isinstance(item, Progress):
+                preview = item.preview or preview  # it stays until there is a newer one
+                yield show(progress_html(replace(item, preview=preview)))
+            else:
+                yield end(item.result)
     except Exception as error:
         yield show(message_html(explain(error), "error"))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from longalign.backbones import backbone_of, denoising_module
-from longalign.diffusion.attention_maps import AttentionMaps, attention_maps
+from longalign.diffusion.attend import attending, columns_of, densities, shares
+from longalign.diffusion.attention_maps import AttentionMaps
 from longalign.encoding.conditioning import Conditioning
-from longalign.errors import LongalignError
 
 _STEPS = 6  # of which maps are kept
 _SIDE = 64  # pixels of a map on the page, at most
@@ -51,47 +51,38 @@ class Maps:
         return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+def maps_of(texts: Sequence[str], density: torch.Tensor) -> Maps:
+    """The maps of one picture, for the page.
+
+    Args:
+        texts: its S sentences.
+        density: (S, h, w), of `longalign.attend`.
+    """
+    share = shares(density)  # of the attention to all sentences, at each position
+    more = (share - share.mean((1, 2), keepdim=True)).clamp_min(0)
+    scaled = more / more.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    return Maps({text: of_text.numpy() for text, of_text in zip(texts, scaled, strict=True)})
+
+
 @dataclass
 class Seen:
     """What `looking` collects.
 
     Attributes:
         conditioning: of the pictures.
-        found: the maps of single tokens; None where they are not collected.
-        columns: positions of these tokens.
+        found: the maps; None where they are not collected.
     """
 
     conditioning: Conditioning
     found: AttentionMaps | None = None
-    columns: list[int] = field(default_factory=list)
 
     def maps(self) -> list[Maps | None]:
         """One for each picture, after they were drawn."""
-        count = len(self.conditioning)
         if self.found is None:
-            return [None] * count
-        try:
-            of_tokens = self.found.result()  # (B, columns, h, w)
-        except LongalignError:
-            return [None] * count
-        made: list[Maps | None] = []
-        for row in range(count):
-            texts = [segment.text for segment in self.conditioning.segments[row]]
-            owners = self.conditioning.segment_of[row].cpu()[self.columns]
-            made.append(Maps(_by_sentence(of_tokens[row], owners, texts)))
-        return made
-
-
-def _by_sentence(
-    of_tokens: torch.Tensor, owners: torch.Tensor, texts: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """(columns, h, w) → for each sentence, where it has more of the attention than elsewhere."""
-    sums = torch.stack([of_tokens[owners == s].sum(0) for s in range(len(texts))])  # (S, h, w)
-    # Each position: the sentence's share, against the share that it has on the average.
-    shares = sums / sums.sum(0, keepdim=True).clamp_min(1e-12)
-    more = (shares / shares.mean((1, 2), keepdim=True).clamp_min(1e-12) - 1).clamp_min(0)
-    scaled = more / more.amax((1, 2), keepdim=True).clamp_min(1e-12)
-    return {text: scaled[s].numpy() for s, text in enumerate(texts)}
+            return [None] * len(self.conditioning)
+        each = densities(self.found.result(), columns_of(self.conditioning))
+        texts = ([segment.text for segment in segments] for segments in self.conditioning.segments)
+        return [maps_of(told, density) for told, density in zip(texts, each, strict=True)]
 
 
 @contextmanager
@@ -105,14 +96,10 @@ def looking(pipe: Any, conditioning: Conditioning, steps: int, wanted: bool = Tr
         wanted: False collects nothing.
     """
     seen = Seen(conditioning)
-    owners = conditioning.segment_of
-    same = bool((owners == owners[:1]).all())  # one prompt
-    if wanted and same and backbone_of(denoising_module(pipe)).token_places is not None:
-        seen.columns = [int(i) for i in (owners[0] >= 0).nonzero().flatten()]
-    if not seen.columns or len(conditioning.segments[0]) < 2:
-        with nullcontext():
-            yield seen
+    known = backbone_of(denoising_module(pipe)).token_places is not None
+    if not wanted or not known or len(conditioning.segments[0]) < 2:
+        yield seen
         return
     chosen = set(range(0, steps, max(1, steps // _STEPS)))
-    with attention_maps(pipe, seen.columns, steps=chosen) as seen.found:
+    with attending(pipe, conditioning, steps=chosen) as seen.found:
         yield seen

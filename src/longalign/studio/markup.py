@@ -19,6 +19,7 @@ from longalign.studio.check import Checked, CheckedMany
 from longalign.studio.cut import Cut, CutSentence
 from longalign.studio.draw import Drawing, Shown
 from longalign.studio.edit import Edited
+from longalign.studio.repair import Mended
 from longalign.studio.stepping import Progress
 from longalign.studio.verdicts import Judged
 
@@ -272,7 +273,7 @@ def many_html(many: CheckedMany) -> str:
 
 
 def slider(before: str, after: str, size: tuple[int, int], words: tuple[str, str]) -> Markup:
-    """Two pictures over each other with a slider between them.
+    """Two pictures over each other with a slider between them, in one box.
 
     Args:
         before, after: their addresses.
@@ -280,9 +281,10 @@ def slider(before: str, after: str, size: tuple[int, int], words: tuple[str, str
         words: what they are.
     """
     return Markup(
-        '<div class="slider picture{}" style="--at: 50%"><img src="{}" alt="{}" width="{}" height="{}">'
-        '<img class="over" src="{}" alt="{}"><input type="range" min="0" max="100" value="50" '
-        'aria-label="how much of {} is shown, {} below it"></div><p class="ends"><span>{}</span><span>{}</span></p>'
+        '<div class="box"><div class="slider picture{}" style="--at: 50%">'
+        '<img src="{}" alt="{}" width="{}" height="{}"><img class="over" src="{}" alt="{}">'
+        '<input type="range" min="0" max="100" value="50" '
+        'aria-label="{} or {}"></div><p class="ends"><span>{}</span><span>{}</span></p></div>'
     ).format(
         " small" if max(size) <= 128 else "",
         before,
@@ -290,10 +292,8 @@ def slider(before: str, after: str, size: tuple[int, int], words: tuple[str, str
         *size,
         after,
         words[1],
-        words[1],
-        words[0],
-        words[1],
-        words[0],
+        *words,
+        *words,
     )
 
 
@@ -321,6 +321,39 @@ def edited_html(edited: Edited) -> str:
         height,
     )
     return wrapped(body, "drawing")
+
+
+def mended_html(mended: Mended) -> str:
+    """Before and after a repair with a slider, the region that was drawn again, and the sentences.
+
+    Args:
+        mended: the result.
+    """
+    if not mended.changed:
+        words = (
+            "No sentence is doubtful." if not mended.rounds else "No round made the picture better: it stays."
+        )
+        return message_html(words)
+    before, after = address(mended.file("before")), address(mended.file("after"))
+    gained = [
+        row.text
+        for row, old in zip(mended.sentences["after"], mended.sentences["before"], strict=True)
+        if row.verdict == "true" != old.verdict
+    ]
+    words = f"{counted(mended.rounds, 'round')} of repair, {counted(mended.calls, 'denoiser call')}."
+    if gained:
+        words += f" Now true: {' '.join(gained)}"
+    body = Markup(
+        '<h3>Repair</h3><p role="status">{}</p><div class="cards n1"><figure class="card">{}'
+        "<figcaption><b>Before and after</b><span>after: {} (before: {})</span></figcaption>{}</figure></div>"
+    ).format(
+        words,
+        slider(before, after, mended.size, ("before", "after")),
+        _tally(mended.sentences["after"]),
+        _tally(mended.sentences["before"]),
+        sentences_list(mended.sentences["after"]),
+    )
+    return wrapped(body, "drawing mended")
 
 
 def runs_html(runs: Sequence[Run]) -> str:

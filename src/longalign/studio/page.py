@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -11,9 +12,9 @@ from longalign.studio.api import endpoints
 from longalign.studio.context import Context
 from longalign.studio.folders import Folders
 from longalign.studio.settings import StudioConfig
-from longalign.studio.stacks import Stacks
+from longalign.studio.stacks import Stacks, comparisons
 from longalign.studio.tabs.check import CheckTab
-from longalign.studio.tabs.draw import _JOIN, LINKED, DrawTab
+from longalign.studio.tabs.draw import JOIN, LINKED, DrawTab
 from longalign.studio.tabs.edit import EditTab
 from longalign.studio.tabs.runs import RunsTab
 from longalign.worlds import owner
@@ -75,22 +76,43 @@ def _restore(context: Context) -> Any:
         tab = told.get("tab", "draw")
         found: list[Any] = [gr.Tabs(selected=tab if tab in ("draw", "check", "edit", "runs") else "draw")]
         found.append(gr.Dropdown(value=told["run"]) if tab == "runs" and "run" in told else gr.skip())
-        return found + [_value(name, told[name], context) if name in told else gr.skip() for name in LINKED]
+        return found + _values(told, context)
 
     return restore
 
 
-def _value(name: str, told: str, context: Context) -> Any:
-    stacks, models = context.stacks, context.config.models
-    if name in _LISTS:
-        return [value for value in told.split(_JOIN) if value]
-    if name in _NUMBERS:
-        try:
-            return float(told) if name == "guidance" else int(told)
-        except ValueError:
-            return gr.skip()
-    if name == "model" and told not in models:
+def _values(told: Mapping[str, str], context: Context) -> list[Any]:
+    """The parts of `LINKED`. What is not offered is left out."""
+    stacks = context.stacks
+    model = told.get("model", context.config.models[0])
+    if model not in context.config.models:
+        return [gr.skip()] * len(LINKED)
+    offered = {
+        "model": list(context.config.models),
+        "lora": stacks.loras_of(model),
+        "tokens": ["none", *stacks.tokens_of(model)],
+        "compare": list(comparisons(model, stacks)),
+    }
+    found: list[Any] = []
+    for name in LINKED:
+        if name in _LISTS:
+            values = [value for value in told.get(name, "").split(JOIN) if value in offered[name]]
+            found.append(
+                gr.Dropdown(offered[name], value=values) if name in told or "model" in told else gr.skip()
+            )
+        elif name not in told or (name in offered and told[name] not in offered[name]):
+            found.append(gr.Dropdown(offered[name]) if name in offered and "model" in told else gr.skip())
+        elif name in offered:
+            found.append(gr.Dropdown(offered[name], value=told[name]))
+        elif name in _NUMBERS:
+            found.append(_number(told[name]))
+        else:
+            found.append(told[name])
+    return found
+
+
+def _number(text: str) -> Any:
+    try:
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+    except ValueError:
         return gr.skip()
-    if name == "tokens" and told not in ("none", *(t for m in models for t in stacks.tokens_of(m))):
-        return gr.skip()
-    return told

@@ -6,6 +6,7 @@ import shlex
 
 from longalign.studio.draw import DrawJob
 from longalign.studio.edit import EditJob
+from longalign.studio.repair import RepairJob
 from longalign.studio.stacks import Choice
 
 
@@ -55,6 +56,49 @@ def draw_command(job: DrawJob, seed: int, scorer: str | None) -> str:
                 syntax=None if job.syntax == "plain" else job.syntax,
                 scorer=scorer,
             ),
+        ]
+    )
+
+
+def repair_command(job: RepairJob, scorer: str | None) -> str:
+    """The command that draws and repairs a picture.
+
+    Args:
+        job: what the page did.
+        scorer: the preference model.
+    """
+    return f"{draw_command(job.job, job.seed, scorer)} --repair {job.rounds}"
+
+
+def repair_python(job: RepairJob, scorer: str | None) -> str:
+    """Python that draws and repairs a picture.
+
+    Args:
+        job: what the page did.
+        scorer: the preference model.
+    """
+    asked = job.job
+    options = f"scorer={scorer!r}, rounds={job.rounds}, seed={job.seed}, steps={asked.steps}"
+    if asked.guidance is not None:
+        options += f", guidance={asked.guidance!r}"
+    if asked.width and asked.height:
+        options += f", size=({asked.width}, {asked.height})"
+    if asked.negative:
+        options += f", negative_prompt={asked.negative!r}"
+    if asked.choice.strategy != "auto":
+        options += f", strategy={asked.choice.strategy!r}"
+    if asked.syntax != "plain":
+        options += f", syntax={asked.syntax!r}"
+    return "\n".join(
+        [
+            "import longalign",
+            "from longalign.diffusion.sampling import set_scheduler",
+            "",
+            *_python_stack(asked.choice),
+            "set_scheduler(pipe)  # UniPC, or the flow model's own",
+            f"prompt = {asked.prompt!r}",
+            f"repaired = longalign.repair(pipe, prompt, {options})",
+            'repaired.image.save("repaired.png")',
         ]
     )
 

@@ -95,6 +95,7 @@ def theme() -> Any:
     }.items():
         values[name], values[f"{name}_dark"] = _LIGHT[colour], _DARK[colour]
     values |= dict.fromkeys(["block_shadow", "block_label_shadow", "shadow_drop"], "none")
+    values |= {"input_border_width": "1px", "button_border_width": "1px"}
     known = inspect.signature(made.set).parameters  # some have no value of their own for dark pages
     return made.set(**{name: value for name, value in values.items() if name in known})
 

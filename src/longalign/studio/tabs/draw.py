@@ -11,8 +11,10 @@ from longalign.studio import snippets
 from longalign.studio.context import MODEL, Context, explain, steps_of
 from longalign.studio.cut import cut_prompt
 from longalign.studio.draw import Drawing, DrawJob, draw
-from longalign.studio.markup import cut_html, drawing_html, message_html, snippet_html
+from longalign.studio.markup import cut_html, drawing_html, mended_html, message_html, snippet_html
+from longalign.studio.repair import Mended, RepairJob, mend
 from longalign.studio.stacks import STRATEGIES, Choice, comparisons
+from longalign.studio.verdicts import lowest
 
 # What a deep link holds: name in the address → part of the page
 LINKED = (
@@ -28,7 +30,7 @@ LINKED = (
     "best",
     "compare",
 )
-_JOIN = "\x1f"  # between the values of a list in an address
+JOIN = "\x1f"  # between the values of a list in an address
 
 
 class DrawTab:
@@ -48,11 +50,18 @@ class DrawTab:
                     label="Prompt", lines=7, max_lines=20, value=example, elem_id="prompt",
                     placeholder="Sentence by sentence, what the picture shows",
                 )  # fmt: skip
+                with gr.Row():
+                    self.go = gr.Button("Draw", variant="primary", elem_id="draw")
+                    self.stop = gr.Button("Stop", elem_id="stop")
+                self.compare = gr.Dropdown(
+                    list(comparisons(model, stacks)), value=[], multiselect=True,
+                    label="Draw beside it, from the same seed", elem_id="compare",
+                )  # fmt: skip
                 self.cut = gr.HTML(self._cut(example, model, "plain"), elem_id="cut", padding=False)
-                with gr.Accordion("Model", open=True):
+                with gr.Accordion("Model", open=False):
                     self.model = gr.Dropdown(list(context.config.models), value=model, label="Base model")
                     self.loras = gr.Dropdown(
-                        stacks.loras_of(model), value=[], multiselect=True, label="LoRAs, in order"
+                        stacks.loras_of(model), value=[], multiselect=True, label="LoRAs"
                     )
                     self.tokens = gr.Dropdown(
                         ["none", *stacks.tokens_of(model)], value="none", label="Soft tokens"
@@ -60,10 +69,6 @@ class DrawTab:
                     self.strategy = gr.Radio(
                         list(STRATEGIES), value="auto", label="Text encoding",
                         info="auto: by sentence where the prompt does not fit the window",
-                    )  # fmt: skip
-                    self.compare = gr.Dropdown(
-                        list(comparisons(model, stacks)), value=[], multiselect=True,
-                        label="Draw beside it, from the same seed", elem_id="compare",
                     )  # fmt: skip
                 with gr.Accordion("Picture", open=False):
                     with gr.Row():
@@ -81,18 +86,18 @@ class DrawTab:
                         ["plain", "a1111", "compel"], value="plain", label="Notation of weights"
                     )
                     self.attention = gr.Checkbox(True, label="Keep where each sentence was looked at")
-                with gr.Row():
-                    self.go = gr.Button("Draw", variant="primary", elem_id="draw")
-                    self.stop = gr.Button("Stop", elem_id="stop")
             with gr.Column(scale=7, min_width=320):
                 self.state = gr.HTML(
                     message_html("Pictures appear here."), elem_id="draw-state", padding=False
                 )
                 self.result = gr.HTML("", elem_id="drawing", padding=False)
                 with gr.Row():
+                    self.repair = gr.Button("Repair what is wrong", interactive=False, elem_id="repair")
+                    self.rounds = gr.Number(4, label="Rounds at most", precision=0, minimum=1, maximum=8)
                     self.download = gr.DownloadButton(
                         "Download the report", interactive=False, elem_id="report"
                     )
+                self.mended = gr.HTML("", elem_id="mended", padding=False)
                 self.snippet = gr.HTML("", padding=False)
         self.last = gr.State(None)
         self._connect()
@@ -132,7 +137,7 @@ class DrawTab:
             show_progress="hidden",
             **private,
         )
-        outputs = [self.state, self.result, self.download, self.snippet, self.last]
+        outputs = [self.state, self.result, self.download, self.snippet, self.last, self.repair, self.mended]
         event = gr.on(
             [self.go.click, self.prompt.submit],
             self._draw,
@@ -151,11 +156,20 @@ class DrawTab:
             js="(...values) => window.longalign.remember('draw', values)",
             **private,
         )
+        mending = self.repair.click(
+            self._repair,
+            [self.last, self.rounds],
+            [self.state, self.mended, self.download, self.snippet],
+            concurrency_limit=1,
+            concurrency_id=MODEL,
+            show_progress="hidden",
+            **private,
+        )
         self.stop.click(
             lambda: message_html("Stopped. Nothing was kept."),
             None,
             self.state,
-            cancels=[event],
+            cancels=[event, mending],
             show_progress="hidden",
             **private,
         )
@@ -183,7 +197,7 @@ class DrawTab:
 
     def _draw(self, *values: Any) -> Iterator[tuple[Any, ...]]:
         def show(html: str) -> tuple[Any, ...]:
-            return html, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return html, *[gr.skip()] * 6
 
         def end(drawing: Drawing) -> tuple[Any, ...]:
             folders = self.context.folders
@@ -194,7 +208,8 @@ class DrawTab:
             )
             report = gr.DownloadButton(value=str(folders.inside(drawing.report)), interactive=True)
             done = message_html(f"Kept in {drawing.run}.")
-            return done, drawing_html(drawing), report, code, drawing
+            repairable = gr.Button(interactive=scorer is not None)
+            return done, drawing_html(drawing), report, code, drawing, repairable, ""
 
         try:
             job = job_of(*values)
@@ -203,6 +218,27 @@ class DrawTab:
             return
         context = self.context
         yield from steps_of(draw(job, context.stacks, context.folders, context.limits), show, end)
+
+    def _repair(self, drawing: Drawing | None, rounds: float | None) -> Iterator[tuple[Any, ...]]:
+        context = self.context
+
+        def show(html: str) -> tuple[Any, ...]:
+            return html, *[gr.skip()] * 3
+
+        def end(mended: Mended) -> tuple[Any, ...]:
+            scorer = context.config.scorer
+            code = snippet_html(
+                snippets.repair_command(mended.job, scorer), snippets.repair_python(mended.job, scorer)
+            )
+            report = gr.DownloadButton(value=str(context.folders.inside(f"{mended.run}/report.html")))
+            return message_html(f"Kept in {mended.run}."), mended_html(mended), report, code
+
+        if drawing is None:
+            yield show(message_html("Draw something first.", "error"))
+            return
+        worst = min(drawing.shown[: drawing.job.num], key=lambda one: lowest(one.sentences))
+        job = RepairJob(drawing.job, worst.seed, 4 if rounds is None else rounds)  # type: ignore[arg-type]
+        yield from steps_of(mend(job, context.stacks, context.folders, context.limits), show, end)
 
 
 def job_of(

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from longalign.encoding.segments import Segment
-from longalign.repair.verdicts import Verdicts
+from longalign.repairing.verdicts import Verdicts
 
 
 @dataclass(frozen=True, eq=False)

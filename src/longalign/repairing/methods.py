@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from longalign.errors import LongalignError
 from longalign.plugins import unknown
-from longalign.repair.redraw import steps_taken
-from longalign.repair.verdicts import Choice, check_choice
+from longalign.repairing.redraw import steps_taken
+from longalign.repairing.verdicts import Choice, check_choice
 
 PARTS = ("region", "weights", "gradient")
 DEFAULT = "region+weights"
@@ -24,11 +24,11 @@ class RepairSettings:
         best_of: pictures that are drawn before, of which the best is repaired.
         method: parts joined by ``+``. ``region``: only where attention looks for the doubtful sentences is drawn
             again; else the whole picture. ``weights``: the doubtful sentences get more weight. ``gradient``: guidance
-            by the preference model (`longalign.repair.guide`). ``redraw`` has none of them: each round draws a new
+            by the preference model (`longalign.repairing.guide`). ``redraw`` has none of them: each round draws a new
             picture, which is best-of-N.
         weight: of a doubtful sentence in the first round; w − 1 is added in each further one.
         start: share of the steps that a round takes; 1 draws the region from noise alone.
-        level: of the region, from 0 (all) to 1: `longalign.repair.regions.region_of`.
+        level: of the region, from 0 (all) to 1: `longalign.repairing.regions.region_of`.
         strength: of the gradient, η.
         choice: which picture is best: by the ``mean`` of P(true) over sentences, or by the ``lowest`` one.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import Unpack
 
-from longalign.backbones.base import Pipeline
 from longalign.diffusion.attend import attending, densities
 from longalign.diffusion.denoiser import Denoiser
 from longalign.diffusion.pipelines import settings_of
@@ -27,17 +27,17 @@ from longalign.encoding.syntax import Marked, read_syntax
 from longalign.encoding.word_columns import span_columns
 from longalign.errors import LongalignError
 from longalign.preference import PreferenceModel
-from longalign.repair.guide import preference_guide
-from longalign.repair.methods import DEFAULT, RepairSettings
-from longalign.repair.redraw import Guide, redraw, steps_taken
-from longalign.repair.regions import region_of
-from longalign.repair.result import Attempt, Repaired
-from longalign.repair.verdicts import Choice, Verdicts, judge_pictures
+from longalign.repairing.guide import preference_guide
+from longalign.repairing.methods import DEFAULT, RepairSettings
+from longalign.repairing.redraw import Guide, redraw, steps_taken
+from longalign.repairing.regions import region_of
+from longalign.repairing.result import Attempt, Repaired
+from longalign.repairing.verdicts import Choice, Verdicts, judge_pictures
 from longalign.soft_tokens.loading import guided_rows
 
 
 def repair(
-    pipe: Pipeline,
+    pipe: Any,
     prompt: str,
     *,
     scorer: PreferenceModel | str | None,
@@ -49,7 +49,7 @@ def repair(
     steps: int = 25,
     guidance: float | None = None,
     size: tuple[int, int] | None = None,
-    batch_size: int = 16,
+    pictures_at_once: int = 16,
     weight: float = 1.25,
     start: float = 1.0,
     level: float = 0.7,
@@ -80,7 +80,7 @@ def repair(
         steps: sampling steps of a picture.
         guidance: classifier-free guidance scale; None is the model's, else the pipeline's default.
         size: (width, height) in pixels; None for the model's own.
-        batch_size: most pictures at once.
+        pictures_at_once: most pictures in one call of the model.
         on_step: called after each sampling step with the number of pictures in the batch.
         encoding: further arguments of `longalign.encode`.
 
@@ -91,8 +91,8 @@ def repair(
     settings = RepairSettings(rounds, best_of, method, weight, start, level, strength, choice)
     if scorer is None:
         raise LongalignError(
-            "a repair needs a preference model that says which sentences are false: give scorer=, such as 'stickers', a "
-            "CLIP folder or a hub name (--scorer)"
+            "a repair needs a preference model that says which sentences are false: give scorer=, such as 'stickers', "
+            "a CLIP folder or a hub name (--scorer)"
         )
     if isinstance(scorer, str | os.PathLike):
         scorer = PreferenceModel.from_pretrained(scorer, device=str(pipe.device))
@@ -100,14 +100,14 @@ def repair(
         guidance = settings_of(pipe.name_or_path or os.devnull, pipe).guidance
     work = _Work(pipe, prompt, scorer, settings, seed, negative_prompt, encoding)
     work.steps, work.guidance, work.on_step = steps, guidance, on_step
-    work.draw(size, batch_size)
+    work.draw(size, pictures_at_once)
     for turn in range(1, rounds + 1):
         if not work.best.verdicts.doubtful:
             break
         if settings.parts:
             work.mend(turn)
         else:
-            work.draw(size, batch_size, turn)
+            work.draw(size, pictures_at_once, turn)
     return work.result()
 
 
@@ -120,13 +120,13 @@ class _Work:
 
     def __init__(
         self,
-        pipe: Pipeline,
+        pipe: Any,
         prompt: str,
         scorer: PreferenceModel,
         settings: RepairSettings,
         seed: int,
         negative_prompt: str | None,
-        encoding: EncodeOptions,
+        encoding: Mapping[str, Any],
     ) -> None:
         self.pipe, self.prompt, self.scorer, self.settings = pipe, prompt, scorer, settings
         self.seed, self.negative_prompt, self.encoding = seed, negative_prompt, encoding
@@ -139,7 +139,9 @@ class _Work:
         self.marked: Marked = read_syntax(prompt, syntax)
         self.sentences: list[Segment] = scorer.segments(self.marked.text)
         if not any(any(map(str.isalnum, s.text)) for s in self.sentences):
-            raise LongalignError("the prompt has no sentence: there is nothing that a picture could get wrong")
+            raise LongalignError(
+                "the prompt has no sentence: there is nothing that a picture could get wrong"
+            )
         self.conditioning = self._encoded(())
         self.columns = [
             span_columns(
@@ -249,8 +251,9 @@ class _Work:
         """Keeps a picture, as the best one if it is."""
         number = len(self.attempts)
         self.attempts.append(attempt)
+        spoiled: tuple[int, ...] = ()
         if not number:
-            accepted, spoiled = True, ()
+            accepted = True
         else:
             choice = self.settings.choice
             spoiled = () if attempt.of is None else attempt.verdicts.spoils(self.best.verdicts)
@@ -279,8 +282,6 @@ class _Work:
         """The scale that the pipeline itself would use."""
         if self.guidance is not None:
             return self.guidance
-        import inspect
-
         return float(inspect.signature(type(self.pipe).__call__).parameters["guidance_scale"].default)
 
     def _seed(self, turn: int, k: int) -> int:

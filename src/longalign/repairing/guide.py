@@ -22,7 +22,7 @@ from longalign.diffusion.denoiser import Denoiser
 from longalign.preference import PreferenceModel
 from longalign.preference.late import late_scores
 from longalign.preference.scores import SCALE
-from longalign.repair.redraw import Guide
+from longalign.repairing.redraw import Guide
 
 
 def preference_guide(
@@ -34,7 +34,7 @@ def preference_guide(
     strength: float = 0.1,
     between: tuple[float, float] = (0.3, 0.9),
 ) -> Guide:
-    """A guide for `longalign.repair.redraw`.
+    """A guide for `longalign.repairing.redraw`.
 
     Args:
         denoiser: of the pipeline, with its VAE.
@@ -52,7 +52,9 @@ def preference_guide(
         pooled, _ = scorer.decomposition.split(pooled)
 
     def loss(x_0: Tensor) -> Tensor:
-        image, patches = scorer.parts_prepared(scorer.preprocess(denoiser.decode(x_0).float().to(scorer.device)))
+        image, patches = scorer.parts_prepared(
+            scorer.preprocess(denoiser.decode(x_0).float().to(scorer.device))
+        )
         if patches is not None and tokens is not None:
             scores = SCALE * late_scores(patches, tokens, [len(texts)])
         else:
