@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 from studio_server import Studio, studio
 
-from longalign.studio.server import need_gradio
+from longalign.studio.guard import Guard
+from longalign.studio.settings import StudioConfig
 from longalign.worlds import world
 
 pytest.importorskip("gradio", reason="the studio needs Gradio: pip install 'longalign[ui]'")
@@ -168,29 +170,34 @@ def test_other_sites_and_large_requests_are_refused(running: Studio) -> None:
         assert "default-src 'self'" in policy and "connect-src 'self'" in policy
 
 
-def test_a_password(tmp_path: Path) -> None:
-    with studio(tmp_path / "runs", "--demo", "--auth", "me:se:cret") as running:
-        told = {"Authorization": "Basic " + base64.b64encode(b"me:se:cret").decode()}
-        for headers, status in (
-            ({}, 401),
-            ({"Authorization": "Basic eDp5"}, 401),
-            ({"Authorization": "x"}, 401),
-            (told, 200),
-        ):
-            answer = httpx.get(running.address, headers=headers)
-            assert answer.status_code == status
-        assert httpx.get(running.address).headers["www-authenticate"].startswith("Basic")
-        client = Client(running.address, verbose=False, headers=told)
-        assert client.predict(prompt="A fox.", api_name="/encode")["sentences"]
-        # Killed while it draws: the next start is clean.
-        client.submit(prompt=PROMPT, steps=100, api_name="/generate")
-        running.process.send_signal(signal.SIGKILL)
-        running.process.wait()
-        assert list(running.out.glob(".studio-*"))
-    from longalign.studio.folders import Folders
+def test_a_password() -> None:
+    """The guard alone, before an application that says yes to everything."""
+    told = {"Authorization": "Basic " + base64.b64encode(b"me:se:cret").decode()}
 
-    made = Folders(tmp_path / "runs")
-    assert [path.name for path in made.out.iterdir()] == [made.hidden.name]
+    async def yes(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"yes"})
+
+    async def ask(guard: Guard, url: str, headers: dict[str, str]) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(guard)) as http:
+            return await http.get(url, headers=headers)
+
+    guard = Guard(yes, StudioConfig(host="0.0.0.0", auth="me:se:cret"))
+    here = "http://127.0.0.1:7860/"
+    for headers in (
+        {},
+        {"Authorization": "Basic eDp5"},
+        {"Authorization": "Basic !"},
+        {"Authorization": "x"},
+    ):
+        answer = asyncio.run(ask(guard, here, headers))
+        assert answer.status_code == 401 and answer.headers["www-authenticate"].startswith("Basic")
+    for url in (here, "http://192.0.2.7:7860/", "http://my-machine:7860/"):
+        assert asyncio.run(ask(guard, url, told)).status_code == 200
+    assert asyncio.run(ask(guard, here, {**told, "Origin": "http://evil.example"})).status_code == 403
+    alone = Guard(yes, StudioConfig())
+    assert asyncio.run(ask(alone, here, {})).status_code == 200
+    assert asyncio.run(ask(alone, "http://192.0.2.7:7860/", {})).status_code == 421
 
 
 def test_without_gradio_the_message_says_what_to_install(tmp_path: Path) -> None:
@@ -206,13 +213,11 @@ def test_without_gradio_the_message_says_what_to_install(tmp_path: Path) -> None
         timeout=120,
     )
     assert done.returncode == 2 and "pip install 'longalign[ui]'" in done.stderr
-    need_gradio()
 
 
 def test_a_port_that_is_taken(running: Studio, tmp_path: Path) -> None:
     from longalign.errors import LongalignError
     from longalign.studio.server import serve
-    from longalign.studio.settings import StudioConfig
 
     port = int(running.address.rpartition(":")[2])
     with pytest.raises(LongalignError, match="Choose another --port"):

@@ -59,8 +59,7 @@ def studio(
     """
     import webbrowser
 
-    from longalign.studio.server import need_gradio, serve
-    from longalign.studio.settings import Limits, StudioConfig
+    from longalign.studio.settings import Limits, StudioConfig, need_gradio
     from longalign.worlds import WORLDS, world
 
     embedded = [name for of in WORLDS for name in world(of).models]
@@ -79,7 +78,8 @@ def studio(
         dtype=dtype,
         limits=Limits(side_px=max_side, steps=max_steps, pictures=max_pictures),
     )
-    need_gradio()
+    need_gradio()  # before what takes longer to import
+    from longalign.studio.server import serve
 
     def started(address: str) -> None:
         print(f"longalign studio: {address}  (Ctrl-C ends it; results are in {config.out})", flush=True)

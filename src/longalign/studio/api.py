@@ -10,7 +10,6 @@ scores = client.predict(image=handle_file("picture.png"), prompt="…", api_name
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -52,23 +51,26 @@ def endpoints(context: Context) -> None:
         strategy: str,
         negative_prompt: str,
         steps: float,
-        guidance: float | None,
+        guidance: float,
         seed: float,
         num: float,
         best_of: float,
     ) -> tuple[list[str], list[dict[str, Any]]]:
-        """Draws pictures of a prompt. Gives the files, and of each picture its seed and its sentences with verdicts."""
+        """Draws pictures of a prompt. Gives the files, and of each picture its seed and its sentences with verdicts.
+
+        Guidance 0 is the model's own. LoRAs are names with commas between them.
+        """
         choice = Choice(
             model, tuple(name for name in loras.split(",") if name), soft_tokens or None, strategy
         )
         try:
             job = DrawJob(
-                prompt, choice, negative_prompt, (), steps, guidance, int(seed), num, best_of, attention=False,  # type: ignore[arg-type]
+                prompt, choice, negative_prompt, (), steps, guidance or None, int(seed), num, best_of, attention=False,  # type: ignore[arg-type]
             )  # fmt: skip
             drawing = _end(draw(job, context.stacks, context.folders, context.limits))
         except Exception as error:
             raise _told(error) from None
-        files = [str(context.folders.inside(one.file)) for one in drawing.shown]
+        files = [context.folders.to_give(one.file) for one in drawing.shown]
         return files, [one.to_json() for one in drawing.shown]
 
     def score(image: str | None, prompt: str) -> dict[str, Any]:
@@ -76,7 +78,9 @@ def endpoints(context: Context) -> None:
         try:
             if not image:
                 raise gr.Error("an image is needed")
-            return check_picture(Path(image), prompt, context.stacks, context.limits).to_json()
+            return check_picture(
+                context.folders.uploaded(image), prompt, context.stacks, context.limits
+            ).to_json()
         except gr.Error:
             raise
         except Exception as error:
@@ -89,13 +93,14 @@ def endpoints(context: Context) -> None:
         try:
             if not image:
                 raise gr.Error("an image is needed")
-            job = EditJob(Path(image), source, target, Choice(model), method, steps, None, int(seed))  # type: ignore[arg-type]
+            file = context.folders.uploaded(image)
+            job = EditJob(file, source, target, Choice(model), method, steps, None, int(seed))  # type: ignore[arg-type]
             edited = _end(edit_picture(job, context.stacks, context.folders, context.limits))
         except gr.Error:
             raise
         except Exception as error:
             raise _told(error) from None
-        return str(context.folders.inside(edited.file("after"))), edited.to_json()
+        return context.folders.to_give(edited.file("after")), edited.to_json()
 
     turns: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": MODEL}
     with gr.Column(visible=False):
@@ -107,7 +112,7 @@ def endpoints(context: Context) -> None:
         def text(name: str, value: str = "") -> Any:
             return gr.Textbox(value, label=name)
 
-        def number(name: str, value: float | None) -> Any:
+        def number(name: str, value: float) -> Any:
             return gr.Number(value, label=name)
 
         trigger = gr.Button("api")
@@ -122,7 +127,7 @@ def endpoints(context: Context) -> None:
             generate,
             [
                 text("prompt"), text("model", models[0]), text("loras"), text("soft_tokens"), text("strategy", "auto"),
-                text("negative_prompt"), number("steps", 25), number("guidance", None), number("seed", 0),
+                text("negative_prompt"), number("steps", 25), number("guidance", 0), number("seed", 0),
                 number("num", 1), number("best_of", 1),
             ],
             [files, found],

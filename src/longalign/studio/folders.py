@@ -6,6 +6,7 @@ import datetime
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -115,6 +116,42 @@ class Folders:
         ):
             raise refused
         return path
+
+    def uploaded(self, path: str) -> Path:
+        """A file that a user sent. A program may name any other file of this machine; it gets none.
+
+        Args:
+            path: what Gradio gives for an uploaded file.
+
+        Raises:
+            LongalignError: the file was not uploaded.
+        """
+        try:
+            found = Path(path).resolve(strict=True)
+        except (OSError, RuntimeError, ValueError):
+            raise LongalignError(
+                "this file was not uploaded, or is not kept any more: load it again"
+            ) from None
+        if not found.is_relative_to(self.uploads.resolve()) or not found.is_file():
+            raise LongalignError("this file was not uploaded: load it again")
+        return found
+
+    def to_give(self, name: str) -> str:
+        """A copy, among the uploads, of a file in the folder of runs, which Gradio may give out.
+
+        Args:
+            name: as of `inside`.
+
+        Raises:
+            LongalignError: as of `inside`, or there is no room for a copy.
+        """
+        path = self.inside(name)
+        place = self.uploads / secrets.token_hex(8)
+        try:
+            place.mkdir()
+            return shutil.copyfile(path, place / path.name).as_posix()
+        except OSError as error:
+            raise LongalignError(f"{path.name}: cannot be copied: {error.strerror}") from None
 
     def name_of(self, path: Path) -> str:
         """The path of a file within the folder of runs, as `inside` takes it.

@@ -11,7 +11,7 @@ from typing import Any
 from longalign.errors import LongalignError
 from longalign.studio.folders import Folders
 from longalign.studio.guard import Guard
-from longalign.studio.settings import StudioConfig
+from longalign.studio.settings import StudioConfig, need_gradio
 from longalign.studio.stacks import Stacks
 
 # What a browser is given of a run folder. Pages have no scripts, and none that got into one would run.
@@ -31,16 +31,6 @@ _KINDS = {
 _PAGE_POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; sandbox allow-same-origin"
 )
-
-
-def need_gradio() -> None:
-    """Raises LongalignError: Gradio is not installed."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is sent to anybody
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
-        raise LongalignError("the studio needs Gradio: pip install 'longalign[ui]'") from None
 
 
 def build(config: StudioConfig, folders: Folders, *, example: bool = False) -> Any:
@@ -97,6 +87,8 @@ def build(config: StudioConfig, folders: Folders, *, example: bool = False) -> A
         head=theme.head(),
         favicon_path=theme.icon(),
     )
+    # Gradio checks that files were uploaded; of mounted pages only if this is set. `Folders.uploaded` checks it, too.
+    blocks.has_launched = True
     return Guard(app, config)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,3 +118,13 @@ class StudioConfig:
             )
         if not 0 <= self.port < 65536:
             raise LongalignError(f"a port is a number from 0 to 65535, not {self.port}")
+
+
+def need_gradio() -> None:
+    """Raises LongalignError: Gradio is not installed."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is sent to anybody
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        raise LongalignError("the studio needs Gradio: pip install 'longalign[ui]'") from None

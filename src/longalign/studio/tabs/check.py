@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -70,7 +69,7 @@ class CheckTab:
 
     def _read(self, picture: str | None) -> tuple[Any, Any]:
         try:
-            prompt = prompt_of(picture) if picture else ""
+            prompt = prompt_of(self.context.folders.uploaded(picture)) if picture else ""
         except Exception:
             hint = "The file does not say its prompt. Write what the picture should show."
             return gr.skip(), message_html(hint)
@@ -83,7 +82,7 @@ class CheckTab:
         yield progress_html(Progress(0.1, "reading the picture")), ""
         context = self.context
         try:
-            checked = check_picture(Path(picture), prompt, context.stacks, context.limits)
+            checked = check_picture(context.folders.uploaded(picture), prompt, context.stacks, context.limits)
         except Exception as error:
             yield message_html(explain(error), "error"), ""
             return
@@ -103,7 +102,7 @@ class CheckTab:
             return many_html(many)
 
         try:
-            paths = [Path(file) for file in files or []]
+            paths = [context.folders.uploaded(file) for file in files or []]
             if run and not paths:
                 paths = pictures_of(context.folders, run)
         except Exception as error:

@@ -206,7 +206,7 @@ class DrawTab:
             code = snippet_html(
                 snippets.draw_command(drawing.job, seed, scorer), snippets.draw_python(drawing.job, seed)
             )
-            report = gr.DownloadButton(value=str(folders.inside(drawing.report)), interactive=True)
+            report = gr.DownloadButton(value=folders.to_give(drawing.report), interactive=True)
             done = message_html(f"Kept in {drawing.run}.")
             repairable = gr.Button(interactive=scorer is not None)
             return done, drawing_html(drawing), report, code, drawing, repairable, ""
@@ -230,7 +230,7 @@ class DrawTab:
             code = snippet_html(
                 snippets.repair_command(mended.job, scorer), snippets.repair_python(mended.job, scorer)
             )
-            report = gr.DownloadButton(value=str(context.folders.inside(f"{mended.run}/report.html")))
+            report = gr.DownloadButton(value=context.folders.to_give(f"{mended.run}/report.html"))
             return message_html(f"Kept in {mended.run}."), mended_html(mended), report, code
 
         if drawing is None:

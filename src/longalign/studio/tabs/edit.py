@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -77,7 +76,7 @@ class EditTab:
 
     def _read(self, picture: str | None) -> tuple[Any, Any]:
         try:
-            prompt = prompt_of(picture) if picture else ""
+            prompt = prompt_of(self.context.folders.uploaded(picture)) if picture else ""
         except Exception:
             return gr.skip(), gr.skip()
         return prompt, prompt
@@ -117,7 +116,7 @@ class EditTab:
         try:
             choice = Choice(model, tuple(loras or ()), None if tokens in (None, "", "none") else tokens)
             job = EditJob(
-                Path(picture), source, target, choice, method,
+                context.folders.uploaded(picture), source, target, choice, method,
                 50 if steps is None else steps, start, 0 if seed is None else int(seed),  # type: ignore[arg-type]
             )  # fmt: skip
         except Exception as error:
