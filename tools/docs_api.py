@@ -48,7 +48,7 @@ API: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "soft-tokens": ("Soft tokens", ("longalign.soft_tokens",)),
     "editing": (
         "Editing and repair",
-        ("longalign.editing.edit", "longalign.editing.methods", "longalign.repair"),
+        ("longalign.editing.edit", "longalign.editing.methods", "longalign.repairing"),
     ),
     "preference": (
         "Preference models",

@@ -249,7 +249,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """``<!-- page: repair.md Repair in detail -->`` becomes a link where that page is there."""
 
     def link(found: re.Match[str]) -> str:
-        return f"[{found[2]}]({found[1]})" if (ROOT / "docs" / found[1]).exists() else found[2]
+        return f"[{found[2]}]({found[1]})" if (ROOT / "docs" / found[1]).exists() else ""
 
     return re.sub(r"<!-- page: (\S+) (.*?) -->", link, markdown)
 
