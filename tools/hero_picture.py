@@ -2,7 +2,7 @@
 
     python tools/hero_picture.py --out docs/hero.png
 
-The scene is the studio's example (split `test`, seed 4). Needs playwright and a Chromium.
+The scene is the studio's example (split `test`, seed 4, the fourth). Needs playwright and a Chromium.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     world = StickerWorld()
-    prompt = world.pictures(1, "test", 4, ((9, 9),)).text(0)
+    prompt = world.pictures(4, "test", 4, ((9, 9),)).text(3)
     pictures: dict[str, Image.Image] = {}
     for name, strategy in (
         ("Plain: the first 77 tokens", "plain"),

@@ -26,7 +26,7 @@ pytest.importorskip("gradio", reason="the studio needs Gradio: pip install 'long
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-PROMPT = world("stickers").pictures(1, "test", 4, ((9, 9),)).text(0)
+PROMPT = world("stickers").pictures(4, "test", 4, ((9, 9),)).text(3)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_the_endpoints(running: Studio, client: Client, tmp_path: Path) -> None:
         "/edit",
     }
     cut = client.predict(prompt=PROMPT, api_name="/encode")
-    assert len(cut["sentences"]) == 10 and cut["lost"] == 3
+    assert len(cut["sentences"]) == 10 and cut["lost"] == 4
     pictures, found = client.predict(prompt=PROMPT, steps=8, seed=3, num=2, api_name="/generate")
     assert [row["seed"] for row in found] == [3, 4] and len(pictures) == 2
     drawn = running.out / found[0]["file"]
@@ -69,7 +69,7 @@ def test_the_endpoints(running: Studio, client: Client, tmp_path: Path) -> None:
     assert [row["probability"] for row in scores["sentences"]] == pytest.approx(
         [s.probability for s in segments], abs=1e-4
     )
-    target = PROMPT.replace("crab", "owl")
+    target = PROMPT.replace("a crab", "an owl")
     edited, told = client.predict(
         image=handle_file(str(drawn)), source=PROMPT, target=target, steps=6, api_name="/edit"
     )

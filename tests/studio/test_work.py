@@ -32,7 +32,7 @@ from longalign.studio.stacks import Choice, Stacks, comparisons
 from longalign.studio.stepping import Done, Progress
 from longalign.worlds import world
 
-PROMPT = world("stickers").pictures(1, "test", 4, ((9, 9),)).text(0)
+PROMPT = world("stickers").pictures(4, "test", 4, ((9, 9),)).text(3)
 STICKERS = Choice("stickers")
 
 
@@ -81,7 +81,7 @@ def test_a_drawing_is_whole_or_absent(stacks: Stacks, folders: Folders) -> None:
         and chosen.maps is not None
         and set(chosen.maps.sentences) <= {s.text for s in chosen.sentences}
     )
-    assert [s.beyond for s in chosen.sentences] == [False] * 7 + [True] * 3
+    assert [s.beyond for s in chosen.sentences] == [False] * 6 + [True] * 4
     assert plain.sentences[-1].verdict == "false" and drawing.cut  # the plain encoding does not read it
     html = markup.drawing_html(drawing)
     assert html.count("<figure") == 2 and html.count("data-map=") >= 10
@@ -131,7 +131,7 @@ def test_what_is_out_of_range_or_not_offered_is_refused(
 
 
 def test_repair_keeps_what_is_right(stacks: Stacks, folders: Folders) -> None:
-    """Of seed 0 the fish is missing; a repair draws it and keeps the other nine sentences."""
+    """Of seed 0 the fish is missing. A repair draws it, and makes no other sentence false."""
     job = RepairJob(DrawJob(PROMPT, STICKERS, steps=12), seed=0, rounds=4)
     mended = result(mend(job, stacks, folders, Limits()))
     wrong = {which: [s.text for s in rows if s.oracle != "true"] for which, rows in mended.sentences.items()}
@@ -145,10 +145,10 @@ def test_repair_keeps_what_is_right(stacks: Stacks, folders: Folders) -> None:
 
 
 def test_a_picture_is_checked_by_its_own_prompt(stacks: Stacks, folders: Folders, tmp_path: Path) -> None:
-    sticker = world("stickers").pictures(2, "test", 4, ((9, 9),))
+    sticker = world("stickers").pictures(4, "test", 4, ((9, 9),))
     right, wrong, odd = (tmp_path / name for name in ("right.png", "wrong.png", "odd.png"))
-    sticker.picture(0).save(right)
-    sticker.picture(1).save(wrong)
+    sticker.picture(3).save(right)
+    sticker.picture(0).save(wrong)
     odd.write_bytes(b"no picture")
     texts = tmp_path / "right.txt"
     texts.write_text(PROMPT)
@@ -168,8 +168,8 @@ def test_a_picture_is_checked_by_its_own_prompt(stacks: Stacks, folders: Folders
 
 def test_a_picture_is_edited(stacks: Stacks, folders: Folders, tmp_path: Path) -> None:
     picture = tmp_path / "scene.png"
-    world("stickers").pictures(1, "test", 4, ((9, 9),)).picture(0).save(picture)
-    target = PROMPT.replace("grape", "cherry") if "grape" in PROMPT else PROMPT.replace("crab", "owl")
+    world("stickers").pictures(4, "test", 4, ((9, 9),)).picture(3).save(picture)
+    target = PROMPT.replace("a crab", "an owl")
     job = EditJob(picture, PROMPT, target, Choice("stickers"), steps=10)
     edited = result(edit_picture(job, stacks, folders, Limits()))
     for which in ("before", "after", "difference"):
@@ -253,7 +253,7 @@ def test_curves_of_a_training_that_runs(folders: Folders) -> None:
 def test_a_prompt_is_cut_as_it_is_encoded(stacks: Stacks) -> None:
     tokenizer = stacks.painter(STICKERS).pipe.tokenizer
     cut = cut_prompt(tokenizer, PROMPT)
-    assert len(cut.sentences) == 10 and cut.tokens > cut.window == 77 and cut.lost == 3
+    assert len(cut.sentences) == 10 and cut.tokens > cut.window == 77 and cut.lost == 4
     assert cut.tokens == 2 + sum(s.tokens for s in cut.sentences)
     weighted = cut_prompt(tokenizer, "a (red:1.4) fox", "a1111")
     assert weighted.text == "a red fox" and weighted.sentences[0].weights == ((2, 5, 1.4),)

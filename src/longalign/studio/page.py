@@ -59,7 +59,7 @@ def page(config: StudioConfig, stacks: Stacks, folders: Folders, *, example: boo
 def _example(config: StudioConfig) -> str:
     world = owner(config.models[0])
     try:
-        return str(world.pictures(1, "test", 4, ((9, 9),)).text(0)) if world else ""
+        return str(world.pictures(4, "test", 4, ((9, 9),)).text(3)) if world else ""
     except LongalignError:
         return ""
 
