@@ -202,7 +202,7 @@ def api_pages() -> dict[str, str]:
     for page, (title, _) in API.items():
         head = [f"# {title}", ""]
         for module in modules_of(page):
-            summary = (inspect.getdoc(importlib.import_module(module)) or "").splitlines()[0]
+            summary = (inspect.getdoc(importlib.import_module(module)) or "").partition("\n\n")[0]
             head += [f"`{module}`: {cell(summary)}", ""]
         found[f"api/{page}.md"] = "\n".join([*head, *_entries(pages[page])])
     return found
