@@ -1,9 +1,10 @@
 """Repair against best-of-N at equal denoiser calls: true sentences by the oracle, on crowded held-out scenes.
 
     python benchmarks/repair.py                          # 200 scenes, three models: an hour or two on two cores
-    python benchmarks/repair.py --models stickers --scenes 20 --work /tmp/repair-small
+    python benchmarks/repair.py --split validation --scenes 24 --models stickers stickers-sdxl \
+        --work runs/repair-methods --methods region+weights region+weights+gradient gradient weights region
 
-For each scene (7–9 stickers, split `test`, seed 5) the model draws four pictures: best-of-N takes the first N of them.
+For each scene (7–9 stickers, split `test`, seed 5) the model draws three pictures: best-of-N takes the first N of them.
 Repair starts from the first one; round r may use as many calls as best-of-(r + 1), and stops where the scorer doubts
 nothing. Both choose by the same scorer, the embedded Denscore; the oracle alone judges. Lines of scenes are kept in
 `--work`: the same command goes on where it was stopped.
@@ -38,9 +39,9 @@ from longalign.weights.stack import load_pipeline
 from longalign.worlds import world
 
 MODELS = ("stickers", "stickers-sdxl", "stickers-sd3")
-PICTURES = 4  # of best-of-N
+PICTURES = 3  # of best-of-N
 SEED = 5
-METHODS = (DEFAULT, "region", "weights", f"{DEFAULT}+gradient", "gradient")
+METHODS = (DEFAULT,)
 Line = dict[str, Any]
 
 
