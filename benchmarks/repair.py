@@ -24,7 +24,7 @@ from PIL import Image
 
 from longalign.diffusion.pipelines import settings_of
 from longalign.diffusion.sampling import set_scheduler
-from longalign.metrics.distances import diversity
+from longalign.metrics.distances import Moments, diversity, frechet_distance
 from longalign.metrics.intervals import percentile, resample
 from longalign.preference import PreferenceModel
 from longalign.repairing import repair
@@ -33,7 +33,7 @@ from longalign.repairing.result import Repaired
 from longalign.report import Estimate
 from longalign.report.statistics import clustered_wilson
 from longalign.stickers.captions import caption, text_of
-from longalign.stickers.world import scene
+from longalign.stickers.world import render_array, scene
 from longalign.versions import VERSION
 from longalign.weights.stack import load_pipeline
 from longalign.worlds import world
@@ -113,7 +113,23 @@ def best(pool: Sequence[Line], choice: str) -> Line:
     return max(pool, key=rank)
 
 
-def summary(lines: Sequence[Line], rounds: int) -> dict[str, Any]:
+def clean_features(indices: Sequence[int], split: str) -> np.ndarray:
+    """(N, D) features of the scenes as they should look."""
+    looker = PreferenceModel.from_pretrained("stickers/clip", device="cpu")
+    scenes = [scene(i, objects=(7, 9), split=split, seed=SEED) for i in indices]
+    pixels = torch.from_numpy(np.stack([render_array(s) for s in scenes])).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        return torch.cat([looker.image(part) for part in pixels.split(50)]).numpy()
+
+
+def to_clean(features: np.ndarray, clean: np.ndarray) -> Line:
+    """Fréchet distance to the clean scenes, and diversity."""
+    a, b = (Moments.fit(torch.from_numpy(x)) for x in (features, clean))
+    distance = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    return {"fid": round(distance, 4), "diversity": round(diversity(features), 4)}
+
+
+def summary(lines: Sequence[Line], rounds: int, clean: np.ndarray) -> dict[str, Any]:
     """Of one model: for each way and number of pictures (of calls) the share of true sentences, and differences."""
     counts = np.array([line["sentences"] for line in lines])
     ways: dict[str, list[list[Line]]] = {}
@@ -126,6 +142,7 @@ def summary(lines: Sequence[Line], rounds: int) -> dict[str, Any]:
     base = {n: ways["best-of-N by the mean"][n] for n in range(PICTURES)}
     steps = lines[0]["pool"][0]["calls"]
     found: dict[str, Any] = {"scenes": len(lines), "sentences": int(counts.sum()), "ways": {}}
+    found["diversity_of_clean_scenes"] = round(diversity(clean), 4)
     for way, of_way in ways.items():
         rows = []
         for n, pictures in enumerate(of_way):
@@ -136,11 +153,16 @@ def summary(lines: Sequence[Line], rounds: int) -> dict[str, Any]:
                 "calls": round(calls, 2),
                 "true": numbers(clustered_wilson(true, counts)),
                 "looks": round(float(np.mean([p["looks"] for p in pictures])), 4),
-                "diversity": round(diversity(np.array([p["features"] for p in pictures])), 4),
+                **to_clean(np.array([p["features"] for p in pictures]), clean),
             }
             if "best" not in way:
                 other = np.array([p["true"] for p in base[n]])
                 row["more_than_best_of"] = numbers(difference(true - other, counts))
+                looks = np.array([a["looks"] - b["looks"] for a, b in zip(pictures, base[n], strict=True)])
+                found_looks = difference(looks, np.ones(len(looks)))
+                row["looks_more"] = [
+                    round(x, 4) for x in (found_looks.value, found_looks.low, found_looks.high)
+                ]
                 first = of_way[0]
                 row["spoiled"] = sum(
                     sum(a and not b for a, b in zip(x["marks"], y["marks"], strict=True))
@@ -190,7 +212,8 @@ def main() -> None:
                     lines.append(side.line(index, given.split, given.methods, given.rounds, **options))
                     file.write(json.dumps(lines[-1]) + "\n")
                     file.flush()
-        found["models"][name] = of_model = summary(lines[: given.scenes], given.rounds)
+        clean = clean_features([line["scene"] for line in lines[: given.scenes]], given.split)
+        found["models"][name] = of_model = summary(lines[: given.scenes], given.rounds, clean)
         for way, rows in of_model["ways"].items():
             for row in rows:
                 print(name, way, json.dumps(row))
