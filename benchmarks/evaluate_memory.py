@@ -4,17 +4,24 @@
 
 Clean sticker scenes in a folder are measured by all metrics that can run here, in a process of their own each time. A
 thread of this process reads the other one's resident memory twice a second.
+
+    python benchmarks/evaluate_memory.py --distances 500 1024 5000
+
+The distances between sets alone, on random features: what their peak adds to the memory of the loaded program.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -73,6 +80,36 @@ def curve(folder: Path, out: Path) -> list[tuple[float, float]]:
     return found
 
 
+def distances(counts: list[int]) -> None:
+    """Prints the peak memory of FID, KID, CMMD, precision and recall of sets of 128 features, the smallest first."""
+    import numpy as np
+
+    from longalign.metrics.distances import cmmd, fid
+    from longalign.metrics.kid import kid
+    from longalign.metrics.precision import precision_recall
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
+
+    def features(count: int) -> np.ndarray:
+        x = np.random.default_rng(count).normal(size=(count, 128)).astype(np.float32)
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    formulas: dict[str, Callable[[Any, Any], Any]] = {
+        "FID": fid,
+        "KID": kid,
+        "CMMD": cmmd,
+        "precision": precision_recall,
+    }
+    for formula in formulas.values():
+        formula(features(20), features(21))  # libraries are loaded
+    start = peak()
+    for count in sorted(counts):
+        for name, formula in formulas.items():
+            formula(features(count), features(count + 1))
+            print(f"{count:6,} pictures: {start:.0f} MiB and {peak() - start:4.0f} after {name}")
+
+
 def plot(curves: dict[int, list[tuple[float, float]]], file: Path) -> None:
     """The curves, each over the share of its time."""
     import matplotlib
@@ -101,8 +138,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pictures", type=int, nargs="+", default=[500, 5000])
+    parser.add_argument("--distances", type=int, nargs="+", help="numbers of pictures")
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
+    if args.distances:
+        return distances(args.distances)
     curves = {}
     with tempfile.TemporaryDirectory() as root:
         for count in args.pictures:

@@ -21,7 +21,13 @@ import longalign
 from longalign.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+    *sorted((ROOT / "integrations").rglob("*.md")),
+]
 RECIPES = {file.stem for file in ROOT.glob("**/recipes/*.yaml")}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -172,6 +173,10 @@ def evaluate(
         return _tell(estimated(job), as_json)
     part = None if shard is None else _shard(shard)
     words = [word.strip() for word in (attention or "").split(",") if word.strip()]
+    if words:
+        from longalign.evaluation.attention import check_words
+
+        check_words(job.points, words)
     _evaluate(job, out, overwrite, part and Shard(*part), as_json, words, engine)
 
 
@@ -196,7 +201,7 @@ def _evaluate(
     run = run or open_folder(out, job.settings, False)
     parts = FolderParts(run.path / "parts")
     if first:
-        job.plan(parts)
+        job.prepare(parts)
     wait_for_all()
     if engine is not None and engine.on != "local":
         from longalign.evaluation.on_engine import run_on
@@ -224,6 +229,8 @@ def _evaluate(
     if job.judges:
         with progress("asking the judge", job.pairs_to_judge) as advance:
             found = job.judge(found, run.path, advance)
+    if words:
+        found = replace(found, facts={**found.facts, "attention maps": "attention.html, beside this page"})
     cases = len(measuring.blocks.keys)
     with progress("writing pages", cases) as advance:
         tables = write_evaluation(

@@ -42,6 +42,7 @@ from longalign.cli.stickers.render import render
 from longalign.cli.stickers.study import study
 from longalign.cli.stickers.train import train as train_stickers
 from longalign.cli.stickers.trust import trust
+from longalign.cli.studio import studio
 from longalign.cli.train import train
 from longalign.errors import LongalignError
 from longalign.versions import VERSION
@@ -78,7 +79,7 @@ def add(app: typer.Typer, commands: Commands, panel: str | None = None) -> None:
 
 
 GROUPS: Mapping[str, Commands] = {
-    "Make pictures": {"demo": demo, "generate": generate, "edit": edit, "segment": segment},
+    "Make pictures": {"demo": demo, "generate": generate, "edit": edit, "segment": segment, "studio": studio},
     "Judge pictures, models and runs": {
         "score": score,
         "calibrate": calibrate,

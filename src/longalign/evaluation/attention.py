@@ -20,6 +20,22 @@ from longalign.versions import provenance
 PAGE = "attention.html"
 
 
+def check_words(points: Sequence[Point], words: Sequence[str]) -> None:
+    """Refuses words before anything is drawn.
+
+    Args:
+        points: the models and their prompts.
+        words: of the page of attention maps.
+
+    Raises:
+        LongalignError: there are no models, or no prompt has any of the words.
+    """
+    if words and not points:
+        raise LongalignError("--attention draws: name a model and --prompts, not only folders of pictures")
+    if words and not any(_has(row.prompt, word) for p in points for row in p.rows for word in words):
+        raise LongalignError(f"--attention: no prompt has any of the words {', '.join(words)}")
+
+
 def write_attention(
     points: Sequence[tuple[Point, Plan]],
     words: Sequence[str],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from longalign.encoding.segments import Segmenter
+from longalign.errors import LongalignError
 from longalign.metrics import METRICS
 from longalign.metrics.metric import Need
-from longalign.worlds import World, owner_of_texts
+from longalign.worlds import World, owner, owner_of_texts
+
+OF_WORLDS = "the embedded models know sticker pictures alone"  # why they score no others
 
 
 def default_metrics(world: World | None, reference: str | None) -> list[str]:
@@ -43,3 +46,28 @@ def world_of(prompts: Sequence[str], most: int = 200) -> World | None:
     segmenter = Segmenter()
     different = list(dict.fromkeys(prompts))[:most]
     return owner_of_texts([s.text for prompt in different for s in segmenter(prompt)])
+
+
+def judges_strangers(name: str) -> bool:
+    """Would a metric, left to its defaults, judge any picture by a model that knows an embedded world alone?
+
+    Args:
+        name: of a metric.
+    """
+    model = getattr(METRICS[name].Options(), "model", None)
+    return isinstance(model, str) and owner(model) is not None
+
+
+def need_some(metrics: Collection[object], dropped: Mapping[str, str]) -> None:
+    """Refuses an evaluation without metrics.
+
+    Args:
+        metrics: those that are left.
+        dropped: the others → the reason.
+
+    Raises:
+        LongalignError: none is left; all reasons are given.
+    """
+    if not metrics:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in dropped.items())
+        raise LongalignError(f"no metric can be computed. {reasons}")

@@ -68,6 +68,7 @@ class Stacked:
 
     def __init__(self, contender: Contender, pipe: Any = None) -> None:
         self.painter = Painter(contender.config(), pipe)
+        check_call(self.painter.pipe, {})  # a pipeline that changes a picture has one of our backbones, too
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], on_step: OnStep) -> list[Image.Image]:
         """One picture a prompt."""

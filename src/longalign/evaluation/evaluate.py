@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,17 +10,30 @@ from typing import Any
 from longalign.data.prompt_rows import PromptRow, read_prompt_rows
 from longalign.diffusion.pipelines import load_tokenizer
 from longalign.errors import LongalignError
-from longalign.evaluation.choice import default_metrics, needing, world_of
-from longalign.evaluation.comparison import Comparison, compare
+from longalign.evaluation.choice import (
+    OF_WORLDS,
+    default_metrics,
+    judges_strangers,
+    need_some,
+    needing,
+    world_of,
+)
+from longalign.evaluation.comparison import compare
 from longalign.evaluation.drawing import Plan, check_slugs, draw, drawn_set
 from longalign.evaluation.judging import check_judge, judge_runs
 from longalign.evaluation.measuring import Blocks, Measuring, Pass
-from longalign.evaluation.memory import plan_passes
 from longalign.evaluation.parts import FolderParts, MemoryParts, Parts
 from longalign.evaluation.pictures import read_reference, read_sets
+from longalign.evaluation.plan_file import (
+    check_inputs,
+    forget_outdated,
+    inputs_of,
+    planned,
+    told_options,
+)
 from longalign.evaluation.processes import Shard
-from longalign.evaluation.result import Evaluation
-from longalign.evaluation.sets import MeasuredSet, PictureSet
+from longalign.evaluation.result import Evaluation, facts_of
+from longalign.evaluation.sets import PictureSet
 from longalign.evaluation.settings import (
     JUDGE,
     EvaluateConfig,
@@ -30,15 +42,13 @@ from longalign.evaluation.settings import (
     parse_metrics,
     read_job,
 )
-from longalign.evaluation.sweep import Point, parse_sweep, points_of
+from longalign.evaluation.sweep import Point, compare_points, parse_sweep, points_of
 from longalign.metrics import METRICS
 from longalign.metrics.embedding import Advance
 from longalign.metrics.features import Features
-from longalign.metrics.metric import Metric, MetricColumn, Need, Tools
-from longalign.runs import RunFolder, atomic_write_text
+from longalign.metrics.metric import Metric, Need, Tools
+from longalign.runs import RunFolder
 from longalign.worlds import DEFAULT, owner
-
-PLAN = "plan.json"
 
 
 class EvaluationJob:
@@ -157,6 +167,21 @@ class EvaluationJob:
         for point, plan in self.plans(shard):
             draw(point.contender, plan, run, on_step)
 
+    def prepare(self, parts: FolderParts) -> None:
+        """Looks at what a folder has from an earlier call, before anything is drawn or measured in this one.
+
+        What has to be measured again gets passes of its own. One process does this, before the others begin.
+
+        Args:
+            parts: finished blocks.
+
+        Raises:
+            LongalignError: prompts or pictures have changed since the folder was begun.
+        """
+        check_inputs(parts, inputs_of(self.rows, self.sets, self.reference))
+        forget_outdated(parts, {name: self._told(name) for name in self.metrics})
+        self.plan(parts)
+
     def plan(self, parts: Parts) -> list[Pass]:
         """Decides which metrics are computed together, and notes it beside the parts.
 
@@ -164,7 +189,13 @@ class EvaluationJob:
             parts: finished blocks.
         """
         self.features = self._features()
-        return self._passes(parts)
+        return planned(
+            parts if isinstance(parts, FolderParts) else None,
+            {name: self._told(name) for name in self.metrics},
+            self._weights,
+            with_features=self.features is not None,
+            device=self.config.device,
+        )
 
     def all_sets(self, run: RunFolder | None) -> list[PictureSet]:
         """All sets of pictures: those of models first, in the order of the runs.
@@ -213,15 +244,19 @@ class EvaluationJob:
         if self.reference is not None and self.features is not None:
             measuring.measure_reference()
         loaded: dict[str, Metric] = {}
+        used: list[Pass] = []
         for of_pass in passes:
             metrics = self.load(of_pass)
+            if not metrics and not of_pass.with_features and not measuring.finished(of_pass):
+                continue  # none of its metrics can be loaded, or is wanted now
+            used.append(of_pass)
             self.dropped.update(measuring.run(of_pass, metrics))
             loaded.update({m.name: m for m in metrics})
         kept = [loaded[name] for name in self.metrics if name in loaded and name not in self.dropped]
         if not kept:
-            first = next(iter(self.dropped.items()), ("", ""))
-            raise LongalignError(f"no metric can be computed; {first[0]}: {first[1]}")
-        return measuring, passes, kept
+            self.metrics = []
+            need_some(self.metrics, self.dropped)
+        return measuring, used, kept
 
     def blocks_of(self, sets: Sequence[PictureSet]) -> Blocks:
         """The blocks in which pictures are measured.
@@ -322,8 +357,13 @@ class EvaluationJob:
                 f"--baseline {baseline!r}: there is no such run; there are {', '.join(labels)}"
             )
         columns = [column for metric in metrics for column in metric.columns]
-        comparisons = self._compare(measured, columns, baseline)
-        facts, notes = self._facts(measured, metrics)
+        samples = self.config.samples
+        if self.sweep is None:
+            comparisons = compare(measured, columns, baseline, samples=samples)
+        else:
+            base = self.config.baseline or self.points[0].base
+            comparisons = compare_points(self.sweep, self.points, measured, columns, base, samples)
+        facts, notes = facts_of(measured, metrics, self.features, self.reference)
         return Evaluation(
             measured,
             comparisons,
@@ -350,50 +390,15 @@ class EvaluationJob:
         """
         if run is None and self.points:
             raise LongalignError("models draw into a run folder: give one")
-        if run is not None:
+        parts = None if run is None else FolderParts(run.path / "parts")
+        if run is not None and parts is not None:
+            self.prepare(parts)
             self.draw(run, on_step=on_step)
         sets = self.all_sets(run)
-        parts = None if run is None else FolderParts(run.path / "parts")
         return self.result(*self.measure(sets, parts, on_step=on_step))
 
-    def _compare(
-        self, measured: Sequence[MeasuredSet], columns: Sequence[MetricColumn], baseline: str
-    ) -> list[Comparison]:
-        """With the baseline; in a sweep at each value with the baseline's picture of the same value."""
-        if len(measured) < 2:
-            return []
-        if self.sweep is None:
-            return compare(measured, columns, baseline, samples=self.config.samples)
-        base = self.config.baseline or self.points[0].base
-        found: list[Comparison] = []
-        for value in self.sweep.values:
-            at = [m for p, m in zip(self.points, measured, strict=False) if p.value == value]
-            label = self.sweep.label(base, value)
-            if len(at) > 1 and label in [m.label for m in at]:
-                found += compare(at, columns, label, samples=self.config.samples)
-        return found
-
-    def _passes(self, parts: Parts) -> list[Pass]:
-        """Which metrics are computed together. A folder keeps its plan: other passes would give other last bits."""
-        file = parts.folder / PLAN if isinstance(parts, FolderParts) else None
-        passes: list[Pass] = []
-        if file is not None and file.is_file():
-            passes = [Pass(**told) for told in json.loads(file.read_text(encoding="utf-8"))]
-        planned = {name for of_pass in passes for name in of_pass.metrics}
-        new = [name for name in self.metrics if name not in planned]
-        wants = self.features is not None and not any(p.with_features for p in passes)
-        if new or wants:
-            passes += plan_passes(
-                new,
-                {name: self._weights(name) for name in new},
-                first=len(passes),
-                with_features=wants,
-                device=self.config.device,
-            )
-            if file is not None:
-                told = json.dumps([asdict(p) for p in passes], indent=1) + "\n"
-                atomic_write_text(file, told)
-        return passes
+    def _told(self, name: str) -> dict[str, Any]:
+        return told_options(metric_options(name, self.config, self.tools))
 
     def _weights(self, name: str) -> Sequence[str]:
         options = metric_options(name, self.config, self.tools)
@@ -408,12 +413,13 @@ class EvaluationJob:
             missing["reference"] = "needs --reference FOLDER: pictures to compare with"
         for name in list(self.metrics):
             reasons = [missing[need] for need in METRICS[name].needs if need in missing]
+            told = self.config.model is not None or f"{name}.model" in self.config.options
+            if self.world is None and not told and judges_strangers(name):
+                reasons.append(f"{OF_WORLDS}: name a preference model with --model")
             if reasons:
                 self.metrics.remove(name)
                 self.dropped[name] = reasons[0]
-        if not self.metrics:
-            name, reason = next(iter(self.dropped.items()))
-            raise LongalignError(f"{name}: {reason}")
+        need_some(self.metrics, self.dropped)
 
     def _reference(self) -> PictureSet | None:
         if not needing("reference", self.metrics):
@@ -435,8 +441,7 @@ class EvaluationJob:
         plain = self.world.plain_features if self.world is not None else None
         name = config.features or plain or config.model or DEFAULT
         if not config.features and self.world is None and owner(name) is not None:
-            reason = "the embedded models know sticker pictures alone: name an extractor with --features"
-            self._without("features", reason)
+            self._without("features", f"{OF_WORLDS}: name an extractor with --features")
             return None
         try:
             return Features.from_pretrained(name, device=config.device, dtype=config.dtype)
@@ -449,24 +454,4 @@ class EvaluationJob:
         for name in needing(need, self.metrics):
             self.metrics.remove(name)
             self.dropped[name] = reason
-        if not self.metrics:
-            raise LongalignError(reason)
-
-    def _facts(
-        self, measured: Sequence[MeasuredSet], metrics: Sequence[Metric]
-    ) -> tuple[dict[str, str], list[str]]:
-        """For the page's list of facts; and sentences below the table."""
-        facts: dict[str, str] = {}
-        notes = []
-        if self.features is not None:
-            facts["features"] = self.features.what
-            notes.append(f"Features: {self.features.what}.")
-        facts.update({f"{m.name} by": m.what.removeprefix(f"{m.name} by ") for m in metrics if m.what})
-        if self.reference is not None:
-            facts["reference"] = f"{self.reference.label}, {len(self.reference):,} pictures"
-            notes.append(f"Reference: {facts['reference']}; distances of small sets are too large.")
-        if failed := [f"{m.label}: {f.name}: {f.reason}" for m in measured for f in m.failed]:
-            facts["left out"] = f"{len(failed):,} pictures, such as {failed[0]}"
-        if missing := [f"{m.label}: {len(m.missing):,}" for m in measured if m.missing]:
-            facts["prompts without a picture"] = ", ".join(missing)
-        return facts, notes
+        need_some(self.metrics, self.dropped)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PROMPTS_AT_ONCE = 16  # of a block
 REFERENCE = "reference"  # name of the pass over the reference pictures
 _THREADS = 2  # that decode pictures
+_OF_PICTURE = ("of", "key", "place", "failed")  # keys of a line that are no metrics
 Record = Mapping[str, Any]
 
 
@@ -85,11 +86,13 @@ class Pass:
         name: of its parts.
         metrics: names.
         with_features: whether the features of all pictures are kept in this pass.
+        options: of its metrics, as they were when it was planned.
     """
 
     name: str
     metrics: list[str]
     with_features: bool = False
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -144,6 +147,14 @@ class Measuring:
             lines, features = self._block(self.blocks[block], of, metrics, failed)
             self.parts.write(of.name, block, lines, features)
         return failed
+
+    def finished(self, of: Pass) -> bool:
+        """Are all blocks of a pass measured?
+
+        Args:
+            of: the pass.
+        """
+        return all(self.parts.has(of.name, block) for block in range(len(self.blocks)))
 
     def measure_reference(self) -> None:
         """Computes the features of the reference pictures.
@@ -246,8 +257,8 @@ class Measuring:
         of_passes = [self.parts.read(of.name, block) for of in passes]
         for item, *found in zip(self.blocks[block], *of_passes, strict=True):
             merged: Line = {}
-            for line in found:
-                merged.update(line)
+            for of, line in zip(passes, found, strict=True):
+                merged.update({k: v for k, v in line.items() if k in _OF_PICTURE or k in of.metrics})
             yield item, merged
 
     def measured(

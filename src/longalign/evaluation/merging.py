@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from longalign.errors import LongalignError
+from longalign.evaluation.parts import FolderParts
+from longalign.evaluation.plan_file import read_inputs
 from longalign.evaluation.settings import EvaluateConfig
 from longalign.runs import RunFolder, is_run
 
@@ -39,6 +41,12 @@ def merge_shards(folders: Sequence[Path], out: Path) -> tuple[list[str], Evaluat
         if changed:
             raise LongalignError(
                 f"{folders[0]} and {folder} are no shards of one evaluation; they differ in {', '.join(changed)}"
+            )
+    inputs = [read_inputs(FolderParts(folder / "parts")) for folder in folders]
+    for folder, other in zip(folders[1:], inputs[1:], strict=True):
+        if changed := [what for what in other if inputs[0].get(what, other[what]) != other[what]]:
+            raise LongalignError(
+                f"{folders[0]} and {folder} are no shards of one evaluation: {' and '.join(changed)} differ"
             )
     run = RunFolder.resume(out, told[0], free=_FREE)
     for folder in folders:

@@ -9,9 +9,10 @@ from typing import Any
 from longalign.evaluation.comparison import Comparison
 from longalign.evaluation.judging import Verdicts
 from longalign.evaluation.measuring import Measuring, Pass
-from longalign.evaluation.sets import MeasuredSet
+from longalign.evaluation.sets import MeasuredSet, PictureSet
 from longalign.evaluation.sweep import Point, Sweep
-from longalign.metrics.metric import MetricColumn
+from longalign.metrics.features import Features
+from longalign.metrics.metric import Metric, MetricColumn
 from longalign.worlds import World
 
 
@@ -71,3 +72,33 @@ class Evaluation:
         if self.judged is not None:
             found["judge"] = self.judged.to_json
         return found
+
+
+def facts_of(
+    measured: Sequence[MeasuredSet],
+    metrics: Sequence[Metric],
+    features: Features | None,
+    reference: PictureSet | None,
+) -> tuple[dict[str, str], list[str]]:
+    """For the page's list of facts; and sentences below the table.
+
+    Args:
+        measured: the sets.
+        metrics: that were computed.
+        features: the extractor; None: there is none.
+        reference: pictures to compare with; None: there are none.
+    """
+    facts: dict[str, str] = {}
+    notes = []
+    if features is not None:
+        facts["features"] = features.what
+        notes.append(f"Features: {features.what}.")
+    facts.update({f"{m.name} by": m.what.removeprefix(f"{m.name} by ") for m in metrics if m.what})
+    if reference is not None:
+        facts["reference"] = f"{reference.label}, {len(reference):,} pictures"
+        notes.append(f"Reference: {facts['reference']}; distances of small sets are too large.")
+    if failed := [f"{m.label}: {f.name}: {f.reason}" for m in measured for f in m.failed]:
+        facts["left out"] = f"{len(failed):,} pictures, such as {failed[0]}"
+    if missing := [f"{m.label}: {len(m.missing):,}" for m in measured if m.missing]:
+        facts["prompts without a picture"] = ", ".join(missing)
+    return facts, notes

@@ -10,6 +10,7 @@ from typing import Any
 from longalign.data.prompt_rows import PromptRow
 from longalign.encoding.segments import Segmenter
 from longalign.errors import LongalignError
+from longalign.evaluation.comparison import Comparison, compare
 from longalign.evaluation.contenders import Contender
 from longalign.evaluation.sets import MeasuredSet
 from longalign.metrics.metric import MetricColumn
@@ -160,6 +161,33 @@ def count_tokens(tokenizer: Any, text: str) -> int:
         text: of any length.
     """
     return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+
+def compare_points(
+    sweep: Sweep,
+    points: Sequence[Point],
+    measured: Sequence[MeasuredSet],
+    columns: Sequence[MetricColumn],
+    baseline: str,
+    samples: int,
+) -> list[Comparison]:
+    """At each value of a sweep every model with the baseline's pictures of the same value.
+
+    Args:
+        sweep: what was varied.
+        points: of `points_of`.
+        measured: their results, in the same order.
+        columns: of the metrics.
+        baseline: label of a model.
+        samples: bootstrap draws.
+    """
+    found: list[Comparison] = []
+    for value in sweep.values:
+        at = [m for p, m in zip(points, measured, strict=False) if p.value == value]
+        label = sweep.label(baseline, value)
+        if label in [m.label for m in at]:
+            found += compare(at, columns, label, samples=samples)
+    return found
 
 
 def sweep_curves(

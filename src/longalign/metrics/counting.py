@@ -30,3 +30,9 @@ class Counting(Metric):
         """Names the world that counts."""
         assert self.tools.world is not None
         return f"prompts that describe a whole picture of {self.tools.world.name}"
+
+    def share_read(self, prompts: Sequence[str]) -> str:
+        assert self.tools.world is not None
+        different = list(dict.fromkeys(prompts))
+        described = self.tools.world.reference(different)
+        return f"{len(described) / len(different):.1%} of the prompts" if different else "—"

@@ -8,8 +8,8 @@ import numpy as np
 
 from longalign.metrics.distances import diversity, diversity_draws
 from longalign.metrics.intervals import resample
-from longalign.metrics.metric import MISSING, MetricColumn, Number, SetMetric
-from longalign.metrics.prompt_bootstrap import PromptBootstrap
+from longalign.metrics.metric import MetricColumn, Number, SetMetric
+from longalign.metrics.prompt_bootstrap import TWO_NEEDED, PromptBootstrap
 
 
 class Diversity(SetMetric):
@@ -23,7 +23,7 @@ class Diversity(SetMetric):
         self, x: np.ndarray, y: np.ndarray | None, bootstrap: PromptBootstrap
     ) -> dict[str, Number]:
         if len(x) < 2:
-            return {self.name: Number(math.nan, MISSING)}
+            return {self.name: Number(math.nan, TWO_NEEDED)}
         features = np.asarray(x)
         draws = [
             diversity_draws(features, w[:, bootstrap.owner])

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from longalign.metrics.distances import Moments, fid, rows_of
-from longalign.metrics.metric import MISSING, MetricColumn, Number, SetMetric
-from longalign.metrics.prompt_bootstrap import PromptBootstrap
+from longalign.metrics.metric import MetricColumn, Number, SetMetric
+from longalign.metrics.prompt_bootstrap import TWO_NEEDED, PromptBootstrap
 
 # Behind a FID of N pictures with D features where N ≤ D: the covariance, of rank N − 1, is then mostly missing.
 TOO_FEW = "(meaningless)"
@@ -28,7 +28,7 @@ class Fid(SetMetric):
     ) -> dict[str, Number]:
         assert y is not None
         if min(len(x), len(y)) < 2:
-            return {self.name: Number(math.nan, MISSING)}
+            return {self.name: Number(math.nan, TWO_NEEDED)}
         found = shown_distance(fid(Moments.fit(rows_of(x)), Moments.fit(rows_of(y))))
         if min(len(x), len(y)) <= x.shape[1]:
             found = found._replace(cell=f"{found.cell} {TOO_FEW}")

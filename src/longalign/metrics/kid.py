@@ -11,7 +11,7 @@ from torch import Tensor
 from longalign.errors import LongalignError
 from longalign.metrics.distances import Array, check_same_width, checked
 from longalign.metrics.metric import MetricColumn, Number, SetMetric
-from longalign.metrics.prompt_bootstrap import MISSING, PromptBootstrap
+from longalign.metrics.prompt_bootstrap import TWO_NEEDED, PromptBootstrap
 
 SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020  # the paper's numbers; torch-fidelity's seed
 
@@ -102,7 +102,7 @@ class Kid(SetMetric):
         """
         assert y is not None
         if min(len(x), len(y)) < 2:
-            return {"kid": Number(math.nan, MISSING)}
+            return {"kid": Number(math.nan, TWO_NEEDED)}
         o = self.options
         value, _ = kid(x, y, o.subsets, o.subset_size, o.seed)
         return {"kid": Number(value, f"{value:.4g}".replace("-", "\N{MINUS SIGN}"))}

@@ -15,7 +15,7 @@ from longalign.metrics.distances import Array, check_same_width, checked
 from longalign.metrics.metric import MetricColumn, Number, SetMetric
 from longalign.metrics.prompt_bootstrap import PromptBootstrap
 
-_ROWS_AT_ONCE = 2048  # of a matrix of distances: 2048² float64 are 32 MiB
+_ROWS_AT_ONCE = 1024  # of a matrix of distances: 1024² float64 are 8 MiB, of which some are held at once
 # Squared distances below this share of the squared lengths are rounding: such pictures have equal features.
 _ROUNDING = 1e-13
 

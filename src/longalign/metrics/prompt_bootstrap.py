@@ -13,6 +13,7 @@ from longalign.report import Estimate
 
 TableCell = str | Estimate
 MISSING = "—"
+TWO_NEEDED = f"{MISSING} (2 pictures needed)"
 
 
 class Number(NamedTuple):

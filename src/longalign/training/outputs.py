@@ -27,7 +27,7 @@ _LAST = ["grad_norm", "lr"]  # curves that few look at come last
 def save_model(objective: Objective, folder: Path, recipe: Recipe) -> Path:
     """Save the model into `folder`, which is replaced as a whole or, on an error, stays as it was.
 
-    A LoRA gets a model card, which tells the recipe.
+    LoRAs, soft tokens and preference models get a model card, which tells the recipe.
 
     Raises:
         LongalignError: the disk cannot be written.

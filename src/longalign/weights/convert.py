@@ -124,10 +124,9 @@ def import_checkpoint(
                 trained, folder / lora.ADAPTER_FOLDER if kind == "lora" else folder
             )
             facts = {**facts, "adapter": [trained.config[key] for key in text_adapter.SIZES]}
-        if kind in ("lora", "foreign-lora"):
-            write_card(
-                folder, base_name=base or "", made=f"Imported from `{source.name}` by longalign {VERSION}."
-            )
+        write_card(
+            folder, base_name=base or "", made=f"Imported from `{source.name}` by longalign {VERSION}."
+        )
     return Converted(kind, sorted(p for p in out.rglob("*") if p.is_file()), facts)
 
 
