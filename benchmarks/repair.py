@@ -129,7 +129,24 @@ def to_clean(features: np.ndarray, clean: np.ndarray) -> Line:
     return {"fid": round(distance, 4), "diversity": round(diversity(features), 4)}
 
 
-def summary(lines: Sequence[Line], rounds: int, clean: np.ndarray) -> dict[str, Any]:
+def of_false(lines: Sequence[Line], split: str) -> Line:
+    """Of the sentences that are false in the first pictures: how many the scorer calls true (P ≥ 0.95), how many are
+    false in the second picture, too, and how many are of backgrounds."""
+    found = {"sentences": 0, "called_true": 0, "false_in_second_picture": 0, "of_backgrounds": 0}
+    for line in lines:
+        first, second = line["pool"][:2]
+        shown = scene(line["scene"], objects=(7, 9), split=split, seed=SEED)
+        said = caption(shown, np.random.default_rng([line["scene"], SEED]))
+        for i, sentence in enumerate(said):
+            if not first["marks"][i]:
+                found["sentences"] += 1
+                found["called_true"] += first["values"][i] >= 0.95
+                found["false_in_second_picture"] += not second["marks"][i]
+                found["of_backgrounds"] += sentence.fact.background is not None
+    return found
+
+
+def summary(lines: Sequence[Line], rounds: int, clean: np.ndarray, split: str) -> dict[str, Any]:
     """Of one model: for each way and number of pictures (of calls) the share of true sentences, and differences."""
     counts = np.array([line["sentences"] for line in lines])
     ways: dict[str, list[list[Line]]] = {}
@@ -143,6 +160,7 @@ def summary(lines: Sequence[Line], rounds: int, clean: np.ndarray) -> dict[str, 
     steps = lines[0]["pool"][0]["calls"]
     found: dict[str, Any] = {"scenes": len(lines), "sentences": int(counts.sum()), "ways": {}}
     found["diversity_of_clean_scenes"] = round(diversity(clean), 4)
+    found["false_in_first_picture"] = of_false(lines, split)
     for way, of_way in ways.items():
         rows = []
         for n, pictures in enumerate(of_way):
@@ -213,7 +231,7 @@ def main() -> None:
                     file.write(json.dumps(lines[-1]) + "\n")
                     file.flush()
         clean = clean_features([line["scene"] for line in lines[: given.scenes]], given.split)
-        found["models"][name] = of_model = summary(lines[: given.scenes], given.rounds, clean)
+        found["models"][name] = of_model = summary(lines[: given.scenes], given.rounds, clean, given.split)
         for way, rows in of_model["ways"].items():
             for row in rows:
                 print(name, way, json.dumps(row))
