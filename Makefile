@@ -10,7 +10,7 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak clean
+.PHONY: help demo test check docs bench soak clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -26,6 +26,9 @@ check: $(VENV)/dev ## lint, formatting, types, and who may import whom
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 	$(bin)/lint-imports --no-logo
+
+docs: $(VENV)/docs ## build the docs site into build/site, with strict links (options: ARGS="--quiet")
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict $(ARGS)
 
 bench: $(VENV)/dev ## run every benchmark
 	@for script in $(shell grep -l __main__ benchmarks/*.py); do \
@@ -54,4 +57,8 @@ $(VENV)/dev: $(VENV)/runtime
 	@$(pip) --editable '.[dev]'
 	@$(pip) --no-deps open-clip-torch torchmetrics lightning-utilities torch-fidelity
 	@$(bin)/python -m compileall -qq -j 0 $(VENV)/lib || true  # some packages carry files for other Pythons
+	@touch $@
+
+$(VENV)/docs: $(VENV)/runtime
+	@$(pip) --editable '.[docs]'
 	@touch $@

@@ -1,6 +1,7 @@
 """README and docs/ against the package: commands parse, names import, files that they mention are there.
 
-Nothing is run. A command counts as right if it exists and knows each option that is written after it.
+Nothing is run here (`tests/test_docs_run.py` does that). A command counts as right if it exists and knows each
+option that is written after it.
 """
 
 from __future__ import annotations
@@ -34,11 +35,17 @@ RECIPES = {file.stem for file in ROOT.glob("**/recipes/*.yaml")}
 def commands(text: str) -> Iterator[str]:
     """Each `longalign …` of a document: lines of code blocks (a backslash continues one), and code in sentences."""
     joined = re.sub(r"\\\n\s*", " ", text)
-    blocks = "\n".join(re.findall(r"^```\n(.*?)^```", joined, re.M | re.S))
+    blocks = "\n".join(
+        code
+        for kind, code in re.findall(r"^```(\w*)\n(.*?)^```", joined, re.M | re.S)
+        if kind in ("", "bash")
+    )
     lines = [*blocks.splitlines(), *re.findall(r"^    (.*)$", joined, re.M)]
     pieces = [piece.replace("\n", " ") for piece in re.findall(r"(?<!`)`([^`]+)`(?!`)", joined)]
     for line in (*lines, *pieces):
-        if found := re.match(r"(?:accelerate launch -m )?(longalign [a-z].*)", line):
+        if found := re.match(
+            r"(?:[A-Z_]+=\S+ )*(?:accelerate launch (?:.*? )?-m )?(longalign [a-z].*)", line
+        ):
             yield found[1]
 
 

@@ -59,9 +59,7 @@ def keep_repair(run: RunFolder, name: str, repaired: Repaired) -> None:
 
 
 def told_of(run: RunFolder, name: str) -> dict[str, Any]:
-    """What `keep_repair` wrote: `Repaired.to_json`, with the files ``before_file`` and ``region_file``.
-
-    These are None where nothing was changed.
+    """What `keep_repair` wrote: `Repaired.to_json`, ``before_file``, ``region_file`` (None where nothing changed).
 
     Args:
         run: the run folder.

@@ -307,7 +307,7 @@ class Metric(ABC):
 
 
 class SetMetric(Metric):
-    """A metric of the features of a whole set of pictures, such as FID."""
+    """A metric of the features of a whole set of pictures, such as FID. `tools` and `options` are those of `Metric`."""
 
     needs = frozenset(("features",))
     level = "set"

@@ -86,7 +86,8 @@ def redraw(
     scheduler.set_timesteps(steps)
     per_step = max(1, len(scheduler.timesteps) // steps)  # PNDM and Heun call the model more often
     first = len(scheduler.timesteps) - taken * per_step if taken < steps else 0
-    scheduler.set_begin_index(first)
+    if hasattr(scheduler, "set_begin_index"):  # DDIM and the like find the place of a time by themselves
+        scheduler.set_begin_index(first)
     times = scheduler.timesteps[first:]
     x_0 = known[None].to(denoiser.device)
     noise = torch.randn(known.shape, generator=torch.Generator().manual_seed(seed))[None].to(x_0)

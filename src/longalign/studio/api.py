@@ -17,7 +17,6 @@ from markupsafe import escape
 
 from longalign.studio.check import check_picture
 from longalign.studio.context import MODEL, Context, explain
-from longalign.studio.cut import cut_prompt
 from longalign.studio.draw import DrawJob, draw
 from longalign.studio.edit import EditJob, edit_picture
 from longalign.studio.stacks import Choice
@@ -38,8 +37,7 @@ def endpoints(context: Context) -> None:
         """Cuts a prompt into sentences, with their tokens and what the plain encoding would lose."""
         try:
             context.limits.text(prompt)
-            painter = context.stacks.painter(context.stacks.check(Choice(model)))
-            return cut_prompt(painter.pipe.tokenizer, prompt, syntax).to_json()
+            return context.stacks.cut(prompt, model, syntax).to_json()
         except Exception as error:
             raise _told(error) from None
 

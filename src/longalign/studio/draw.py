@@ -192,12 +192,13 @@ def draw(
                     yield Progress(share, words, item.preview)
             yield Progress((number + 0.97) / len(choices), "reading the pictures")
             tries = made.judged(stacks)
-            cut += made.cut
+            cut += [f"{choice.label}, {text}" for text in made.cut]
             for k in range(job.num):
                 group = tries[k * job.best_of : (k + 1) * job.best_of]
                 best = max(group, key=lambda one: lowest(one.sentences))
                 shown.append(_keep(run, best, group, choice, painter, job, len(shown)))
-        _write_page(run, shown, job, choices, stacks)
+        window = window_of(painter.pipe.tokenizer)
+        _write_page(run, shown, job, choices, stacks.config.scorer, window)
         finished = folders.finish(run, command)
     except BaseException:
         folders.drop(run)
@@ -308,18 +309,21 @@ def _keep(
 
 
 def _write_page(
-    run: RunFolder, shown: Sequence[Shown], job: DrawJob, choices: Sequence[Choice], stacks: Stacks
+    run: RunFolder,
+    shown: Sequence[Shown],
+    job: DrawJob,
+    choices: Sequence[Choice],
+    scorer: str | None,
+    window: int,
 ) -> None:
     columns = {one.label: one.sentences for one in shown}
     panels = [Panel(one.label, Image.open(run.path / one.file), one.note, one.file) for one in shown]
     told = {"models": "; ".join(choice.label for choice in choices), "steps": str(job.steps)}
-    scorer = stacks.config.scorer
-    painter = stacks.painter(choices[0])
     report = Report(
         title="Drawn in the studio",
         facts=provenance({**told, **({"sentences by": scorer} if scorer else {})}, None),
         cases=[Case("The prompt", job.prompt, panels, report_rows(columns, by_oracle=False))],
-        window_tokens=window_of(painter.pipe.tokenizer),
+        window_tokens=window,
         scores=f"score by {scorer}: cosine × 100, higher fits better" if scorer else "",
     )
     write_report(report, run.report, jsonl=run.path / "report.jsonl")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from longalign.errors import LongalignError
 from longalign.generation import GenerateConfig
 from longalign.generation.painter import Painter
 from longalign.plugins import unknown
 from longalign.preference import PreferenceModel
+from longalign.studio.cut import Cut, cut_prompt
 from longalign.studio.settings import StudioConfig
 from longalign.worlds import owner
 
@@ -53,7 +56,8 @@ class Stacks:
 
     def __init__(self, config: StudioConfig) -> None:
         self.config = config
-        self._painters: OrderedDict[GenerateConfig, Painter] = OrderedDict()
+        self._pipes: OrderedDict[GenerateConfig, Any] = OrderedDict()
+        self._tokenizers: dict[str, Any] = {}
         self._scorer: PreferenceModel | None = None
         self._lock = threading.RLock()
 
@@ -104,6 +108,8 @@ class Stacks:
     def painter(self, choice: Choice, **settings: object) -> Painter:
         """A model that draws by these settings. Settings of sampling are changed without loading it anew.
 
+        Its solver is changed for all who hold the model, so only one job at a time may draw.
+
         Args:
             choice: checked.
             settings: of `GenerateConfig`.
@@ -111,21 +117,45 @@ class Stacks:
         Raises:
             LongalignError: the model cannot be loaded, or a setting is wrong.
         """
-        bare = GenerateConfig(
+        bare = self._bare(choice)
+        wanted = replace(bare, strategy=choice.strategy, **settings)  # type: ignore[arg-type]
+        with self._lock:
+            return Painter(wanted, self._pipe(bare))
+
+    def cut(self, prompt: str, model: str, syntax: str = "plain") -> Cut:
+        """A prompt, cut for a model. Any thread may call this, also while the model draws.
+
+        Args:
+            prompt: of any length.
+            model: one of the models.
+            syntax: notation of weights.
+
+        Raises:
+            LongalignError: as of `longalign.studio.cut.cut_prompt`; the model is not offered or cannot be loaded.
+        """
+        choice = self.check(Choice(model))
+        with self._lock:
+            if model not in self._tokenizers:  # one of our own: two threads must not use one tokenizer
+                self._tokenizers[model] = copy.deepcopy(self._pipe(self._bare(choice)).tokenizer)
+            return cut_prompt(self._tokenizers[model], prompt, syntax)
+
+    def _bare(self, choice: Choice) -> GenerateConfig:
+        """What decides which weights are loaded."""
+        return GenerateConfig(
             model=choice.model,
             loras=choice.loras,
             soft_tokens=choice.soft_tokens,
             device=self.config.device,
             dtype=self.config.dtype,
         )
-        wanted = replace(bare, strategy=choice.strategy, **settings)  # type: ignore[arg-type]
-        with self._lock:
-            kept = self._painters.pop(bare, None)
-            while kept is None and len(self._painters) >= self.config.keep:
-                self._painters.popitem(last=False)
-            painter = Painter(wanted, kept.pipe if kept is not None else None)
-            self._painters[bare] = painter
-            return painter
+
+    def _pipe(self, bare: GenerateConfig) -> Any:
+        """The pipeline, loaded if it is not kept. Nothing on it is changed: it may be drawing."""
+        kept = self._pipes.pop(bare, None)
+        while kept is None and len(self._pipes) >= self.config.keep:
+            self._pipes.popitem(last=False)
+        self._pipes[bare] = kept or bare.load()
+        return self._pipes[bare]
 
     @property
     def scorer(self) -> PreferenceModel | None:

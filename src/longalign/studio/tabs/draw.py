@@ -9,7 +9,7 @@ import gradio as gr
 
 from longalign.studio import snippets
 from longalign.studio.context import MODEL, Context, explain, steps_of
-from longalign.studio.cut import cut_prompt
+from longalign.studio.cut import Cut
 from longalign.studio.draw import Drawing, DrawJob, draw
 from longalign.studio.markup import cut_html, drawing_html, mended_html, message_html, snippet_html
 from longalign.studio.repair import Mended, RepairJob, mend
@@ -92,7 +92,7 @@ class DrawTab:
                 )
                 self.result = gr.HTML("", elem_id="drawing", padding=False)
                 with gr.Row():
-                    self.repair = gr.Button("Repair what is wrong", interactive=False, elem_id="repair")
+                    self.repair = gr.Button("Repair", interactive=False, elem_id="repair")
                     self.rounds = gr.Number(4, label="Rounds at most", precision=0, minimum=1, maximum=8)
                     self.download = gr.DownloadButton(
                         "Download the report", interactive=False, elem_id="report"
@@ -178,10 +178,9 @@ class DrawTab:
         limits = self.context.limits
         try:
             if not prompt.strip():
-                return cut_html(cut_prompt_of_nothing())
+                return cut_html(Cut("", (), 0, 0))
             limits.text(prompt)
-            painter = self.context.stacks.painter(self.context.stacks.check(Choice(model)))
-            return cut_html(cut_prompt(painter.pipe.tokenizer, prompt, syntax))
+            return cut_html(self.context.stacks.cut(prompt, model, syntax))
         except Exception as error:
             return message_html(explain(error), "error")
 
@@ -276,10 +275,3 @@ def job_of(
         syntax=syntax,
         attention=bool(attention),
     )
-
-
-def cut_prompt_of_nothing() -> Any:
-    """A prompt without sentences."""
-    from longalign.studio.cut import Cut
-
-    return Cut("", (), 0, 0)
