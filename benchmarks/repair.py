@@ -1,9 +1,10 @@
 """Repair against best-of-N at equal denoiser calls: true sentences by the oracle, on crowded held-out scenes.
 
     python benchmarks/repair.py                          # 200 scenes, three models: an hour or two on two cores
-    python benchmarks/repair.py --models stickers --scenes 20 --work /tmp/repair-small
+    python benchmarks/repair.py --split validation --scenes 24 --models stickers stickers-sdxl \
+        --work runs/repair-methods --methods region+weights region+weights+gradient gradient weights region
 
-For each scene (7–9 stickers, split `test`, seed 5) the model draws four pictures: best-of-N takes the first N of them.
+For each scene (7–9 stickers, split `test`, seed 5) the model draws three pictures: best-of-N takes the first N of them.
 Repair starts from the first one; round r may use as many calls as best-of-(r + 1), and stops where the scorer doubts
 nothing. Both choose by the same scorer, the embedded Denscore; the oracle alone judges. Lines of scenes are kept in
 `--work`: the same command goes on where it was stopped.
@@ -23,7 +24,7 @@ from PIL import Image
 
 from longalign.diffusion.pipelines import settings_of
 from longalign.diffusion.sampling import set_scheduler
-from longalign.metrics.distances import diversity
+from longalign.metrics.distances import Moments, diversity, frechet_distance
 from longalign.metrics.intervals import percentile, resample
 from longalign.preference import PreferenceModel
 from longalign.repairing import repair
@@ -32,15 +33,15 @@ from longalign.repairing.result import Repaired
 from longalign.report import Estimate
 from longalign.report.statistics import clustered_wilson
 from longalign.stickers.captions import caption, text_of
-from longalign.stickers.world import scene
+from longalign.stickers.world import render_array, scene
 from longalign.versions import VERSION
 from longalign.weights.stack import load_pipeline
 from longalign.worlds import world
 
 MODELS = ("stickers", "stickers-sdxl", "stickers-sd3")
-PICTURES = 4  # of best-of-N
+PICTURES = 3  # of best-of-N
 SEED = 5
-METHODS = (DEFAULT, "region", "weights", f"{DEFAULT}+gradient", "gradient")
+METHODS = (DEFAULT,)
 Line = dict[str, Any]
 
 
@@ -112,7 +113,40 @@ def best(pool: Sequence[Line], choice: str) -> Line:
     return max(pool, key=rank)
 
 
-def summary(lines: Sequence[Line], rounds: int) -> dict[str, Any]:
+def clean_features(indices: Sequence[int], split: str) -> np.ndarray:
+    """(N, D) features of the scenes as they should look."""
+    looker = PreferenceModel.from_pretrained("stickers/clip", device="cpu")
+    scenes = [scene(i, objects=(7, 9), split=split, seed=SEED) for i in indices]
+    pixels = torch.from_numpy(np.stack([render_array(s) for s in scenes])).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        return torch.cat([looker.image(part) for part in pixels.split(50)]).numpy()
+
+
+def to_clean(features: np.ndarray, clean: np.ndarray) -> Line:
+    """Fréchet distance to the clean scenes, and diversity."""
+    a, b = (Moments.fit(torch.from_numpy(x)) for x in (features, clean))
+    distance = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    return {"fid": round(distance, 4), "diversity": round(diversity(features), 4)}
+
+
+def of_false(lines: Sequence[Line], split: str) -> Line:
+    """Of the sentences that are false in the first pictures: how many the scorer calls true (P ≥ 0.95), how many are
+    false in the second picture, too, and how many are of backgrounds."""
+    found = {"sentences": 0, "called_true": 0, "false_in_second_picture": 0, "of_backgrounds": 0}
+    for line in lines:
+        first, second = line["pool"][:2]
+        shown = scene(line["scene"], objects=(7, 9), split=split, seed=SEED)
+        said = caption(shown, np.random.default_rng([line["scene"], SEED]))
+        for i, sentence in enumerate(said):
+            if not first["marks"][i]:
+                found["sentences"] += 1
+                found["called_true"] += first["values"][i] >= 0.95
+                found["false_in_second_picture"] += not second["marks"][i]
+                found["of_backgrounds"] += sentence.fact.background is not None
+    return found
+
+
+def summary(lines: Sequence[Line], rounds: int, clean: np.ndarray, split: str) -> dict[str, Any]:
     """Of one model: for each way and number of pictures (of calls) the share of true sentences, and differences."""
     counts = np.array([line["sentences"] for line in lines])
     ways: dict[str, list[list[Line]]] = {}
@@ -125,6 +159,8 @@ def summary(lines: Sequence[Line], rounds: int) -> dict[str, Any]:
     base = {n: ways["best-of-N by the mean"][n] for n in range(PICTURES)}
     steps = lines[0]["pool"][0]["calls"]
     found: dict[str, Any] = {"scenes": len(lines), "sentences": int(counts.sum()), "ways": {}}
+    found["diversity_of_clean_scenes"] = round(diversity(clean), 4)
+    found["false_in_first_picture"] = of_false(lines, split)
     for way, of_way in ways.items():
         rows = []
         for n, pictures in enumerate(of_way):
@@ -135,11 +171,16 @@ def summary(lines: Sequence[Line], rounds: int) -> dict[str, Any]:
                 "calls": round(calls, 2),
                 "true": numbers(clustered_wilson(true, counts)),
                 "looks": round(float(np.mean([p["looks"] for p in pictures])), 4),
-                "diversity": round(diversity(np.array([p["features"] for p in pictures])), 4),
+                **to_clean(np.array([p["features"] for p in pictures]), clean),
             }
             if "best" not in way:
                 other = np.array([p["true"] for p in base[n]])
                 row["more_than_best_of"] = numbers(difference(true - other, counts))
+                looks = np.array([a["looks"] - b["looks"] for a, b in zip(pictures, base[n], strict=True)])
+                found_looks = difference(looks, np.ones(len(looks)))
+                row["looks_more"] = [
+                    round(x, 4) for x in (found_looks.value, found_looks.low, found_looks.high)
+                ]
                 first = of_way[0]
                 row["spoiled"] = sum(
                     sum(a and not b for a, b in zip(x["marks"], y["marks"], strict=True))
@@ -189,7 +230,8 @@ def main() -> None:
                     lines.append(side.line(index, given.split, given.methods, given.rounds, **options))
                     file.write(json.dumps(lines[-1]) + "\n")
                     file.flush()
-        found["models"][name] = of_model = summary(lines[: given.scenes], given.rounds)
+        clean = clean_features([line["scene"] for line in lines[: given.scenes]], given.split)
+        found["models"][name] = of_model = summary(lines[: given.scenes], given.rounds, clean, given.split)
         for way, rows in of_model["ways"].items():
             for row in rows:
                 print(name, way, json.dumps(row))

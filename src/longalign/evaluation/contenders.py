@@ -25,7 +25,8 @@ from longalign.worlds import WORLDS, owner, world
 
 _SHORT = {"lora": "loras", "negative": "negative_prompt"}
 FIELDS = {f.name for f in dataclasses.fields(GenerateConfig)}
-_OURS = FIELDS - {"num", "scorer", "seed", "model"}  # the evaluation decides on these
+# The evaluation decides on the first four. It draws batches, and repairs nothing.
+_OURS = FIELDS - {"num", "scorer", "seed", "model", "repair", "best_of"}
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ from longalign.repairing.redraw import Guide, redraw, steps_taken
 from longalign.repairing.regions import region_of
 from longalign.repairing.result import Attempt, Repaired
 from longalign.repairing.verdicts import Choice, Verdicts, judge_pictures
-from longalign.soft_tokens.loading import guided_rows
 
 
 def repair(
@@ -217,21 +216,20 @@ class _Work:
             texts = [s.text for s in self.sentences]
             guide = preference_guide(denoiser, self.scorer, texts, doubtful, strength=self.settings.strength)
         guidance = self._guidance()
-        with guided_rows(self.pipe, guidance):
-            latents = redraw(
-                self.pipe,
-                known,
-                region,
-                self._encoded(doubtful, self.settings.weight_in(turn)),
-                seed,
-                steps=self.steps,
-                start=self.settings.start,
-                guidance=guidance,
-                guide=guide,
-                on_step=self.on_step,
-            )
-            with torch.no_grad():
-                images = to_images(denoiser.decode(latents[None]).float())
+        latents = redraw(
+            self.pipe,
+            known,
+            region,
+            self._encoded(doubtful, self.settings.weight_in(turn)),
+            seed,
+            steps=self.steps,
+            start=self.settings.start,
+            guidance=guidance,
+            guide=guide,
+            on_step=self.on_step,
+        )
+        with torch.no_grad():
+            images = to_images(denoiser.decode(latents[None]).float())
         self.latents.append(latents.cpu())
         self._add(
             Attempt(
