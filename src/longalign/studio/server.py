@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -67,7 +68,9 @@ def build(config: StudioConfig, folders: Folders, *, example: bool = False) -> A
         policy = {"content-security-policy": _PAGE_POLICY} if path.suffix.lower() == ".html" else {}
         return FileResponse(path, media_type=kind, headers=policy)
 
-    blocks = page(config, Stacks(config), folders, example=example)
+    stacks = Stacks(config)
+    threading.Thread(target=stacks.warm, daemon=True).start()
+    blocks = page(config, stacks, folders, example=example)
     blocks.queue(max_size=config.limits.waiting, default_concurrency_limit=4)
     gr.mount_gradio_app(
         app,

@@ -6,6 +6,7 @@ import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -138,6 +139,14 @@ class Stacks:
             if model not in self._tokenizers:  # one of our own: two threads must not use one tokenizer
                 self._tokenizers[model] = copy.deepcopy(self._pipe(self._bare(choice)).tokenizer)
             return cut_prompt(self._tokenizers[model], prompt, syntax)
+
+    def warm(self) -> None:
+        """Loads the first model and the preference model, where both are embedded, before anybody asks for them."""
+        names = [self.config.models[0], *([self.config.scorer] if self.config.scorer else [])]
+        if all(owner(name) is not None for name in names):
+            with suppress(LongalignError), self._lock:  # it is told to the one who asks
+                self._pipe(self._bare(Choice(self.config.models[0])))
+                _ = self.scorer
 
     def _bare(self, choice: Choice) -> GenerateConfig:
         """What decides which weights are loaded."""

@@ -57,7 +57,7 @@ class DrawTab:
                     list(comparisons(model, stacks)), value=[], multiselect=True,
                     label="Draw beside it, from the same seed", elem_id="compare",
                 )  # fmt: skip
-                self.cut = gr.HTML(self._cut(example, model, "plain"), elem_id="cut", padding=False)
+                self.cut = gr.HTML(lambda: self._cut(example, model, "plain"), elem_id="cut", padding=False)
                 with gr.Accordion("Model", open=False):
                     self.model = gr.Dropdown(list(context.config.models), value=model, label="Base model")
                     self.loras = gr.Dropdown(
