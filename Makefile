@@ -21,11 +21,12 @@ demo: $(VENV)/runtime ## draw 16 scenes from long captions and write a report (o
 test: $(VENV)/dev ## run the tests (options: ARGS="-k segments")
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-check: $(VENV)/dev ## lint, formatting, types, and who may import whom
+check: $(VENV)/dev ## lint, formatting, types, who may import whom, and the docs site with strict links
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 	$(bin)/lint-imports --no-logo
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict --quiet
 
 docs: $(VENV)/docs ## build the docs site into build/site, with strict links (options: ARGS="--quiet")
 	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict $(ARGS)
