@@ -232,7 +232,7 @@ def on_config(config: Any) -> Any:
                 if "API" in entry:
                     section["Reference"][place] = {"API": [{"Overview": "api/index.md"}, *entries]}
         if "Guide" in section and (ROOT / "docs" / "repair.md").exists():
-            section["Guide"].insert(3, {"Repair in detail": "repair.md"})
+            section["Guide"].insert(4, {"Repair in detail": "repair.md"})
     return config
 
 
