@@ -27,9 +27,7 @@ def test_result_files_say_their_command_and_are_used(name: str) -> None:
     assert any(name in block.files for block in MARKED)
 
 
-@pytest.mark.parametrize(
-    "document", DOCUMENTS, ids=lambda f: f.name
-)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda f: f.name)
 def test_each_decimal_number_has_a_result_file(document: Path) -> None:
     assert unmarked(document.read_text("utf-8")) == []
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import subprocess
 import sys
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from PIL import Image
 
 import longalign
+from longalign.cli.main import main
 
 PROMPT = "A fox is in the top left. The background is navy."
 
@@ -25,10 +30,23 @@ def run(*arguments: str, cwd: Path | None = None, stdin: bytes = b"") -> subproc
 
 
 def refused(*arguments: str, stdin: bytes = b"") -> str:
-    """The message of a command that is given wrong input: one status, no traceback, nothing on stdout."""
-    done = run(*arguments, stdin=stdin)
-    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr, done
-    return done.stderr
+    """The message of a command that is given wrong input: one status, no traceback, nothing on stdout.
+
+    It runs in this process: a new one would load torch each time.
+    """
+    out, errors = io.StringIO(), io.StringIO()
+    with (
+        patch.dict(os.environ, {"COLUMNS": "120"}),
+        patch.object(sys, "argv", ["longalign", *arguments]),
+        patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
+        patch.object(warnings, "showwarning"),
+        redirect_stdout(out),
+        redirect_stderr(errors),
+        pytest.raises(SystemExit) as end,
+    ):
+        main()
+    assert end.value.code == 2 and out.getvalue() == "" and "Traceback" not in errors.getvalue()
+    return errors.getvalue()
 
 
 def test_import_is_free_of_torch() -> None:

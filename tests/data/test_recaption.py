@@ -183,12 +183,12 @@ def test_a_full_disk_keeps_what_is_whole(tmp_path: Path, monkeypatch: pytest.Mon
     """There is room for each part, and none for all captions together."""
     monkeypatch.setattr("longalign.data.recaption._BATCHES", 1)
     folder, out = pictures(tmp_path / "data"), tmp_path / "out.jsonl"
-    with file_limit(350), pytest.raises(LongalignError, match=r"Cannot write .*out\.jsonl"):
-        caption_pictures([folder], out, lambda images: ["x" * 200], batch_size=1)
+    with file_limit(1500), pytest.raises(LongalignError, match=r"Cannot write .*out\.jsonl"):
+        caption_pictures([folder], out, lambda images: ["x" * 1000], batch_size=1)
     assert not out.exists()
     words = Words()
     assert caption_pictures([folder], out, words, batch_size=1).written == 3
-    assert words.seen == 0 and out.read_text().count("x" * 200) == 3
+    assert words.seen == 0 and out.read_text().count("x" * 1000) == 3
 
 
 def test_pictures_of_a_world_are_named_by_their_options(

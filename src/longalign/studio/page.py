@@ -52,6 +52,7 @@ def page(config: StudioConfig, stacks: Stacks, folders: Folders, *, example: boo
         endpoints(context)
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         runs_tab.select(runs.look, None, [runs.run, runs.list], **private)
+        blocks.load(drawing.begin, None, drawing.cut, **private)
         blocks.load(_restore(context), None, [tabs, runs.run, *drawing.linked], **private)
     return blocks
 

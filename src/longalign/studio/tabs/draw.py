@@ -42,7 +42,7 @@ class DrawTab:
     """
 
     def __init__(self, context: Context, example: str = "") -> None:
-        self.context = context
+        self.context, self.example = context, example
         stacks, model = context.stacks, context.config.models[0]
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
@@ -57,7 +57,7 @@ class DrawTab:
                     list(comparisons(model, stacks)), value=[], multiselect=True,
                     label="Draw beside it, from the same seed", elem_id="compare",
                 )  # fmt: skip
-                self.cut = gr.HTML(lambda: self._cut(example, model, "plain"), elem_id="cut", padding=False)
+                self.cut = gr.HTML(cut_html(Cut("", (), 0, 0)), elem_id="cut", padding=False)
                 with gr.Accordion("Model", open=False):
                     self.model = gr.Dropdown(list(context.config.models), value=model, label="Base model")
                     self.loras = gr.Dropdown(
@@ -173,6 +173,10 @@ class DrawTab:
             show_progress="hidden",
             **private,
         )
+
+    def begin(self) -> str:
+        """The first prompt, cut. The page asks for it when it is open: the tokenizer takes a moment to load."""
+        return self._cut(self.example, self.context.config.models[0], "plain")
 
     def _cut(self, prompt: str, model: str, syntax: str) -> str:
         limits = self.context.limits
