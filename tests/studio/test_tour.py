@@ -34,6 +34,7 @@ if CHROMIUM is None:
 
 PROMPT = world("stickers").pictures(4, "test", 4, ((9, 9),)).text(3)
 WIDE, NARROW = 1280, 390
+TALLEST = 1200  # pixels of a screenshot that are kept
 SHOTS = os.environ.get("LONGALIGN_SCREENSHOTS")
 
 
@@ -77,8 +78,10 @@ class Visitor:
         if self.page.evaluate("document.documentElement.scrollWidth > window.innerWidth + 1"):
             self.problems.append(f"{name}: the page is wider than the window")
         if SHOTS:
-            shot = Image.open(io.BytesIO(self.page.screenshot(full_page=True)))
-            shot.convert("RGB").save(Path(SHOTS) / f"studio-{name}.webp", quality=85)
+            part = self.page if selector is None else self.page.locator(selector)
+            shot = Image.open(io.BytesIO(part.screenshot(**({} if selector else {"full_page": True}))))
+            shot = shot.convert("RGB").crop((0, 0, shot.width, min(shot.height, TALLEST)))
+            shot.save(Path(SHOTS) / f"studio-{name}.webp", quality=85)
 
     def choose(self, part: str, *names: str) -> None:
         box = self.page.locator(f"{part} input")
@@ -153,7 +156,7 @@ def test_the_tour(browser: Any, tmp_path: Path) -> None:
         page.locator("#mended .slider input").focus()
         page.keyboard.press("ArrowLeft")
         assert page.locator("#mended .slider").get_attribute("style") == "--at: 49%;"
-        visitor.look("repair")
+        visitor.look("repair", "#mended")
         [drawn] = running.out.glob("studio-*/images/00-0.png")
         [mended] = running.out.glob("repair-*/images/after.png")
         # Check: the prompt is read from the file.
