@@ -45,7 +45,7 @@ clean: ## remove the environment and the caches; runs/ stays
 
 # Stamps: touched last, so that a broken installation is taken up again.
 # Compiling all of torch and transformers takes half a minute, most of it for modules that the demo never loads:
-# Python compiles what it imports. The tests start many processes, so for them everything is compiled.
+# Python compiles what it imports.
 $(VENV)/runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing longalign into $(VENV): a minute or two, once."
@@ -57,7 +57,7 @@ $(VENV)/dev: $(VENV)/runtime
 	@echo "Installing what tests and benchmarks need."
 	@$(pip) --editable '.[dev]'
 	@$(pip) --no-deps open-clip-torch torchmetrics lightning-utilities torch-fidelity
-	@$(bin)/python -m compileall -qq -j 0 $(VENV)/lib || true  # some packages carry files for other Pythons
+	@$(bin)/python -c "import longalign.cli.main, longalign.generation, gradio"  # compiled once, before many processes do it
 	@touch $@
 
 $(VENV)/docs: $(VENV)/runtime
