@@ -179,6 +179,9 @@ def test_a_picture_is_edited(stacks: Stacks, folders: Folders, tmp_path: Path) -
     compile(snippets.edit_python(edited.job), "edit.py", "exec")
     with pytest.raises(LongalignError, match="the same text"):
         list(edit_picture(replace(job, target=PROMPT), stacks, folders, Limits()))
+    with pytest.raises(LongalignError, match="start is the share"):
+        list(edit_picture(replace(job, start=2.0), stacks, folders, Limits()))
+    assert [path.name for path in folders.hidden.iterdir()] == ["uploads"]  # nothing half made is left
 
 
 def test_a_decompression_bomb_is_refused_by_its_size(tmp_path: Path) -> None:

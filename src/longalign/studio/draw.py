@@ -86,6 +86,25 @@ class DrawJob:
             raise LongalignError(f"guidance is a number from 0 to 100, not {self.guidance!r:.40}")
         return self
 
+    def painter(self, stacks: Stacks, choice: Choice) -> Painter:
+        """The model of a stack, with this job's settings.
+
+        Args:
+            stacks: the models.
+            choice: the stack, checked.
+        """
+        return stacks.painter(
+            choice,
+            steps=self.steps,
+            guidance=self.guidance,
+            seed=self.seed,
+            width=self.width,
+            height=self.height,
+            syntax=self.syntax,
+            negative_prompt=self.negative or None,
+            round_size=True,
+        )
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -173,17 +192,7 @@ def draw(
         shown: list[Shown] = []
         cut: list[str] = []
         for number, choice in enumerate(choices):
-            painter = stacks.painter(
-                choice,
-                steps=job.steps,
-                guidance=job.guidance,
-                seed=job.seed,
-                width=job.width,
-                height=job.height,
-                syntax=job.syntax,
-                negative_prompt=job.negative or None,
-                round_size=True,
-            )
+            painter = job.painter(stacks, choice)
             made = _Pictures(painter, job, [job.seed + k for k in range(each)])
             for item in stepwise(made.draw):
                 if isinstance(item, Progress):

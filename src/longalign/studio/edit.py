@@ -118,8 +118,8 @@ def edit_picture(
         seed=job.seed,
         resize=True,
     )
+    calls = max(1, config.options(pipe).calls)  # refuses what is out of range, before there is a folder
     run = folders.begin({"command": "edit"})
-    calls = max(1, config.options(pipe).calls)
 
     def work(tell: Callable[[Progress], None]) -> EditRun:
         done = 0

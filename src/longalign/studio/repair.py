@@ -85,7 +85,7 @@ def mend(
         LongalignError: the job is out of range or not offered, there is no preference model, or what
             `longalign.repair` refuses.
     """
-    asked = replace(job.job, num=1, best_of=1, compare=()).checked(limits)
+    asked = replace(job.job, seed=job.seed, num=1, best_of=1, compare=()).checked(limits)
     limits.count(job.rounds, _ROUNDS, "the number of rounds")
     choice = stacks.check(asked.choice)
     scorer = stacks.scorer
@@ -94,17 +94,7 @@ def mend(
             "a repair needs a preference model that finds the false sentences: start the studio with --scorer NAME"
         )
     yield Progress(0.0, "loading the model")
-    painter = stacks.painter(
-        choice,
-        steps=asked.steps,
-        guidance=asked.guidance,
-        seed=job.seed,
-        width=asked.width,
-        height=asked.height,
-        syntax=asked.syntax,
-        negative_prompt=asked.negative or None,
-        round_size=True,
-    )
+    painter = asked.painter(stacks, choice)
     total = asked.steps * (1 + job.rounds)
 
     def work(tell: Callable[[Progress], None]) -> Repaired:
